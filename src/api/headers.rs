@@ -1,0 +1,176 @@
+//! Header names, and the parsing and writing of those with a grammar.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{oci::{Digest, RepositoryName}, storage::ByteRange};
+
+/// The digest of what is answered.
+pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// That this is a registry; on every answer.
+pub const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+/// An upload's name.
+pub const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+/// The subject of a manifest that was pushed.
+pub const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+/// The tags that a push by digest has set.
+pub const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+/// The filters that a referrers list has gone through.
+pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// Content under its digest never changes; and nothing on the way may compress it, or lengths and ranges
+/// would be wrong. Access is checked here at every request, so shared caches do not keep it.
+pub const IMMUTABLE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable, no-transform");
+/// What a tag points at may change at any time.
+pub const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache, no-transform");
+
+/// Sets a header whose value was made from checked parts; one that HTTP cannot carry is left out.
+pub fn set(headers: &mut HeaderMap, name: HeaderName, value: impl ToString) {
+    if let Ok(value) = value.to_string().parse() {
+        headers.insert(name, value);
+    }
+}
+
+/// Where a blob is.
+pub fn blob_location(name: &RepositoryName, digest: &Digest) -> String {
+    format!("/v2/{name}/blobs/{digest}")
+}
+
+/// `Location` and `Range` of an upload that has `offset` bytes. The range of an empty one is `0-0`, as the
+/// specification wants it.
+pub fn upload_headers(headers: &mut HeaderMap, location: &str, offset: u64) {
+    set(headers, header::LOCATION, location);
+    set(headers, header::RANGE, format!("0-{}", offset.saturating_sub(1)));
+}
+
+/// A chunk's `Content-Range`: `<first>-<last>`, as the specification has it, or HTTP's
+/// `bytes <first>-<last>/<size or *>`. Returns the first byte's place and the length.
+pub fn parse_content_range(value: &HeaderValue) -> Option<(u64, u64)> {
+    let text = value.to_str().ok()?.trim();
+    let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches([' ', '=']));
+    let text = text.split_once('/').map_or(text, |(range, _)| range);
+    let (first, last) = text.split_once('-')?;
+    let (first, last): (u64, u64) = (number(first)?, number(last)?);
+    Some((first, last.checked_sub(first)?.checked_add(1)?))
+}
+
+fn number(text: &str) -> Option<u64> {
+    let is_digits = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    is_digits.then(|| text.parse().ok()).flatten()
+}
+
+/// What a `Range` asks for of `size` bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestedRange {
+    /// Everything: no range, one we do not understand, or several at once, which RFC 9110 lets us ignore.
+    Whole,
+    /// One part.
+    Part(ByteRange),
+    /// A part that is not there.
+    NotSatisfiable,
+}
+
+/// Reads a `Range` (RFC 9110, section 14.2) for content of `size` bytes.
+pub fn parse_range(value: Option<&HeaderValue>, size: u64) -> RequestedRange {
+    let Some(spec) = value.and_then(|value| value.to_str().ok()?.trim().strip_prefix("bytes=")) else {
+        return RequestedRange::Whole;
+    };
+    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else {
+        return RequestedRange::Whole;
+    };
+    let part = |offset: u64, length: u64| RequestedRange::Part(ByteRange { offset, length: Some(length) });
+    match (number(first.trim()), number(last.trim()), first.trim().is_empty(), last.trim().is_empty()) {
+        (Some(first), _, _, true) if first < size => part(first, size - first),
+        (Some(first), Some(last), ..) if first <= last && first < size => part(first, last.min(size - 1) - first + 1),
+        (None, Some(suffix), true, _) if suffix > 0 && size > 0 => {
+            let length = suffix.min(size);
+            part(size - length, length)
+        }
+        (Some(_), ..) | (None, Some(_), true, _) => RequestedRange::NotSatisfiable,
+        _ => RequestedRange::Whole,
+    }
+}
+
+/// Whether an `If-None-Match` names this etag (RFC 9110, section 13.1.2), given without its quotes.
+pub fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
+    headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|candidate| {
+            let candidate = candidate.trim();
+            let candidate = candidate.strip_prefix("W/").unwrap_or(candidate);
+            candidate == "*" || candidate.trim_matches('"') == etag
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn content_ranges() {
+        for (text, expected) in [
+            ("0-0", Some((0, 1))),
+            ("10-19", Some((10, 10))),
+            ("bytes 10-19/100", Some((10, 10))),
+            ("bytes=10-19", Some((10, 10))),
+            ("bytes 10-19/*", Some((10, 10))),
+            ("19-10", None),
+            ("-10", None),
+            ("10-", None),
+            ("a-b", None),
+            ("", None),
+            ("+1-2", None),
+            ("0-18446744073709551615", None),
+            ("0-99999999999999999999", None),
+        ] {
+            assert_eq!(parse_content_range(&HeaderValue::from_str(text).unwrap()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges() {
+        let part = |offset, length| RequestedRange::Part(ByteRange { offset, length: Some(length) });
+        for (text, size, expected) in [
+            ("bytes=0-99", 100, part(0, 100)),
+            ("bytes=500-", 2048, part(500, 1548)),
+            ("bytes=-500", 2048, part(1548, 500)),
+            ("bytes=-5000", 2048, part(0, 2048)),
+            ("bytes=2000-5000", 2048, part(2000, 48)),
+            ("bytes=0-0", 1, part(0, 1)),
+            ("bytes=500-0", 2048, RequestedRange::NotSatisfiable),
+            ("bytes=2048-", 2048, RequestedRange::NotSatisfiable),
+            ("bytes=5000-10000", 2048, RequestedRange::NotSatisfiable),
+            ("bytes=-0", 2048, RequestedRange::NotSatisfiable),
+            ("bytes=0-", 0, RequestedRange::NotSatisfiable),
+            ("bytes=-1", 0, RequestedRange::NotSatisfiable),
+            ("bytes=0-1,5-6", 2048, RequestedRange::Whole),
+            ("bytes=", 2048, RequestedRange::Whole),
+            ("bytes=-", 2048, RequestedRange::Whole),
+            ("bytes=a-b", 2048, RequestedRange::Whole),
+            ("lines=1-2", 2048, RequestedRange::Whole),
+        ] {
+            assert_eq!(parse_range(Some(&HeaderValue::from_str(text).unwrap()), size), expected, "{text}");
+        }
+        assert_eq!(parse_range(None, 1), RequestedRange::Whole);
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_is_always_inside(text in "bytes=[0-9]{0,20}-[0-9]{0,20}", size: u64) {
+            if let RequestedRange::Part(range) = parse_range(Some(&HeaderValue::from_str(&text).unwrap()), size) {
+                let length = range.length.unwrap();
+                prop_assert!(length > 0 && range.offset.checked_add(length).unwrap() <= size);
+            }
+        }
+    }
+
+    #[test]
+    fn etags() {
+        let headers = |value| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]);
+        for value in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*", "a"] {
+            assert!(if_none_match(&headers(value), "a"), "{value}");
+        }
+        assert!(!if_none_match(&headers("\"b\""), "a"));
+        assert!(!if_none_match(&HeaderMap::new(), "a"));
+    }
+}

@@ -1,0 +1,151 @@
+//! The endpoint table: what a method and a path mean, and which right that needs.
+//!
+//! In the order of the specification's table of endpoints, with its ids. [`Route`]'s variant in snake case
+//! is the method of [`Registry`](super::Registry) that answers it, in the file named after its noun.
+
+use http::Method;
+
+use crate::{
+    auth::{Access, Action},
+    error::Error,
+    oci::{Digest, Reference, RepositoryName},
+    uploads::UploadId,
+};
+
+/// An endpoint, with its path's parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table below says what each is")]
+pub enum Route {
+    Base,
+    GetBlob { name: RepositoryName, digest: Digest },
+    GetManifest { name: RepositoryName, reference: Reference },
+    StartUpload { name: RepositoryName },
+    PatchUpload { name: RepositoryName, id: UploadId },
+    FinishUpload { name: RepositoryName, id: UploadId },
+    PutManifest { name: RepositoryName, reference: Reference },
+    ListTags { name: RepositoryName },
+    DeleteManifest { name: RepositoryName, reference: Reference },
+    DeleteBlob { name: RepositoryName, digest: Digest },
+    ListReferrers { name: RepositoryName, digest: Digest },
+    UploadStatus { name: RepositoryName, id: UploadId },
+    CancelUpload { name: RepositoryName, id: UploadId },
+    Catalog,
+    Rebuild,
+}
+
+fn name(segments: &[&str]) -> Result<RepositoryName, Error> {
+    Ok(segments.join("/").parse()?)
+}
+
+fn upload(id: &str) -> Result<UploadId, Error> {
+    id.parse().map_err(|_| Error::UploadUnknown)
+}
+
+impl Route {
+    /// Reads a request line; `path` is percent-decoded. HEAD is GET here.
+    pub fn parse(method: &Method, path: &str) -> Result<Self, Error> {
+        if path == "/v2" {
+            return Self::parse(method, "/v2/");
+        }
+        let path = path.strip_prefix("/v2/").ok_or(Error::NoSuchEndpoint)?;
+        let segments: Vec<&str> = path.split('/').collect();
+        let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
+        Ok(match (verb, segments.as_slice()) {
+            ("GET", [""]) => Self::Base, // end-1
+            ("GET", ["_catalog"]) => Self::Catalog, // not in the specification; Docker's
+            ("POST", ["_pierhead", "rebuild"]) => Self::Rebuild, // ours
+            ("POST", [n @ .., "blobs", "uploads", ""] | [n @ .., "blobs", "uploads"]) => Self::StartUpload { name: name(n)? }, // end-4a, end-4b, end-11
+            ("PATCH", [n @ .., "blobs", "uploads", id]) => Self::PatchUpload { name: name(n)?, id: upload(id)? }, // end-5
+            ("PUT", [n @ .., "blobs", "uploads", id]) => Self::FinishUpload { name: name(n)?, id: upload(id)? }, // end-6
+            ("GET", [n @ .., "blobs", "uploads", id]) => Self::UploadStatus { name: name(n)?, id: upload(id)? }, // end-13
+            ("DELETE", [n @ .., "blobs", "uploads", id]) => Self::CancelUpload { name: name(n)?, id: upload(id)? }, // end-14
+            ("GET", [n @ .., "blobs", digest]) => Self::GetBlob { name: name(n)?, digest: digest.parse()? }, // end-2
+            ("DELETE", [n @ .., "blobs", digest]) => Self::DeleteBlob { name: name(n)?, digest: digest.parse()? }, // end-10
+            ("GET", [n @ .., "manifests", r]) => Self::GetManifest { name: name(n)?, reference: r.parse()? }, // end-3
+            ("PUT", [n @ .., "manifests", r]) => Self::PutManifest { name: name(n)?, reference: r.parse()? }, // end-7a, end-7b
+            ("DELETE", [n @ .., "manifests", r]) => Self::DeleteManifest { name: name(n)?, reference: r.parse()? }, // end-9
+            ("GET", [n @ .., "tags", "list"]) => Self::ListTags { name: name(n)? }, // end-8a, end-8b
+            ("GET", [n @ .., "referrers", digest]) => Self::ListReferrers { name: name(n)?, digest: digest.parse()? }, // end-12a, end-12b
+            (_, ["" | "_catalog"]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
+            (_, ["_pierhead", "rebuild"] | [.., "blobs", "uploads"] | [.., "blobs", "uploads", ""]) => return Err(Error::Unsupported { allow: "POST" }),
+            (_, [.., "blobs", "uploads", _]) => return Err(Error::Unsupported { allow: "GET, PATCH, PUT, DELETE" }),
+            (_, [.., "blobs", _]) => return Err(Error::Unsupported { allow: "GET, HEAD, DELETE" }),
+            (_, [.., "manifests", _]) => return Err(Error::Unsupported { allow: "GET, HEAD, PUT, DELETE" }),
+            (_, [.., "tags", "list"] | [.., "referrers", _]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
+            _ => return Err(Error::NoSuchEndpoint),
+        })
+    }
+
+    /// The right it needs. A mount needs a second one, which `api::uploads` asks for.
+    pub fn access(&self) -> Access<'_> {
+        match self {
+            Self::Base => Access::Base,
+            Self::Catalog => Access::Catalog,
+            Self::Rebuild => Access::Administer,
+            Self::GetBlob { name, .. }
+            | Self::GetManifest { name, .. }
+            | Self::ListTags { name }
+            | Self::ListReferrers { name, .. } => Access::Repository(name, Action::Pull),
+            Self::StartUpload { name }
+            | Self::PatchUpload { name, .. }
+            | Self::FinishUpload { name, .. }
+            | Self::UploadStatus { name, .. }
+            | Self::CancelUpload { name, .. }
+            | Self::PutManifest { name, .. } => Access::Repository(name, Action::Push),
+            Self::DeleteManifest { name, .. } | Self::DeleteBlob { name, .. } => {
+                Access::Repository(name, Action::Delete)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Route, Error> {
+        let (method, path) = line.split_once(' ').unwrap();
+        Route::parse(&method.parse().unwrap(), path)
+    }
+
+    #[test]
+    fn every_endpoint_is_found_under_names_of_any_depth() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let id = "0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887";
+        for n in ["a", "a/b", "tags/list", "blobs/uploads", "manifests/manifests", "a/blobs", "referrers/x/y"] {
+            let name: RepositoryName = n.parse().unwrap();
+            for (line, expected) in [
+                (format!("GET /v2/{n}/blobs/{digest}"), Route::GetBlob { name: name.clone(), digest: digest.parse().unwrap() }),
+                (format!("HEAD /v2/{n}/manifests/latest"), Route::GetManifest { name: name.clone(), reference: "latest".parse().unwrap() }),
+                (format!("POST /v2/{n}/blobs/uploads/"), Route::StartUpload { name: name.clone() }),
+                (format!("POST /v2/{n}/blobs/uploads"), Route::StartUpload { name: name.clone() }),
+                (format!("PATCH /v2/{n}/blobs/uploads/{id}"), Route::PatchUpload { name: name.clone(), id: id.parse().unwrap() }),
+                (format!("GET /v2/{n}/tags/list"), Route::ListTags { name: name.clone() }),
+                (format!("GET /v2/{n}/referrers/{digest}"), Route::ListReferrers { name: name.clone(), digest: digest.parse().unwrap() }),
+            ] {
+                assert_eq!(parse(&line).unwrap(), expected, "{line}");
+            }
+        }
+        assert_eq!(parse("GET /v2/").unwrap(), Route::Base);
+        assert_eq!(parse("HEAD /v2").unwrap(), Route::Base);
+        assert_eq!(parse("GET /v2/_catalog").unwrap(), Route::Catalog);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_path_is_said() {
+        for (line, code) in [
+            ("GET /v2/A/manifests/latest", "NAME_INVALID"),
+            ("GET /v2/manifests/latest", "NAME_INVALID"),
+            ("GET /v2/a/manifests/.x", "MANIFEST_INVALID"),
+            ("GET /v2/a/manifests/sha256:x", "DIGEST_INVALID"),
+            ("GET /v2/a/blobs/latest", "DIGEST_INVALID"),
+            ("PATCH /v2/a/blobs/uploads/1", "BLOB_UPLOAD_UNKNOWN"),
+            ("POST /v2/a/manifests/latest", "UNSUPPORTED"),
+            ("PUT /v2/", "UNSUPPORTED"),
+            ("GET /v2/a", "UNSUPPORTED"),
+            ("GET /v1/", "UNSUPPORTED"),
+        ] {
+            assert_eq!(parse(line).unwrap_err().wire().1.as_str(), code, "{line}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The driver for a KV namespace's binding: small, immutable content near its readers.
+//!
+//! KV is eventually consistent, for up to a minute and more, also in answering that something is not there.
+//! It may hold facts that never change, inside a cache, and nothing else.
+
+use worker::KvStore;
+
+use super::stream::JsStream;
+use crate::{
+    body::{Body, ReadError},
+    oci::{Algorithm, Digest},
+    storage::{
+        ByteRange, Capabilities, Condition, Facts, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
+        PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind,
+    },
+};
+
+/// KV's limit for a value, in bytes.
+const MAX_VALUE: usize = 25 * 1024 * 1024;
+/// KV's limit for a key, in bytes.
+const MAX_KEY: usize = 512;
+
+/// The namespace.
+pub struct Kv {
+    store: KvStore,
+}
+
+/// What is kept beside a value: KV's listings tell nothing else of it.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Beside {
+    size: f64,
+    etag: String,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    facts: Vec<(String, String)>,
+}
+
+impl From<Beside> for ObjectMeta {
+    fn from(beside: Beside) -> Self {
+        let Beside { size, etag, media_type, facts } = beside;
+        Self { size: size as u64, etag, media_type, facts: Facts::from_iter(facts) }
+    }
+}
+
+impl Kv {
+    /// Wraps the binding.
+    #[cfg_attr(not(test), expect(dead_code, reason = "its place is inside the cache, which is not there yet"))]
+    pub fn new(store: KvStore) -> Self {
+        Self { store }
+    }
+
+    fn failure(&self, path: &str, operation: &'static str, error: impl ToString) -> StorageError {
+        let message = error.to_string();
+        let retryable = message.contains("429") || message.contains("onnection lost");
+        self.error(path, StorageErrorKind::Backend { operation, message, retryable })
+    }
+
+    fn unsupported<T>(&self, path: &Path, what: &'static str) -> Result<T, StorageError> {
+        Err(self.error(path.as_str(), StorageErrorKind::Unsupported(what)))
+    }
+
+    async fn value(&self, path: &Path) -> Result<Option<(Vec<u8>, ObjectMeta)>, StorageError> {
+        if path.as_str().len() > MAX_KEY {
+            return Ok(None);
+        }
+        let found = self.store.get(path.as_str()).bytes_with_metadata::<Beside>().await;
+        match found.map_err(|error| self.failure(path.as_str(), "get", error))? {
+            (Some(value), Some(beside)) => Ok(Some((value, beside.into()))),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl StorageDriver for Kv {
+    type Stream = JsStream;
+
+    const CAPABILITIES: Capabilities =
+        Capabilities { conditional_put: false, multipart: false, max_put: MAX_VALUE as u64 };
+
+    fn name(&self) -> &'static str {
+        "kv"
+    }
+
+    async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
+        Ok(self.value(path).await?.map(|(_, meta)| meta))
+    }
+
+    async fn get(
+        &self,
+        path: &Path,
+        range: Option<ByteRange>,
+    ) -> Result<Option<Object<JsStream>>, StorageError> {
+        let Some((value, meta)) = self.value(path).await? else { return Ok(None) };
+        let value = bytes::Bytes::from(value);
+        let body = match range {
+            None => value,
+            Some(ByteRange { offset, .. }) if offset >= meta.size => {
+                return Err(self.error(path.as_str(), StorageErrorKind::InvalidOffset { offset }));
+            }
+            Some(ByteRange { offset, length }) => {
+                let end = length.map_or(meta.size, |length| meta.size.min(offset.saturating_add(length)));
+                value.slice(offset as usize..end as usize)
+            }
+        };
+        Ok(Some(Object { meta, body: Body::Bytes(body) }))
+    }
+
+    async fn put(
+        &self,
+        path: &Path,
+        body: Body<JsStream>,
+        options: PutOptions<'_>,
+    ) -> Result<ObjectMeta, StorageError> {
+        if options.condition != Condition::Always {
+            return self.unsupported(path, "conditional puts");
+        }
+        if path.as_str().len() > MAX_KEY {
+            return self.unsupported(path, "paths of more than 512 bytes");
+        }
+        let value = match body.read(MAX_VALUE).await {
+            Ok(value) => value,
+            Err(ReadError::TooLarge { .. }) => return self.unsupported(path, "objects of more than 25 MiB"),
+            Err(error) => return Err(self.error(path.as_str(), error)),
+        };
+        if options.digest.is_some_and(|digest| digest.algorithm().digest(&value) != *digest) {
+            return Err(self.error(path.as_str(), StorageErrorKind::DigestMismatch));
+        }
+        let beside = Beside {
+            size: value.len() as f64,
+            etag: uuid::Uuid::new_v4().to_string(),
+            media_type: options.media_type.map(str::to_owned),
+            facts: options.facts.into_iter().collect(),
+        };
+        let put = async { self.store.put_bytes(path.as_str(), &value)?.metadata(&beside)?.execute().await };
+        put.await.map_err(|error| self.failure(path.as_str(), "put", error))?;
+        Ok(beside.into())
+    }
+
+    async fn delete(&self, paths: &[Path]) -> Result<(), StorageError> {
+        for path in paths.iter().filter(|path| path.as_str().len() <= MAX_KEY) {
+            let deleted = self.store.delete(path.as_str()).await;
+            deleted.map_err(|error| self.failure(path.as_str(), "delete", error))?;
+        }
+        Ok(())
+    }
+
+    /// KV cannot start a listing behind a key: this reads from the prefix's beginning every time.
+    async fn list(&self, prefix: &str, page: Page<'_>) -> Result<Listing, StorageError> {
+        let mut listing = Listing::default();
+        let (mut cursor, mut last) = (None::<String>, None::<String>);
+        loop {
+            let mut list = self.store.list().prefix(prefix.to_owned());
+            if let Some(cursor) = cursor.take() {
+                list = list.cursor(cursor);
+            }
+            let found = list.execute().await.map_err(|error| self.failure(prefix, "list", error))?;
+            for key in found.keys {
+                let Some(rest) = key.name.strip_prefix(prefix) else { continue };
+                let folder = rest.split_once('/').filter(|_| page.folders).map(|(name, _)| format!("{prefix}{name}/"));
+                let entry = folder.clone().unwrap_or_else(|| key.name.clone());
+                let is_seen = page.after.is_some_and(|after| {
+                    entry.as_str() <= after || (after.ends_with('/') && entry.starts_with(after))
+                });
+                if is_seen || last.as_ref() == Some(&entry) {
+                    continue;
+                }
+                if listing.objects.len() + listing.folders.len() >= page.limit {
+                    listing.next = last;
+                    return Ok(listing);
+                }
+                last = Some(entry.clone());
+                match (folder, key.metadata.map(serde_json::from_value::<Beside>)) {
+                    (Some(folder), _) => listing.folders.push(folder),
+                    (None, Some(Ok(beside))) => listing.objects.push((entry, beside.into())),
+                    (None, _) => {}
+                }
+            }
+            match found.cursor.filter(|_| !found.list_complete) {
+                Some(next) => cursor = Some(next),
+                None => return Ok(listing),
+            }
+        }
+    }
+
+    async fn create_multipart(&self, path: &Path) -> Result<MultipartId, StorageError> {
+        self.unsupported(path, "multipart uploads")
+    }
+
+    async fn put_part(
+        &self,
+        path: &Path,
+        _: &MultipartId,
+        _: u16,
+        _: Body<JsStream>,
+    ) -> Result<Part, StorageError> {
+        self.unsupported(path, "multipart uploads")
+    }
+
+    async fn complete_multipart(
+        &self,
+        path: &Path,
+        _: &MultipartId,
+        _: &[Part],
+    ) -> Result<ObjectMeta, StorageError> {
+        self.unsupported(path, "multipart uploads")
+    }
+
+    async fn abort_multipart(&self, path: &Path, _: &MultipartId) -> Result<(), StorageError> {
+        self.unsupported(path, "multipart uploads")
+    }
+
+    async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError> {
+        Ok(self.value(path).await?.map(|(value, _)| algorithm.digest(&value)))
+    }
+}

@@ -1,0 +1,211 @@
+//! Streams and buffers that stay in JavaScript: bytes enter wasm only to be hashed.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use js_sys::{ArrayBuffer, Reflect, Uint8Array};
+use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::ReadableStream;
+
+use crate::{
+    body::{Block, ByteStream, ReadError},
+    oci::Hasher,
+};
+
+/// How much is read from a stream at once, in bytes: large, since every read costs a few microseconds, but
+/// small enough that hashing starts while the next is on its way.
+const STRIDE: usize = 1024 * 1024;
+
+/// How much is copied into wasm at once to be hashed, in bytes: fits the processor's cache.
+const WINDOW: usize = 64 * 1024;
+
+/// How many bytes of buffers an isolate hands out: half of its 128 MB. Uploads wait when they are spent.
+const BUDGET: usize = 64 * 1024 * 1024;
+
+/// A buffer that nothing has happened to for so long belongs to a request that is gone, in milliseconds.
+/// The runtime may drop a request without telling us.
+const ABANDONED: f64 = 120_000.0;
+
+/// How often a waiting upload looks again, in milliseconds.
+const RETRY: u64 = 10;
+
+#[wasm_bindgen]
+extern "C" {
+    /// What `web-sys` lacks: a read that waits until it has `min` bytes or the stream ends.
+    #[wasm_bindgen(js_name = ReadableStreamBYOBReader)]
+    type ByobReader;
+    #[wasm_bindgen(method, catch)]
+    fn read(this: &ByobReader, view: Uint8Array, options: &JsValue) -> Result<js_sys::Promise, JsValue>;
+}
+
+/// A platform stream.
+pub struct JsStream {
+    raw: ReadableStream,
+    length: Option<u64>,
+    reader: Option<ByobReader>,
+}
+
+impl JsStream {
+    /// Wraps a byte stream whose length, if known, is `length`.
+    pub fn new(raw: ReadableStream, length: Option<u64>) -> Self {
+        Self { raw, length, reader: None }
+    }
+
+    /// The stream itself.
+    pub fn into_raw(self) -> ReadableStream {
+        self.raw
+    }
+
+    fn reader(&mut self) -> Result<&ByobReader, JsValue> {
+        if self.reader.is_none() {
+            let options = js_sys::Object::new();
+            Reflect::set(&options, &"mode".into(), &"byob".into())?;
+            let get_reader = Reflect::get(&self.raw, &"getReader".into())?.unchecked_into::<js_sys::Function>();
+            self.reader = Some(get_reader.call1(&self.raw, &options)?.unchecked_into());
+        }
+        self.reader.as_ref().ok_or(JsValue::NULL)
+    }
+
+    /// Reads until `view` is full or the stream ends; the view comes back, over a new buffer.
+    async fn fill(&mut self, view: Uint8Array) -> Result<Uint8Array, JsValue> {
+        let options = js_sys::Object::new();
+        Reflect::set(&options, &"min".into(), &view.length().into())?;
+        let promise = self.reader()?.read(view, &options)?;
+        Reflect::get(&JsFuture::from(promise).await?, &"value".into())?.dyn_into()
+    }
+}
+
+/// An error as text.
+pub fn message(error: &JsValue) -> String {
+    let text = Reflect::get(error, &"message".into()).ok().and_then(|message| message.as_string());
+    text.unwrap_or_else(|| format!("{error:?}"))
+}
+
+impl ByteStream for JsStream {
+    type Block = JsBlock;
+
+    fn content_length(&self) -> Option<u64> {
+        self.length
+    }
+
+    async fn read_into(
+        &mut self,
+        block: &mut JsBlock,
+        from: usize,
+        to: usize,
+        mut hasher: Option<&mut Hasher>,
+    ) -> Result<usize, ReadError> {
+        let mut window = vec![0; if hasher.is_some() { WINDOW.min(to - from) } else { 0 }];
+        let mut at = from;
+        while at < to {
+            let want = STRIDE.min(to - at);
+            let view = Uint8Array::new_with_byte_offset_and_length(&block.buffer, at as u32, want as u32);
+            let read = self.fill(view).await.map_err(|error| ReadError::Broken(message(&error)))?;
+            // Reading detaches the buffer and gives it back as a new one.
+            block.buffer = read.buffer();
+            block.touch();
+            let length = read.length() as usize;
+            if let Some(hasher) = hasher.as_deref_mut() {
+                for start in (0..length).step_by(WINDOW) {
+                    let end = length.min(start + WINDOW);
+                    if let Some(window) = window.get_mut(..end - start) {
+                        read.subarray(start as u32, end as u32).copy_to(window);
+                        hasher.update(window);
+                    }
+                }
+            }
+            at += length;
+            if length < want {
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    async fn read(mut self, limit: usize) -> Result<Bytes, ReadError> {
+        let mut bytes = Vec::new();
+        let mut buffer = Uint8Array::new_with_length(WINDOW as u32);
+        loop {
+            let read = self.fill(buffer).await.map_err(|error| ReadError::Broken(message(&error)))?;
+            let length = read.length() as usize;
+            if bytes.len() + length > limit {
+                return Err(ReadError::TooLarge { limit });
+            }
+            bytes.extend_from_slice(&read.to_vec());
+            if length < WINDOW {
+                return Ok(bytes.into());
+            }
+            buffer = Uint8Array::new(&read.buffer());
+        }
+    }
+}
+
+/// A buffer in JavaScript's memory.
+pub struct JsBlock {
+    buffer: ArrayBuffer,
+    id: u64,
+}
+
+impl JsBlock {
+    /// The bytes `from..to`, without copying them.
+    pub fn view(&self, from: usize, to: usize) -> Uint8Array {
+        Uint8Array::new_with_byte_offset_and_length(&self.buffer, from as u32, (to - from) as u32)
+    }
+
+    fn touch(&self) {
+        LENT.with_borrow_mut(|lent| {
+            if let Some(loan) = lent.loans.iter_mut().find(|loan| loan.id == self.id) {
+                loan.seen = js_sys::Date::now();
+            }
+        });
+    }
+}
+
+impl Drop for JsBlock {
+    fn drop(&mut self) {
+        LENT.with_borrow_mut(|lent| lent.loans.retain(|loan| loan.id != self.id));
+    }
+}
+
+struct Loan {
+    id: u64,
+    bytes: usize,
+    seen: f64,
+}
+
+#[derive(Default)]
+struct Lent {
+    loans: Vec<Loan>,
+    next: u64,
+}
+
+thread_local! {
+    static LENT: RefCell<Lent> = RefCell::default();
+}
+
+fn lend(bytes: usize) -> Option<u64> {
+    LENT.with_borrow_mut(|lent| {
+        let now = js_sys::Date::now();
+        lent.loans.retain(|loan| now - loan.seen < ABANDONED);
+        let used: usize = lent.loans.iter().map(|loan| loan.bytes).sum();
+        if used > 0 && used + bytes > BUDGET {
+            return None;
+        }
+        lent.next += 1;
+        lent.loans.push(Loan { id: lent.next, bytes, seen: now });
+        Some(lent.next)
+    })
+}
+
+impl Block for JsBlock {
+    async fn new(capacity: usize) -> Self {
+        loop {
+            if let Some(id) = lend(capacity) {
+                return Self { buffer: ArrayBuffer::new(capacity as u32), id };
+            }
+            // A timer of this request's own: another request may not wake this one up.
+            worker::Delay::from(std::time::Duration::from_millis(RETRY)).await;
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The vocabulary of the specification as plain values: nothing here is async, does I/O or knows HTTP.
+
+mod descriptor;
+mod digest;
+mod manifest;
+pub mod media_type;
+mod name;
+mod reference;
+
+pub use descriptor::Descriptor;
+pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
+pub use manifest::{InvalidManifest, Manifest};
+pub use name::{InvalidName, RepositoryName};
+pub use reference::{InvalidReference, InvalidTag, Reference, Tag};

@@ -1,0 +1,494 @@
+//! The driver suite: what every [`StorageDriver`] must do, run against the memory driver natively and
+//! against R2 and KV on the platform's own bindings.
+//!
+//! The cases are those of `distribution`'s driver suite, and those that a registry on top of this trait
+//! relies on: conditions, verified writes, listings in order, multipart uploads.
+
+use std::{future::Future, pin::Pin};
+
+use bytes::Bytes;
+use futures_util::future;
+
+use super::{
+    ByteRange, Condition, Facts, Object, Page, Path, PutOptions, Stat, StorageDriver, StorageDriverExt,
+    StorageError, StorageErrorKind,
+};
+use crate::{
+    body::Body,
+    oci::Algorithm,
+    uploads::PART_SIZE,
+};
+
+/// What a case says when it fails.
+pub type Failure = String;
+/// A case of the suite, run on an empty store.
+pub type Case<S> = fn(S) -> Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+
+fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(message()) }
+}
+
+/// Every case, by name.
+pub fn cases<S: StorageDriver + 'static>() -> Vec<(&'static str, Case<S>)> {
+    let mut cases: Vec<(&'static str, Case<S>)> = vec![
+        ("root exists", |s| Box::pin(root_exists(s))),
+        ("valid paths", |s| Box::pin(valid_paths(s))),
+        ("invalid paths", |s| Box::pin(invalid_paths(s))),
+        ("round trips", |s| Box::pin(round_trips(s))),
+        ("truncate", |s| Box::pin(truncate(s))),
+        ("missing paths", |s| Box::pin(missing_paths(s))),
+        ("reader with offset", |s| Box::pin(reader_with_offset(s))),
+        ("streamed write and append", |s| Box::pin(append_small(s))),
+        ("zero bytes then append", |s| Box::pin(zero_bytes_then_append(s))),
+        ("cancelled write", |s| Box::pin(cancelled_write(s))),
+        ("list", |s| Box::pin(list(s))),
+        ("list by folders, page by page", |s| Box::pin(list_pages(s))),
+        ("move", |s| Box::pin(move_object(s))),
+        ("move over", |s| Box::pin(move_over(s))),
+        ("move missing", |s| Box::pin(move_missing(s))),
+        ("delete", |s| Box::pin(delete(s))),
+        ("delete recursively", |s| Box::pin(delete_recursively(s))),
+        ("delete only below", |s| Box::pin(delete_only_below(s))),
+        ("stat of file and folder", |s| Box::pin(stat(s))),
+        ("repeated put", |s| Box::pin(repeated_put(s))),
+        ("concurrent streams", |s| Box::pin(concurrent_streams(s))),
+        ("redirect url", |s| Box::pin(redirect_url(s))),
+        ("facts and media type", |s| Box::pin(facts(s))),
+        ("verified put", |s| Box::pin(verified_put(s))),
+        ("digest of what is stored", |s| Box::pin(digest(s))),
+    ];
+    if S::CAPABILITIES.conditional_put {
+        cases.push(("conditional put", |s| Box::pin(conditional_put(s))));
+    }
+    if S::CAPABILITIES.multipart {
+        cases.push(("append to large", |s| Box::pin(append_large(s))));
+        cases.push(("multipart", |s| Box::pin(multipart(s))));
+        cases.push(("multipart, aborted", |s| Box::pin(multipart_aborted(s))));
+        cases.push(("multipart, part numbers left out", |s| Box::pin(multipart_gaps(s))));
+    }
+    cases
+}
+
+fn path(text: &str) -> Result<Path, Failure> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+fn failed(error: StorageError) -> Failure {
+    error.to_string()
+}
+
+/// Bytes without a short period, the same for the same arguments.
+fn noise(length: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut bytes: Vec<u8> = std::iter::repeat_with(step).take(length.div_ceil(8)).flat_map(u64::to_le_bytes).collect();
+    bytes.truncate(length);
+    bytes.into()
+}
+
+async fn put<S: StorageDriver>(s: &S, at: &str, content: impl Into<Bytes>) -> Result<(), Failure> {
+    s.put(&path(at)?, Body::Bytes(content.into()), PutOptions::default()).await.map_err(failed).map(drop)
+}
+
+async fn get<S: StorageDriver>(s: &S, at: &str) -> Result<Option<Bytes>, Failure> {
+    Ok(s.read(&path(at)?, usize::MAX).await.map_err(failed)?.map(|(bytes, _)| bytes))
+}
+
+async fn expect<S: StorageDriver>(s: &S, at: &str, content: impl Into<Bytes>) -> Result<(), Failure> {
+    let (found, content) = (get(s, at).await?, content.into());
+    check(found.as_ref() == Some(&content), || format!("{at}: expected {} bytes, found {:?}",
+        content.len(),
+        found.map(|found| found.len())))?;
+    Ok(())
+}
+
+async fn paths_below<S: StorageDriver>(s: &S, prefix: &str) -> Result<Vec<String>, Failure> {
+    Ok(s.list_all(prefix).await.map_err(failed)?.into_iter().map(|(path, _)| path).collect())
+}
+
+async fn root_exists<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let listing = s.list("", Page::first()).await.map_err(failed)?;
+    check(listing.objects.is_empty() && listing.next.is_none(), || format!("an empty store lists {listing:?}"))?;
+    Ok(())
+}
+
+async fn valid_paths<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    for at in ["a", "aa", "a.a", "0-9", "abc.z", "a/b-c/d_e", "_uploads/x", "a/-b", "a/.b", "A/B"] {
+        put(&s, at, at).await?;
+        expect(&s, at, at).await?;
+    }
+    Ok(())
+}
+
+async fn invalid_paths<S: StorageDriver>(_: S) -> Result<(), Failure> {
+    let long = "a".repeat(Path::MAX_LEN + 1);
+    for at in ["", "/", "/a", "a/", "a//b", "abc//bcd", "a b", "a?b", "a/../b", "..", ".", "ä", "a:b", &long] {
+        check(at.parse::<Path>().is_err(), || format!("{at:?} is taken for a path"))?;
+    }
+    Ok(())
+}
+
+async fn round_trips<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let invalid_utf8 = Bytes::from_static(&[0xff, 0xfe, 0x00, 0x80, 0xc3, 0x28]);
+    for (at, content) in [
+        ("trip/empty", Bytes::new()),
+        ("trip/zero", Bytes::from_static(b"\0")),
+        ("trip/text", Bytes::from_static("gr\u{fc}\u{df}e\n".as_bytes())),
+        ("trip/invalid-utf8", invalid_utf8),
+        ("trip/odd", noise(65_537, 1)),
+        ("trip/large", noise(3 * 1024 * 1024 + 1, 2)),
+    ] {
+        put(&s, at, content.clone()).await?;
+        expect(&s, at, content.clone()).await?;
+        let meta = s.head(&path(at)?).await.map_err(failed)?;
+        check(meta.is_some_and(|meta| meta.size == content.len() as u64), || format!("{at}: wrong size"))?;
+    }
+    Ok(())
+}
+
+async fn truncate<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    put(&s, "a/file", noise(1024 * 1024, 1)).await?;
+    put(&s, "a/file", "short").await?;
+    expect(&s, "a/file", "short").await
+}
+
+async fn missing_paths<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let missing = path("not/there")?;
+    check(s.head(&missing).await.map_err(failed)?.is_none(), || format!("head finds what is not there"))?;
+    check(s.get(&missing, None).await.map_err(failed)?.is_none(), || format!("get finds what is not there"))?;
+    let range = Some(ByteRange { offset: 0, length: None });
+    check(s.get(&missing, range).await.map_err(failed)?.is_none(), || format!("get of a range finds what is not there"))?;
+    check(s.stat(&missing).await.map_err(failed)?.is_none(), || format!("stat finds what is not there"))?;
+    check(s.digest(&missing, Algorithm::Sha256).await.map_err(failed)?.is_none(), || format!("digest finds what is not there"))?;
+    check(paths_below(&s, "not/there/").await?.is_empty(), || format!("list finds what is not there"))?;
+    Ok(())
+}
+
+async fn reader_with_offset<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let content = noise(100_000, 3);
+    let at = path("a/file")?;
+    put(&s, "a/file", content.clone()).await?;
+    for (offset, length) in
+        [(0, None), (0, Some(1)), (1, None), (99_999, None), (500, Some(1000)), (99_000, Some(5000)), (0, Some(u64::from(u32::MAX)))]
+    {
+        let range = ByteRange { offset, length };
+        let object = s.get(&at, Some(range)).await.map_err(failed)?;
+        let Some(Object { meta, body }) = object else { return Err(format!("{range:?}: not found")) };
+        let end = length.map_or(100_000, |length| (offset + length).min(100_000)) as usize;
+        check(meta.size == 100_000, || format!("{range:?}: size {} is not the object's", meta.size))?;
+        check(body.content_length() == Some(end as u64 - offset), || format!("{range:?}: length {:?}", body.content_length()))?;
+        let bytes = body.read(usize::MAX).await.map_err(|error| error.to_string())?;
+        check(bytes == content.slice(offset as usize..end), || format!("{range:?}: wrong bytes"))?;
+    }
+    for offset in [100_000, 100_001, 1 << 40] {
+        let error = s.get(&at, Some(ByteRange { offset, length: None })).await.err().map(|error| error.kind);
+        check(error == Some(StorageErrorKind::InvalidOffset { offset }), || format!("offset {offset} of 100000: {error:?}"))?;
+    }
+    Ok(())
+}
+
+async fn append_in<S: StorageDriver>(s: S, sizes: &[usize]) -> Result<(), Failure> {
+    let mut expected = Vec::new();
+    for (round, size) in sizes.iter().enumerate() {
+        let mut writer = s.writer(&path("a/file")?, round > 0).await.map_err(failed)?;
+        check(writer.size() == expected.len() as u64, || format!("a writer opened at {}", writer.size()))?;
+        let content = noise(*size, round as u64 + 1);
+        for piece in content.chunks(1_000_003) {
+            writer.write(Bytes::copy_from_slice(piece)).await.map_err(failed)?;
+        }
+        expected.extend_from_slice(&content);
+        check(writer.size() == expected.len() as u64, || format!("a writer says {} bytes", writer.size()))?;
+        writer.commit().await.map_err(failed)?;
+        let digest = s.digest(&path("a/file")?, Algorithm::Sha256).await.map_err(failed)?;
+        check(digest == Some(Algorithm::Sha256.digest(&expected)), || format!("round {round}: wrong bytes"))?;
+    }
+    Ok(())
+}
+
+async fn append_small<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    append_in(s, &[32, 1, 65_536, 0, 7]).await
+}
+
+async fn append_large<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    append_in(s, &[PART_SIZE + 1, 3, PART_SIZE, 2 * PART_SIZE - 4]).await
+}
+
+async fn zero_bytes_then_append<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    append_in(s, &[0, 0, 10]).await
+}
+
+async fn cancelled_write<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    put(&s, "a/file", "before").await?;
+    let mut writer = s.writer(&path("a/file")?, false).await.map_err(failed)?;
+    writer.write(noise(1000, 1)).await.map_err(failed)?;
+    writer.cancel().await.map_err(failed)?;
+    expect(&s, "a/file", "before").await
+}
+
+async fn list<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    for at in ["l/b", "l/a/2", "l/a/1", "l/a", "l/a-b/x", "l/c/d/e", "lx", "k"] {
+        put(&s, at, at).await?;
+    }
+    let flat = paths_below(&s, "l/").await?;
+    check(flat == ["l/a", "l/a-b/x", "l/a/1", "l/a/2", "l/b", "l/c/d/e"], || format!("flat: {flat:?}"))?;
+    let listing = s.list("l/", Page { folders: true, ..Page::first() }).await.map_err(failed)?;
+    let objects: Vec<&str> = listing.objects.iter().map(|(path, _)| path.as_str()).collect();
+    check(objects == ["l/a", "l/b"], || format!("objects: {objects:?}"))?;
+    check(listing.folders == ["l/a-b/", "l/a/", "l/c/"], || format!("folders: {:?}", listing.folders))?;
+    Ok(())
+}
+
+async fn list_pages<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let mut expected = Vec::new();
+    for tag in ["v1", "v1-a", "v1.0", "v2", "w"] {
+        for leaf in ["current", "index/x", "index/y"] {
+            put(&s, &format!("t/{tag}/{leaf}"), "x").await?;
+        }
+        expected.push(format!("t/{tag}/"));
+    }
+    put(&s, "t/loose", "x").await?;
+    expected.push("t/loose".to_owned());
+    expected.sort();
+    for limit in [1, 2, 3, 1000] {
+        let (mut seen, mut after) = (Vec::new(), None::<String>);
+        for _ in 0..20 {
+            let page = Page { after: after.as_deref(), limit, folders: true };
+            let listing = s.list("t/", page).await.map_err(failed)?;
+            let mut entries = listing.folders;
+            entries.extend(listing.objects.into_iter().map(|(path, _)| path));
+            entries.sort();
+            check(entries.len() <= limit, || format!("limit {limit}: a page of {}", entries.len()))?;
+            seen.extend(entries);
+            after = listing.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        check(seen == expected, || format!("limit {limit}: {seen:?}"))?;
+    }
+    Ok(())
+}
+
+async fn move_object<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let content = noise(70_000, 1);
+    put(&s, "from/file", content.clone()).await?;
+    check(s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || format!("nothing was moved"))?;
+    expect(&s, "to/file", content).await?;
+    check(get(&s, "from/file").await?.is_none(), || format!("the source is still there"))?;
+    Ok(())
+}
+
+async fn move_over<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    put(&s, "from/file", "new").await?;
+    put(&s, "to/file", "old and longer").await?;
+    check(s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || format!("nothing was moved"))?;
+    expect(&s, "to/file", "new").await?;
+    check(get(&s, "from/file").await?.is_none(), || format!("the source is still there"))?;
+    Ok(())
+}
+
+async fn move_missing<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    put(&s, "to/file", "old").await?;
+    check(!s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || format!("something was moved"))?;
+    expect(&s, "to/file", "old").await
+}
+
+async fn delete<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    put(&s, "a/file", "x").await?;
+    put(&s, "a/other", "x").await?;
+    let paths = [path("a/file")?, path("a/missing")?];
+    for _ in 0..2 {
+        s.delete(&paths).await.map_err(failed)?;
+    }
+    check(get(&s, "a/file").await?.is_none(), || format!("still there"))?;
+    expect(&s, "a/other", "x").await?;
+    s.delete(&[]).await.map_err(failed)
+}
+
+async fn delete_recursively<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    for at in ["d/a", "d/b/c", "d/b/d/e", "d"] {
+        put(&s, at, "x").await?;
+    }
+    s.delete_tree(&path("d/b")?).await.map_err(failed)?;
+    let left = paths_below(&s, "d").await?;
+    check(left == ["d", "d/a"], || format!("after d/b: {left:?}"))?;
+    s.delete_tree(&path("d")?).await.map_err(failed)?;
+    let left = paths_below(&s, "d").await?;
+    check(left.is_empty(), || format!("after d: {left:?}"))?;
+    s.delete_tree(&path("d")?).await.map_err(failed)
+}
+
+async fn delete_only_below<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    for at in ["d/a/x", "d/ab", "d/a-b/x", "d/a.b", "da"] {
+        put(&s, at, "x").await?;
+    }
+    s.delete_tree(&path("d/a")?).await.map_err(failed)?;
+    let left = paths_below(&s, "").await?;
+    check(left == ["d/a-b/x", "d/a.b", "d/ab", "da"], || format!("left: {left:?}"))?;
+    Ok(())
+}
+
+async fn stat<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    put(&s, "a/b/file", "12345").await?;
+    match s.stat(&path("a/b/file")?).await.map_err(failed)? {
+        Some(Stat::File(meta)) if meta.size == 5 => {}
+        other => return Err(format!("the file: {other:?}")),
+    }
+    for folder in ["a", "a/b"] {
+        let found = s.stat(&path(folder)?).await.map_err(failed)?;
+        check(found == Some(Stat::Folder), || format!("{folder}: {found:?}"))?;
+    }
+    check(s.stat(&path("a/b/fil")?).await.map_err(failed)?.is_none(), || format!("part of a name is found"))?;
+    Ok(())
+}
+
+async fn repeated_put<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    for round in 0..20_u32 {
+        put(&s, "a/file", noise(1000, u64::from(round))).await?;
+        expect(&s, "a/file", noise(1000, u64::from(round))).await?;
+    }
+    Ok(())
+}
+
+async fn concurrent_streams<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let writes = (0..8_u64).map(|n| {
+        let s = &s;
+        async move {
+            let content = noise(200_000 + n as usize, n);
+            put(s, &format!("c/{n}"), content.clone()).await?;
+            let object = s.get(&path(&format!("c/{n}"))?, None).await.map_err(failed)?;
+            let Some(object) = object else { return Err(format!("c/{n} is not there")) };
+            // Through a stream once more: what one object gives, another takes.
+            s.put(&path(&format!("d/{n}"))?, object.body, PutOptions::default()).await.map_err(failed)?;
+            expect(s, &format!("d/{n}"), content).await
+        }
+    });
+    future::try_join_all(writes).await.map(drop)
+}
+
+async fn redirect_url<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    put(&s, "a/file", "x").await?;
+    for method in [http::Method::GET, http::Method::HEAD] {
+        let url = s.redirect_url(&path("a/file")?, &method).await.map_err(failed)?;
+        check(url.as_ref().is_none_or(|url| url.starts_with("http")), || format!("{method}: {url:?}"))?;
+    }
+    Ok(())
+}
+
+async fn facts<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let facts = Facts::from([("size".to_owned(), "7".to_owned()), ("at".to_owned(), "x/y".to_owned())]);
+    let options = PutOptions { media_type: Some("text/x"), facts: facts.clone(), ..PutOptions::default() };
+    let put = s.put(&path("a/file")?, Body::Bytes("x".into()), options).await.map_err(failed)?;
+    let head = s.head(&path("a/file")?).await.map_err(failed)?;
+    let got = s.get(&path("a/file")?, None).await.map_err(failed)?.map(|object| object.meta);
+    let listed = s.list_all("a/").await.map_err(failed)?.pop().map(|(_, meta)| meta);
+    for (operation, meta) in [("put", Some(put)), ("head", head), ("get", got), ("list", listed)] {
+        let Some(meta) = meta else { return Err(format!("{operation}: not there")) };
+        check(meta.facts == facts, || format!("{operation}: facts {:?}", meta.facts))?;
+        check(meta.media_type.as_deref() == Some("text/x"), || format!("{operation}: media type {:?}", meta.media_type))?;
+        check(meta.size == 1, || format!("{operation}: size {}", meta.size))?;
+    }
+    Ok(())
+}
+
+async fn verified_put<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let content = noise(100_000, 5);
+    for algorithm in Algorithm::ALL {
+        let at = path(&format!("v/{algorithm}"))?;
+        let right = algorithm.digest(&content);
+        let wrong = algorithm.digest(b"something else");
+        let options = PutOptions { digest: Some(&wrong), ..PutOptions::default() };
+        let error = s.put(&at, Body::Bytes(content.clone()), options).await.err().map(|error| error.kind);
+        check(error == Some(StorageErrorKind::DigestMismatch), || format!("{algorithm}: a wrong digest gives {error:?}"))?;
+        check(s.head(&at).await.map_err(failed)?.is_none(), || format!("{algorithm}: a refused write left something"))?;
+        let options = PutOptions { digest: Some(&right), ..PutOptions::default() };
+        s.put(&at, Body::Bytes(content.clone()), options).await.map_err(failed)?;
+    }
+    let empty = Algorithm::Sha256.digest(b"");
+    let options = PutOptions { digest: Some(&empty), ..PutOptions::default() };
+    s.put(&path("v/empty")?, Body::Empty, options).await.map_err(failed)?;
+    expect(&s, "v/empty", "").await
+}
+
+async fn digest<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let content = noise(300_001, 6);
+    put(&s, "a/file", content.clone()).await?;
+    for algorithm in Algorithm::ALL {
+        let digest = s.digest(&path("a/file")?, algorithm).await.map_err(failed)?;
+        check(digest == Some(algorithm.digest(&content)), || format!("{algorithm}: {digest:?}"))?;
+    }
+    Ok(())
+}
+
+async fn conditional_put<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let at = path("a/file")?;
+    let put = async |content: &'static str, condition: Condition| {
+        s.put(&at, Body::Bytes(content.into()), PutOptions { condition, ..PutOptions::default() })
+            .await
+            .map_err(|error| error.kind)
+    };
+    let refused = |result: Result<_, StorageErrorKind>| result.err() == Some(StorageErrorKind::Precondition);
+    check(refused(put("0", Condition::IfMatch("none".into())).await), || format!("IfMatch on nothing is not refused"))?;
+    let first = put("1", Condition::IfAbsent).await.map_err(|kind| kind.to_string())?;
+    check(refused(put("2", Condition::IfAbsent).await), || format!("IfAbsent over an object is not refused"))?;
+    let second = put("3", Condition::IfMatch(first.etag.clone())).await.map_err(|kind| kind.to_string())?;
+    check(second.etag != first.etag, || format!("the etag stayed the same"))?;
+    check(refused(put("4", Condition::IfMatch(first.etag)).await), || format!("IfMatch with an old etag is not refused"))?;
+    expect(&s, "a/file", "3").await
+}
+
+async fn multipart<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let at = path("m/file")?;
+    let content = noise(2 * PART_SIZE + 12_345, 7);
+    let id = s.create_multipart(&at).await.map_err(failed)?;
+    // Out of order, and one number twice.
+    let mut parts = Vec::new();
+    for number in [2_u16, 1, 3, 1] {
+        let from = (usize::from(number) - 1) * PART_SIZE;
+        let part = content.slice(from..content.len().min(from + PART_SIZE));
+        parts.push(s.put_part(&at, &id, number, Body::Bytes(part)).await.map_err(failed)?);
+    }
+    check(s.head(&at).await.map_err(failed)?.is_none(), || format!("visible before it is complete"))?;
+    parts.remove(1);
+    parts.sort_by_key(|part| part.number);
+    let meta = s.complete_multipart(&at, &id, &parts).await.map_err(failed)?;
+    check(meta.size == content.len() as u64, || format!("size {}", meta.size))?;
+    let digest = s.digest(&at, Algorithm::Sha256).await.map_err(failed)?;
+    check(digest == Some(Algorithm::Sha256.digest(&content)), || format!("wrong bytes"))?;
+    let again = s.complete_multipart(&at, &id, &parts).await;
+    check(again.is_err(), || format!("completed twice"))?;
+    Ok(())
+}
+
+async fn multipart_aborted<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let at = path("m/file")?;
+    let id = s.create_multipart(&at).await.map_err(failed)?;
+    let part = s.put_part(&at, &id, 1, Body::Bytes(noise(1000, 8))).await.map_err(failed)?;
+    for _ in 0..2 {
+        s.abort_multipart(&at, &id).await.map_err(failed)?;
+    }
+    check(s.complete_multipart(&at, &id, &[part]).await.is_err(), || format!("completed after it was aborted"))?;
+    check(s.head(&at).await.map_err(failed)?.is_none(), || format!("something is there"))?;
+    Ok(())
+}
+
+async fn multipart_gaps<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    let at = path("m/file")?;
+    let content = noise(PART_SIZE + 9, 9);
+    let id = s.create_multipart(&at).await.map_err(failed)?;
+    let mut parts = Vec::new();
+    for (number, range) in [(2, 0..PART_SIZE), (4, 3..5), (7, PART_SIZE..PART_SIZE + 9)] {
+        let body = Body::Bytes(content.slice(range));
+        parts.push(s.put_part(&at, &id, number, body).await.map_err(failed)?);
+    }
+    parts.remove(1);
+    s.complete_multipart(&at, &id, &parts).await.map_err(failed)?;
+    let digest = s.digest(&at, Algorithm::Sha256).await.map_err(failed)?;
+    check(digest == Some(Algorithm::Sha256.digest(&content)), || format!("wrong bytes"))?;
+    Ok(())
+}
