@@ -85,19 +85,23 @@ impl R2 {
     where
         F: Future<Output = worker::Result<T>>,
     {
-        let value: JsValue = match body {
+        let value: JsValue = match &body {
             Body::Empty => Uint8Array::new_with_length(0).into(),
             Body::Bytes(bytes) => Uint8Array::from(bytes.as_ref()).into(),
-            Body::Block { ref block, from, to } => block.view(from, to).into(),
+            Body::Block { block, from, to } => block.view(*from, *to).into(),
             // A stream can be sent once only.
             Body::Stream(stream) => {
-                let sent = attempt(stream.into_raw().into()).await;
+                let sent = attempt(stream.raw().clone().into()).await;
                 return sent.map_err(|error| self.failure(path, operation, error));
             }
         };
         // `Data` has no variant for a view, and passes a stream's handle on as it is: so does R2 take either.
         let data = || Data::ReadableStream(value.clone().unchecked_into::<ReadableStream>());
-        self.retrying(path, operation, || attempt(data())).await
+        let written = self.retrying(path, operation, || attempt(data())).await?;
+        if let Body::Block { block, .. } = body {
+            block.recycle();
+        }
+        Ok(written)
     }
 }
 

@@ -11,6 +11,7 @@ use web_sys::ReadableStream;
 use crate::{
     body::{Block, ByteStream, ReadError},
     oci::Hasher,
+    uploads::PART_SIZE,
 };
 
 /// How much is read from a stream at once, in bytes: large, since every read costs a few microseconds, but
@@ -50,6 +51,11 @@ impl JsStream {
     /// Wraps a byte stream whose length, if known, is `length`.
     pub fn new(raw: ReadableStream, length: Option<u64>) -> Self {
         Self { raw, length, reader: None }
+    }
+
+    /// The stream's handle.
+    pub fn raw(&self) -> &ReadableStream {
+        &self.raw
     }
 
     /// The stream itself.
@@ -153,6 +159,15 @@ impl JsBlock {
         Uint8Array::new_with_byte_offset_and_length(&self.buffer, from as u32, (to - from) as u32)
     }
 
+    /// Gives the buffer back to be used again, once nobody reads from it any more. One that is only dropped
+    /// waits for the garbage collector, which lets many pile up before it runs.
+    pub fn recycle(self) {
+        let bytes = self.buffer.byte_length() as usize;
+        if bytes == PART_SIZE {
+            LENT.with_borrow_mut(|lent| lent.idle.push(self.buffer.clone()));
+        }
+    }
+
     fn touch(&self) {
         LENT.with_borrow_mut(|lent| {
             if let Some(loan) = lent.loans.iter_mut().find(|loan| loan.id == self.id) {
@@ -174,9 +189,11 @@ struct Loan {
     seen: f64,
 }
 
+/// The buffers of an isolate: those in use, and those of a part's size that wait to be used again.
 #[derive(Default)]
 struct Lent {
     loans: Vec<Loan>,
+    idle: Vec<ArrayBuffer>,
     next: u64,
 }
 
@@ -184,7 +201,7 @@ thread_local! {
     static LENT: RefCell<Lent> = RefCell::default();
 }
 
-fn lend(bytes: usize) -> Option<u64> {
+fn lend(bytes: usize) -> Option<JsBlock> {
     LENT.with_borrow_mut(|lent| {
         let now = js_sys::Date::now();
         lent.loans.retain(|loan| now - loan.seen < ABANDONED);
@@ -192,17 +209,20 @@ fn lend(bytes: usize) -> Option<u64> {
         if used > 0 && used + bytes > BUDGET {
             return None;
         }
+        let reused = if bytes == PART_SIZE { lent.idle.pop() } else { None };
+        // Idle buffers are within the budget too.
+        lent.idle.truncate(BUDGET.saturating_sub(used + bytes) / PART_SIZE);
         lent.next += 1;
         lent.loans.push(Loan { id: lent.next, bytes, seen: now });
-        Some(lent.next)
+        Some(JsBlock { buffer: reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32)), id: lent.next })
     })
 }
 
 impl Block for JsBlock {
     async fn new(capacity: usize) -> Self {
         loop {
-            if let Some(id) = lend(capacity) {
-                return Self { buffer: ArrayBuffer::new(capacity as u32), id };
+            if let Some(block) = lend(capacity) {
+                return block;
             }
             // A timer of this request's own: another request may not wake this one up.
             worker::Delay::from(std::time::Duration::from_millis(RETRY)).await;
