@@ -101,7 +101,7 @@ pub fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

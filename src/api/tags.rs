@@ -82,7 +82,7 @@ async fn first_tags<S: StorageDriver>(
     Ok(tags.into_iter().take(limit).collect())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
     use crate::{body::Body, storage::{PutOptions, memory::Memory}};

@@ -154,7 +154,7 @@ impl Authorizer for BasicAuth {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
     use crate::oci::RepositoryName;

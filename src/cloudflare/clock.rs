@@ -1,5 +1,9 @@
 //! The platform's clock. It stands still while a request computes, and moves on with every wait.
 
+use js_sys::{Function, Promise, Reflect};
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+
 use crate::clock::{Clock, Timestamp};
 
 /// `Date.now()`.
@@ -9,4 +13,17 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp(js_sys::Date::now() as u64)
     }
+}
+
+/// Waits. The timer is the calling request's own, as the runtime demands.
+pub async fn sleep(milliseconds: u32) {
+    let set_timeout = Reflect::get(&js_sys::global(), &"setTimeout".into()).map(JsCast::unchecked_into::<Function>);
+    let promise = Promise::new(&mut |resolve, _| {
+        if let Ok(set_timeout) = &set_timeout {
+            // Cannot fail with a function and a number.
+            let _ = set_timeout.call2(&JsValue::UNDEFINED, &resolve, &milliseconds.into());
+        }
+    });
+    // A timer's promise is never rejected.
+    let _ = JsFuture::from(promise).await;
 }

@@ -79,7 +79,7 @@ async fn fetch(request: worker::Request, env: Env, _context: Context) -> worker:
     #[expect(clippy::panic, reason = "the tests watch what happens then")]
     if request.path() == "/v2/_test/panic" {
         if request.inner().method() == "POST" {
-            worker::Delay::from(std::time::Duration::from_millis(1)).await;
+            clock::sleep(1).await;
         }
         panic!("asked to");
     }

@@ -1,13 +1,16 @@
 //! The driver for an R2 bucket's binding.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use js_sys::Uint8Array;
 use wasm_bindgen::{JsCast, JsValue};
 use web_sys::ReadableStream;
 use worker::{Bucket, Conditional, Data, HttpMetadata, Include, Range, UploadedPart};
 
-use super::stream::{JsStream, message};
+use super::{
+    clock::sleep,
+    stream::{JsStream, message},
+};
 use crate::{
     body::Body,
     oci::{Algorithm, Digest},
@@ -22,7 +25,7 @@ const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
 
 /// How long to wait before the same request is made again, in milliseconds. R2 takes one write a second to a
 /// key and answers 429 to more.
-const BACKOFF: [u64; 4] = [50, 200, 600, 1200];
+const BACKOFF: [u32; 4] = [50, 200, 600, 1200];
 
 /// The bucket.
 pub struct R2 {
@@ -69,7 +72,7 @@ impl R2 {
             };
             let is_retryable = matches!(error.kind, StorageErrorKind::Backend { retryable: true, .. });
             match backoff.next().filter(|_| is_retryable) {
-                Some(wait) => worker::Delay::from(Duration::from_millis(wait)).await,
+                Some(wait) => sleep(wait).await,
                 None => return Err(error),
             }
         }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use js_sys::{ArrayBuffer, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::ReadableStream;
+use web_sys::{ReadableStream, ReadableStreamDefaultReader};
 
+use super::clock::sleep;
 use crate::{
     body::{Block, ByteStream, ReadError},
     oci::Hasher,
@@ -29,7 +30,7 @@ const BUDGET: usize = 64 * 1024 * 1024;
 const ABANDONED: f64 = 120_000.0;
 
 /// How often a waiting upload looks again, in milliseconds.
-const RETRY: u64 = 10;
+const RETRY: u32 = 10;
 
 #[wasm_bindgen]
 extern "C" {
@@ -129,20 +130,21 @@ impl ByteStream for JsStream {
         Ok(at)
     }
 
-    async fn read(mut self, limit: usize) -> Result<Bytes, ReadError> {
+    async fn read(self, limit: usize) -> Result<Bytes, ReadError> {
+        let broken = |error: JsValue| ReadError::Broken(message(&error));
+        let reader: ReadableStreamDefaultReader = self.raw.get_reader().unchecked_into();
         let mut bytes = Vec::new();
-        let mut buffer = Uint8Array::new_with_length(WINDOW as u32);
         loop {
-            let read = self.fill(buffer).await.map_err(|error| ReadError::Broken(message(&error)))?;
-            let length = read.length() as usize;
-            if bytes.len() + length > limit {
+            let read = JsFuture::from(reader.read()).await.map_err(broken)?;
+            let value = Reflect::get(&read, &"value".into()).map_err(broken)?;
+            // No value: the end.
+            let Ok(piece) = value.dyn_into::<Uint8Array>() else { return Ok(bytes.into()) };
+            if bytes.len() + piece.length() as usize > limit {
+                // The runtime need not keep what nobody will read.
+                let _ = reader.cancel();
                 return Err(ReadError::TooLarge { limit });
             }
-            bytes.extend_from_slice(&read.to_vec());
-            if length < WINDOW {
-                return Ok(bytes.into());
-            }
-            buffer = Uint8Array::new(&read.buffer());
+            bytes.extend_from_slice(&piece.to_vec());
         }
     }
 }
@@ -225,7 +227,7 @@ impl Block for JsBlock {
                 return block;
             }
             // A timer of this request's own: another request may not wake this one up.
-            worker::Delay::from(std::time::Duration::from_millis(RETRY)).await;
+            sleep(RETRY).await;
         }
     }
 }

@@ -1,1 +1,119 @@
 //! The driver suite on the platform's own bindings, which `tests/bindings.mjs` puts into the global scope.
+
+use js_sys::Reflect;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_test::{console_log, wasm_bindgen_test};
+
+use super::{kv::Kv, r2::R2, stream::JsStream};
+use crate::{
+    body::{Block, Body, ByteStream, ReadError},
+    oci::Algorithm,
+    storage::{StorageDriver, StorageDriverExt, contract},
+};
+
+async fn run<S: StorageDriver + 'static>(make: impl Fn() -> S) {
+    let mut failures = Vec::new();
+    let cases = contract::cases::<S>();
+    assert!(cases.len() >= 25, "the suite has lost its cases");
+    for (name, case) in cases {
+        let driver = make();
+        for (path, _) in driver.list_all("").await.unwrap() {
+            driver.delete(&[path.parse().unwrap()]).await.unwrap();
+        }
+        match case(driver).await {
+            Ok(()) => console_log!("ok: {name}"),
+            Err(error) => failures.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[wasm_bindgen_test]
+async fn r2_keeps_the_contract() {
+    let bucket = Reflect::get(&js_sys::global(), &"pierheadBucket".into()).unwrap();
+    run(|| R2::new(bucket.clone().unchecked_into())).await;
+}
+
+#[wasm_bindgen_test]
+async fn kv_keeps_the_contract() {
+    run(|| Kv::new(worker::KvStore::from_this(&js_sys::global(), "pierheadKv").unwrap())).await;
+}
+
+/// A byte stream that gives its bytes in pieces of the given sizes, as a network would.
+fn stream(bytes: &[u8], sizes: &[usize], breaks: bool) -> JsStream {
+    let make = js_sys::Function::new_with_args(
+        "bytes, sizes, breaks",
+        "let at = 0, n = 0;
+         return new ReadableStream({ type: 'bytes', pull(controller) {
+           if (at === bytes.length) {
+             if (breaks) controller.error(new Error('cut')); else { controller.close(); controller.byobRequest?.respond(0); }
+             return;
+           }
+           const end = Math.min(bytes.length, at + sizes[n++ % sizes.length]);
+           controller.enqueue(bytes.slice(at, end));
+           at = end;
+         } });",
+    );
+    let sizes: js_sys::Array = sizes.iter().map(|size| JsValue::from(*size as u32)).collect();
+    let made = make.call3(&JsValue::NULL, &js_sys::Uint8Array::from(bytes), &sizes, &breaks.into()).unwrap();
+    JsStream::new(made.unchecked_into(), None)
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n * 31 % 251) as u8).collect()
+}
+
+#[wasm_bindgen_test]
+async fn a_stream_fills_blocks_whatever_its_pieces() {
+    let bytes = noise(3_000_000);
+    for sizes in [&[1_000_000_usize, 1, 70_000][..], &[65_536], &[2_999_999]] {
+        let mut stream = stream(&bytes, sizes, false);
+        let mut hasher = crate::oci::Hasher::new(Algorithm::Sha256);
+        let mut back = Vec::new();
+        loop {
+            let mut block = super::stream::JsBlock::new(1_300_000).await;
+            let end = stream.read_into(&mut block, 100, 1_300_000, Some(&mut hasher)).await.unwrap();
+            back.extend(block.view(100, end).to_vec());
+            if end < 1_300_000 {
+                break;
+            }
+        }
+        assert!(back == bytes, "wrong bytes for pieces of {sizes:?}");
+        assert_eq!(hasher.finish(), Algorithm::Sha256.digest(&bytes));
+    }
+}
+
+#[wasm_bindgen_test]
+async fn a_stream_that_breaks_is_an_error() {
+    let mut broken = stream(&noise(100), &[10], true);
+    let mut block = super::stream::JsBlock::new(1000).await;
+    let error = broken.read_into(&mut block, 0, 1000, None).await;
+    assert!(matches!(error, Err(ReadError::Broken(_))), "{error:?}");
+    assert!(stream(&noise(100), &[10], true).read(1000).await.is_err());
+}
+
+#[wasm_bindgen_test]
+async fn reading_into_memory_has_a_limit() {
+    for (length, limit, fits) in [(100_000, 100_000, true), (100_000, 99_999, false), (0, 0, true), (65_536, 65_536, true)] {
+        let body = Body::Stream(stream(&noise(length), &[7_000], false));
+        match body.read(limit).await {
+            Ok(bytes) => assert!(fits && bytes == noise(length)),
+            Err(error) => assert!(!fits && error == ReadError::TooLarge { limit }, "{error:?}"),
+        }
+    }
+}
+
+#[wasm_bindgen_test]
+async fn uploads_wait_while_the_budget_is_spent() {
+    let mut blocks = Vec::new();
+    for _ in 0..8 {
+        blocks.push(super::stream::JsBlock::new(crate::uploads::PART_SIZE).await);
+    }
+    let mut waiting = Box::pin(super::stream::JsBlock::new(crate::uploads::PART_SIZE));
+    match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
+        futures_util::future::Either::Left(_) => panic!("a ninth buffer within the budget of eight"),
+        futures_util::future::Either::Right(_) => {}
+    }
+    blocks.pop().unwrap().recycle();
+    waiting.await.recycle();
+}

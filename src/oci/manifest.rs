@@ -170,7 +170,7 @@ impl Manifest {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
     use crate::oci::Algorithm;

@@ -95,7 +95,7 @@ impl fmt::Display for Reference {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
 

@@ -179,7 +179,7 @@ pub fn trailing_digest(path: &str) -> Option<Digest> {
     format!("{algorithm}:{hex}").parse().ok()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
 

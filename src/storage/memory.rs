@@ -332,7 +332,7 @@ impl StorageDriver for Memory {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
     use crate::storage::contract;

@@ -4,7 +4,7 @@
 //! offer (folders, moving, appending, deleting trees), built on the contract once for all drivers.
 //! [`Key`] is the bucket's layout. The suite in [`contract`] decides whether a driver keeps the contract.
 
-#[cfg(any(test, target_arch = "wasm32"))]
+#[cfg(test)]
 pub mod contract;
 mod ext;
 pub mod key;

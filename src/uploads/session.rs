@@ -122,7 +122,7 @@ fn advance(upload: Upload, checkpoint: &Checkpoint) -> Upload {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests {
     use super::*;
     use crate::{

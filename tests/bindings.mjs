@@ -1,0 +1,26 @@
+// Loaded into Node before the wasm tests: Miniflare's R2 and KV, with workerd behind them, in the global scope.
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { getPlatformProxy } from "wrangler";
+
+const configPath = fileURLToPath(new URL("bindings.toml", import.meta.url));
+const platform = await getPlatformProxy({ configPath, persist: false });
+globalThis.pierheadBucket = platform.env.BUCKET;
+globalThis.pierheadKv = platform.env.CACHE;
+
+// The one global of workerd's that the drivers use and Node lacks.
+crypto.DigestStream ??= class extends WritableStream {
+  constructor(algorithm) {
+    const hash = createHash(algorithm.replace("-", ""));
+    const { promise, resolve, reject } = Promise.withResolvers();
+    super({
+      write: (chunk) => void hash.update(chunk),
+      close: () => resolve(new Uint8Array(hash.digest()).buffer),
+      abort: reject,
+    });
+    this.digest = promise;
+  }
+};
+
+// The runtime behind the bindings must not keep the test process alive.
+process.on("exit", () => void platform.dispose());
