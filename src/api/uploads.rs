@@ -74,9 +74,9 @@ impl<P: Platform> Registry<P> {
             writer.release(tail).await?;
             Ok(writer.upload.offset)
         };
-        let state = UploadState { has_session: true, ..state };
         match result.await {
             Ok(offset) => {
+                let state = UploadState { has_session: true, ..state };
                 let mut response = self.accepted(name, id, state, offset).await?;
                 *response.status_mut() = StatusCode::ACCEPTED;
                 Ok(response)
@@ -135,7 +135,6 @@ impl<P: Platform> Registry<P> {
             };
             Ok((writer, tail))
         };
-        let state = UploadState { has_session: true, ..state };
         let (mut writer, tail) = match result.await {
             Ok(written) => written,
             Err(error) => return Err(self.with_location(name, id, state, error).await?),

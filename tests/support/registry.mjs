@@ -1,0 +1,158 @@
+// Starts the registry in workerd through wrangler, as `npm start` does, on a port and a folder of its own.
+import { spawn } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { fileURLToPath } from "node:url";
+import path from "node:path";
+
+export const root = fileURLToPath(new URL("../..", import.meta.url));
+export const PART = 8 * 1024 * 1024;
+
+export async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.once("listening", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+export async function temporaryFolder() {
+  const folder = path.join(root, "tests/.tmp");
+  await mkdir(folder, { recursive: true });
+  return mkdtemp(path.join(folder, "t-"));
+}
+
+// A copy of wrangler.toml that takes the worker as it is built and finds its files from elsewhere.
+async function configuration(folder, vars) {
+  const toml = (await readFile(path.join(root, "wrangler.toml"), "utf8"))
+    .replace(/\[build\][^[]*/, "")
+    .replace(/^main = .*$/m, `main = ${JSON.stringify(path.join(root, "src/cloudflare/entry.mjs"))}`)
+    .replace('"./www"', JSON.stringify(path.join(root, "www")));
+  const file = path.join(folder, "wrangler.toml");
+  const settings = Object.entries(vars).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
+  await writeFile(file, toml.replace(/\[vars\][^]*$/, `[vars]\n${settings.join("\n")}\n`));
+  return file;
+}
+
+export class Registry {
+  static async start({ vars = { ANONYMOUS: "push" }, folder } = {}) {
+    const registry = new Registry();
+    registry.folder = folder ?? (await temporaryFolder());
+    registry.vars = vars;
+    registry.port = await freePort();
+    registry.host = `localhost:${registry.port}`;
+    registry.url = `http://127.0.0.1:${registry.port}`;
+    await registry.run();
+    return registry;
+  }
+
+  async run() {
+    const config = await configuration(this.folder, this.vars);
+    const options = ["dev", "-c", config, "--ip", "127.0.0.1", "--port", String(this.port)];
+    options.push("--inspector-port", String(await freePort()), "--persist-to", path.join(this.folder, "state"));
+    this.log = "";
+    this.process = spawn(path.join(root, "node_modules/.bin/wrangler"), options, {
+      cwd: this.folder,
+      stdio: ["ignore", "pipe", "pipe"],
+      detached: true,
+      env: { ...process.env, CI: "true", WRANGLER_SEND_METRICS: "false", NO_COLOR: "1" },
+    });
+    for (const output of [this.process.stdout, this.process.stderr]) output.on("data", (data) => (this.log += data));
+    const deadline = Date.now() + 60_000;
+    while (Date.now() < deadline) {
+      if (this.process.exitCode !== null) break;
+      const answer = await fetch(`${this.url}/v2/`).catch(() => null);
+      await answer?.arrayBuffer();
+      if (answer) return;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    throw new Error(`the registry did not start:\n${this.log}`);
+  }
+
+  // Ends the runtime at once, as a crash would, by its process group.
+  async kill() {
+    if (this.process.exitCode === null && this.process.signalCode === null) {
+      const ended = new Promise((resolve) => this.process.once("exit", resolve));
+      process.kill(-this.process.pid, "SIGKILL");
+      await ended;
+    }
+  }
+
+  async restart() {
+    await this.kill();
+    await this.run();
+  }
+
+  async stop() {
+    await this.kill();
+    await rm(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+  }
+
+  fetch(target, options = {}) {
+    const url = new URL(target, this.url);
+    const headers = { "accept-encoding": "identity", ...options.headers };
+    return fetch(url, { redirect: "manual", ...options, headers });
+  }
+
+  // Method, path, status: the answer, after checking the status.
+  async expect(line, status, options = {}) {
+    const [method, target] = line.split(" ");
+    const answer = await this.fetch(target, { method, ...options });
+    if (answer.status !== status) {
+      throw new Error(`${line}: ${answer.status} instead of ${status}: ${await answer.text()}`);
+    }
+    return answer;
+  }
+
+  async startUpload(name, query = "") {
+    const answer = await this.expect(`POST /v2/${name}/blobs/uploads/${query}`, 202);
+    return answer.headers.get("location");
+  }
+
+  async pushBlob(name, bytes, algorithm = "sha256") {
+    const digest = digestOf(bytes, algorithm);
+    const location = await this.startUpload(name);
+    await this.expect(`PUT ${location}&digest=${digest}`, 201, { body: bytes });
+    return digest;
+  }
+
+  // An image with one layer; returns what it is made of.
+  async pushImage(name, reference, { layer = randomBytes(100), extra = {} } = {}) {
+    const config = Buffer.from(JSON.stringify({ architecture: "amd64", os: "linux", random: randomBytes(8).toString("hex") }));
+    const describe = (mediaType, bytes) => ({ mediaType, digest: digestOf(bytes), size: bytes.length });
+    await this.pushBlob(name, config);
+    await this.pushBlob(name, layer);
+    const manifest = Buffer.from(JSON.stringify({
+      schemaVersion: 2,
+      mediaType: MANIFEST,
+      config: describe("application/vnd.oci.image.config.v1+json", config),
+      layers: [describe("application/vnd.oci.image.layer.v1.tar", layer)],
+      ...extra,
+    }));
+    const digest = digestOf(manifest);
+    await this.pushManifest(name, reference ?? digest, manifest);
+    return { digest, manifest, config: digestOf(config), layer: digestOf(layer), size: manifest.length };
+  }
+
+  pushManifest(name, reference, manifest, type = MANIFEST) {
+    return this.expect(`PUT /v2/${name}/manifests/${reference}`, 201, {
+      body: manifest,
+      headers: { "content-type": type },
+    });
+  }
+}
+
+export const MANIFEST = "application/vnd.oci.image.manifest.v1+json";
+export const INDEX = "application/vnd.oci.image.index.v1+json";
+
+export function digestOf(bytes, algorithm = "sha256") {
+  return `${algorithm}:${createHash(algorithm).update(bytes).digest("hex")}`;
+}
+
+// The one error of an answer.
+export async function errorOf(answer) {
+  const { errors } = await answer.json();
+  if (errors.length !== 1) throw new Error(`expected one error: ${JSON.stringify(errors)}`);
+  return errors[0];
+}
