@@ -1,0 +1,50 @@
+// Real clients. One that is missing skips its tests, except in CI, where it fails them.
+import { execFile, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { promisify } from "node:util";
+
+const execute = promisify(execFile);
+
+export async function run(command, args, options = {}) {
+  try {
+    const { stdout } = await execute(command, args, { maxBuffer: 1 << 26, timeout: 120_000, ...options });
+    return stdout;
+  } catch (error) {
+    throw new Error(`${command} ${args.join(" ")}: ${error.message}\n${error.stdout}\n${error.stderr}`);
+  }
+}
+
+export function find(name) {
+  const folders = ["/usr/bin", "/usr/sbin", ...process.env.PATH.split(":")];
+  return folders.map((folder) => `${folder}/${name}`).find((file) => existsSync(file));
+}
+
+// Options for a test that needs these programs.
+export function needs(...names) {
+  const missing = names.filter((name) => !find(name));
+  if (missing.length === 0) return {};
+  if (process.env.CI) throw new Error(`missing in CI: ${missing.join(", ")}`);
+  return { skip: `not installed: ${missing.join(", ")}` };
+}
+
+// Starts a daemon and waits until it is ready. The result ends it, with all it has started.
+export async function daemon(command, args, isReady, options = {}) {
+  const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], detached: true, ...options });
+  let log = "";
+  for (const output of [child.stdout, child.stderr]) output.on("data", (data) => (log = (log + data).slice(-20_000)));
+  const stop = async () => {
+    if (child.exitCode !== null || child.signalCode !== null) return;
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    process.kill(-child.pid, "SIGTERM");
+    const late = setTimeout(() => process.kill(-child.pid, "SIGKILL"), 10_000);
+    await ended;
+    clearTimeout(late);
+  };
+  const deadline = Date.now() + 60_000;
+  while (Date.now() < deadline && child.exitCode === null) {
+    if (await isReady().catch(() => false)) return stop;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  await stop();
+  throw new Error(`${command} did not start:\n${log}`);
+}
