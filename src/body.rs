@@ -40,6 +40,10 @@ pub trait ByteStream: Sized + 'static {
 
     /// Reads all of it into memory, failing once `limit` bytes are exceeded. For manifests and links only.
     async fn read(self, limit: usize) -> Result<Bytes, ReadError>;
+
+    /// Reads up to `limit` bytes and forgets them. A client that is still sending may not see the answer when
+    /// the connection closes on it.
+    async fn drain(&mut self, limit: usize);
 }
 
 /// A buffer of fixed capacity, owned by the platform.

@@ -5,10 +5,10 @@
 
 use http::{StatusCode, header};
 
-use super::{LogLine, Platform, Registry, Request, Response, empty, headers, parameter};
+use super::{LogLine, Platform, Registry, Request, Response, Stream, empty, headers, parameter};
 use crate::{
     auth::{Access, Action},
-    body::Body,
+    body::{Body, ByteStream},
     clock::Clock,
     content::Located,
     error::Error,
@@ -16,7 +16,7 @@ use crate::{
     storage::StorageDriver,
     uploads::{
         CallError, Command, Upload, UploadError, UploadId, UploadSessions,
-        chunk::{ChunkError, ChunkWriter},
+        chunk::{ChunkError, ChunkWriter, Tail},
         commit::{CommitError, discard, put_verified, sweep},
         location::UploadState,
     },
@@ -24,6 +24,9 @@ use crate::{
 
 /// How many repositories are tried as the source of a mount that names none.
 const MAX_SOURCES: usize = 20;
+
+/// How much of a refused chunk is still taken from its client, in bytes, so that it reads the answer.
+const DRAIN: usize = 64 * 1024 * 1024;
 
 impl<P: Platform> Registry<P> {
     /// end-4a: `POST /v2/<name>/blobs/uploads/`; end-4b: with `?digest=` and the blob as the body;
@@ -64,25 +67,14 @@ impl<P: Platform> Registry<P> {
         request: Request<P>,
     ) -> Result<Response<P>, Error> {
         let state = self.state(name, id, &request).await?;
-        let result = async {
-            let chunk = self.chunk(name, id, state, &request).await?;
-            let mut writer = self.writer(id, chunk.begin).await?;
-            let tail = match request.into_body() {
-                Body::Stream(stream) => writer.write(stream, chunk.declared).await?,
-                _ => writer.nothing(),
-            };
-            writer.release(tail).await?;
-            Ok(writer.upload.offset)
-        };
-        match result.await {
-            Ok(offset) => {
-                let state = UploadState { has_session: true, ..state };
-                let mut response = self.accepted(name, id, state, offset).await?;
-                *response.status_mut() = StatusCode::ACCEPTED;
-                Ok(response)
-            }
-            Err(error) => Err(self.with_location(name, id, state, error).await?),
+        let (mut writer, tail) = self.write_chunk(name, id, state, request).await?;
+        if let Err(error) = writer.release(tail).await {
+            return Err(self.with_location(name, id, state, error).await?);
         }
+        let state = UploadState { has_session: true, ..state };
+        let mut response = self.accepted(name, id, state, writer.upload.offset).await?;
+        *response.status_mut() = StatusCode::ACCEPTED;
+        Ok(response)
     }
 
     /// end-6: `PUT /v2/<name>/blobs/uploads/<id>?digest=<digest>`, with or without the last chunk.
@@ -126,19 +118,7 @@ impl<P: Platform> Registry<P> {
                 Err(error) => Err(error.into()),
             };
         }
-        let result = async {
-            let chunk = self.chunk(name, id, state, &request).await?;
-            let mut writer = self.writer(id, chunk.begin).await?;
-            let tail = match request.into_body() {
-                Body::Stream(stream) => writer.write(stream, chunk.declared).await?,
-                _ => writer.nothing(),
-            };
-            Ok((writer, tail))
-        };
-        let (mut writer, tail) = match result.await {
-            Ok(written) => written,
-            Err(error) => return Err(self.with_location(name, id, state, error).await?),
-        };
+        let (mut writer, tail) = self.write_chunk(name, id, state, request).await?;
         match writer.commit(tail, digest).await {
             Ok(located) => {
                 self.content().link_blob(name, digest, &located).await?;
@@ -281,12 +261,33 @@ impl<P: Platform> Registry<P> {
         Ok(Chunk { begin, declared })
     }
 
-    async fn writer<'a>(
+    /// Claims the session and writes the request's chunk, but for what does not fill a part.
+    async fn write_chunk<'a>(
         &'a self,
+        name: &RepositoryName,
         id: &'a UploadId,
-        begin: Command,
-    ) -> Result<ChunkWriter<'a, P::Storage, P::Uploads>, ChunkError> {
-        ChunkWriter::begin(&self.storage, &self.uploads, id, self.config.part_size, begin).await
+        state: UploadState,
+        mut request: Request<P>,
+    ) -> Result<(Writer<'a, P>, Tail<Block<P>>), Error> {
+        let result = async {
+            let chunk = self.chunk(name, id, state, &request).await?;
+            let (storage, part_size) = (&self.storage, self.config.part_size);
+            let mut writer = ChunkWriter::begin(storage, &self.uploads, id, part_size, chunk.begin).await?;
+            let tail = match request.body_mut() {
+                Body::Stream(stream) => writer.write(stream, chunk.declared).await?,
+                _ => writer.nothing(),
+            };
+            Ok((writer, tail))
+        };
+        match result.await {
+            Ok(written) => Ok(written),
+            Err(error) => {
+                if let Body::Stream(stream) = request.body_mut() {
+                    stream.drain(DRAIN).await;
+                }
+                Err(self.with_location(name, id, state, error).await?)
+            }
+        }
     }
 
     /// How much of an upload is stored; `None` when it has no session.
@@ -321,13 +322,16 @@ impl<P: Platform> Registry<P> {
     }
 }
 
+type Writer<'a, P> = ChunkWriter<'a, <P as Platform>::Storage, <P as Platform>::Uploads>;
+type Block<P> = <Stream<P> as ByteStream>::Block;
+
 struct Chunk {
     begin: Command,
     declared: Option<u64>,
 }
 
 /// Whether a request carries a whole blob in a form that the store can take and verify by itself.
-fn is_whole_blob<S: crate::body::ByteStream>(request: &http::Request<Body<S>>, digest: &Digest, max: u64) -> bool {
+fn is_whole_blob<S: ByteStream>(request: &http::Request<Body<S>>, digest: &Digest, max: u64) -> bool {
     let Some(length) = request.body().content_length() else { return false };
     let starts_at_zero = match request.headers().get(header::CONTENT_RANGE).map(headers::parse_content_range) {
         None => true,
@@ -337,7 +341,7 @@ fn is_whole_blob<S: crate::body::ByteStream>(request: &http::Request<Body<S>>, d
     starts_at_zero && length <= max && (length > 0 || is_empty_blob())
 }
 
-fn created<S: crate::body::ByteStream>(name: &RepositoryName, digest: &Digest) -> http::Response<Body<S>> {
+fn created<S: ByteStream>(name: &RepositoryName, digest: &Digest) -> http::Response<Body<S>> {
     let mut response = empty(StatusCode::CREATED);
     let fields = response.headers_mut();
     headers::set(fields, header::LOCATION, headers::blob_location(name, digest));

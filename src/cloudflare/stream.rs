@@ -147,6 +147,16 @@ impl ByteStream for JsStream {
             bytes.extend_from_slice(&piece.to_vec());
         }
     }
+
+    async fn drain(&mut self, limit: usize) {
+        let mut view = Uint8Array::new_with_length(STRIDE as u32);
+        for _ in 0..limit / STRIDE {
+            match self.fill(view).await {
+                Ok(read) if read.length() as usize == STRIDE => view = Uint8Array::new(&read.buffer()),
+                _ => break,
+            }
+        }
+    }
 }
 
 /// A buffer in JavaScript's memory.

@@ -83,6 +83,10 @@ impl ByteStream for MemoryStream {
             Self { bytes, .. } => Ok(bytes),
         }
     }
+
+    async fn drain(&mut self, limit: usize) {
+        let _ = self.bytes.split_to(self.bytes.len().min(limit));
+    }
 }
 
 #[derive(Clone)]

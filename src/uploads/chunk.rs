@@ -105,7 +105,7 @@ impl<'a, S: StorageDriver, U: UploadSessions> ChunkWriter<'a, S, U> {
     /// `declared` is the length the client announced beside the stream's own.
     pub async fn write(
         &mut self,
-        mut stream: S::Stream,
+        stream: &mut S::Stream,
         declared: Option<u64>,
     ) -> Result<Tail<<S::Stream as ByteStream>::Block>, ChunkError> {
         let known = stream.content_length().or(declared);

@@ -1,0 +1,80 @@
+// Who may do what, and what a configuration with mistakes answers.
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { mkdir, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { test } from "node:test";
+import { needs, run } from "../support/clients.mjs";
+import { writeLayout } from "../support/images.mjs";
+import { Registry, digestOf, errorOf, temporaryFolder } from "../support/registry.mjs";
+
+async function withRegistry(vars, use) {
+  const registry = await Registry.start({ vars });
+  try {
+    await use(registry);
+  } finally {
+    await registry.stop();
+  }
+}
+
+const digest = digestOf(randomBytes(3));
+const READS = ["GET /v2/", "GET /v2/_catalog", "GET /v2/a/tags/list", "GET /v2/a/manifests/x", `GET /v2/a/blobs/${digest}`, `GET /v2/a/referrers/${digest}`];
+const WRITES = ["POST /v2/a/blobs/uploads/", "PUT /v2/a/manifests/x", "DELETE /v2/a/manifests/x", `DELETE /v2/a/blobs/${digest}`, "POST /v2/_pierhead/rebuild"];
+
+async function challenged(registry, line) {
+  const answer = await registry.expect(line, 401);
+  assert.match(answer.headers.get("www-authenticate"), /^Basic realm=/, line);
+  assert.equal((await errorOf(answer)).code, "UNAUTHORIZED", line);
+}
+
+test("without a configuration everything is refused but the challenge", async () => {
+  await withRegistry({}, async (registry) => {
+    for (const line of [...READS, ...WRITES]) await challenged(registry, line);
+  });
+});
+
+test("ANONYMOUS = pull lets everybody read", async () => {
+  await withRegistry({ ANONYMOUS: "pull" }, async (registry) => {
+    await registry.expect("GET /v2/", 200);
+    await registry.expect("GET /v2/a/tags/list", 404);
+    for (const line of WRITES) await challenged(registry, line);
+  });
+});
+
+test("a configuration with mistakes says which and what is expected", async () => {
+  await withRegistry({ ANONYMOUS: "everybody", UPLOAD_TTL: "soon" }, async (registry) => {
+    for (let n = 0; n < 2; n++) {
+      const error = await errorOf(await registry.expect("GET /v2/", 503));
+      assert.equal(error.code, "UNAVAILABLE");
+      assert.match(error.message, /ANONYMOUS must be one of none, pull, push/);
+      assert.match(error.message, /UPLOAD_TTL must be a time/);
+    }
+  });
+});
+
+test("users log in with the passwords of htpasswd", needs("htpasswd", "skopeo"), async () => {
+  const lines = [];
+  for (const [user, password, cost] of [["ann", "p:w ü", "5"], ["bob", "hunter2", "10"]]) {
+    lines.push((await run("htpasswd", ["-nbB", "-C", cost, user, password])).trim());
+  }
+  await withRegistry({ HTPASSWD: lines.join("\n") }, async (registry) => {
+    const basic = (text) => ({ headers: { authorization: `Basic ${Buffer.from(text).toString("base64")}` } });
+    await registry.expect("GET /v2/", 200, basic("ann:p:w ü"));
+    await registry.expect("GET /v2/", 200, basic("bob:hunter2"));
+    for (const wrong of ["ann:hunter2", "bob:", "eve:hunter2"]) await registry.expect("GET /v2/", 401, basic(wrong));
+    await challenged(registry, "GET /v2/");
+
+    const folder = await temporaryFolder();
+    try {
+      await writeLayout(path.join(folder, "image"), [1000, 100_000]);
+      const image = `docker://${registry.host}/users/ann:v1`;
+      const skopeo = (...args) => run("skopeo", ["--insecure-policy", ...args], { cwd: folder });
+      await skopeo("copy", "--dest-tls-verify=false", "--dest-creds=bob:hunter2", "oci:image:latest", image);
+      await skopeo("inspect", "--tls-verify=false", "--creds=bob:hunter2", image);
+      await assert.rejects(skopeo("inspect", "--tls-verify=false", "--creds=bob:wrong", image));
+      await assert.rejects(skopeo("inspect", "--tls-verify=false", "--no-creds", image));
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+});

@@ -1,0 +1,118 @@
+// The layout is `distribution`'s: each registry serves what the other wrote.
+import assert from "node:assert/strict";
+import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { test } from "node:test";
+import { getPlatformProxy } from "wrangler";
+import { daemon, needs, run } from "../support/clients.mjs";
+import { writeLayout } from "../support/images.mjs";
+import { Registry, digestOf, freePort, temporaryFolder, MANIFEST } from "../support/registry.mjs";
+
+const skopeo = (...args) => run("skopeo", ["--insecure-policy", ...args]);
+
+async function dockerRegistry(folder) {
+  const port = await freePort();
+  const config = path.join(folder, "registry.yml");
+  await writeFile(config, `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${folder}/registry\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:${port}\n`);
+  const stop = await daemon("docker-registry", ["serve", config], async () => (await fetch(`http://127.0.0.1:${port}/v2/`)).ok);
+  return { host: `localhost:${port}`, stop, files: path.join(folder, "registry") };
+}
+
+// The bucket that a registry in this folder uses, while it is not running.
+async function withBucket(folder, use) {
+  const configPath = path.join(folder, "wrangler.toml");
+  const platform = await getPlatformProxy({ configPath, persist: { path: path.join(folder, "state/v3") } });
+  try {
+    await use(platform.env.BUCKET);
+  } finally {
+    await platform.dispose();
+  }
+}
+
+test("a bucket that docker-registry wrote is served as it is", needs("docker-registry", "skopeo"), async () => {
+  const folder = await temporaryFolder();
+  const theirs = await dockerRegistry(folder);
+  let ours;
+  try {
+    await writeLayout(path.join(folder, "image"), [1000, 2_000_000]);
+    const index = await writeLayout(path.join(folder, "many"), [500], ["amd64", "arm64"]);
+    await skopeo("copy", "--dest-tls-verify=false", `oci:${folder}/image:latest`, `docker://${theirs.host}/team/app:v1`);
+    await skopeo("copy", "--dest-tls-verify=false", "--format=v2s2", `oci:${folder}/image:latest`, `docker://${theirs.host}/team/app:docker`);
+    await skopeo("copy", "--all", "--dest-tls-verify=false", `oci:${folder}/many:latest`, `docker://${theirs.host}/many:v1`);
+    const raw = await skopeo("inspect", "--raw", "--tls-verify=false", `docker://${theirs.host}/team/app:v1`);
+    await theirs.stop();
+
+    ours = await Registry.start();
+    await ours.kill();
+    await withBucket(ours.folder, async (bucket) => {
+      for (const entry of await readdir(theirs.files, { recursive: true, withFileTypes: true })) {
+        if (!entry.isFile()) continue;
+        const file = path.join(entry.parentPath, entry.name);
+        await bucket.put(path.relative(theirs.files, file), await readFile(file));
+      }
+    });
+    await ours.run();
+
+    for (const [n, reference] of ["team/app:v1", "team/app:docker", `team/app@${digestOf(Buffer.from(raw))}`].entries()) {
+      await skopeo("copy", "--src-tls-verify=false", `docker://${ours.host}/${reference}`, `dir:${folder}/back-${n}`);
+    }
+    await skopeo("copy", "--all", "--src-tls-verify=false", `docker://${ours.host}/many@${index}`, `dir:${folder}/back-many`);
+    assert.equal(await skopeo("inspect", "--raw", "--tls-verify=false", `docker://${ours.host}/team/app:v1`), raw);
+    assert.deepEqual(JSON.parse(await skopeo("list-tags", "--tls-verify=false", `docker://${ours.host}/team/app`)).Tags, ["docker", "v1"]);
+    const head = await ours.expect("HEAD /v2/team/app/manifests/v1", 200);
+    assert.equal(head.headers.get("content-type"), MANIFEST);
+    const layer = JSON.parse(raw).layers[1];
+    const part = await ours.expect(`GET /v2/team/app/blobs/${layer.digest}`, 206, { headers: { range: "bytes=-10" } });
+    assert.equal(part.headers.get("content-range"), `bytes ${layer.size - 10}-${layer.size - 1}/${layer.size}`);
+    await ours.expect(`GET /v2/many/blobs/${layer.digest}`, 404);
+
+    // The catalog and mounts without a source need what docker-registry does not write: the rebuild adds it.
+    assert.deepEqual((await (await ours.expect("GET /v2/_catalog", 200)).json()).repositories, []);
+    for (let after = ""; after !== null; ) {
+      const step = await ours.expect(`POST /v2/_pierhead/rebuild?after=${encodeURIComponent(after)}`, 200);
+      after = (await step.json()).next;
+    }
+    assert.deepEqual((await (await ours.expect("GET /v2/_catalog", 200)).json()).repositories, ["many", "team/app"]);
+    await ours.expect(`POST /v2/elsewhere/blobs/uploads/?mount=${layer.digest}`, 201);
+    await skopeo("copy", "--dest-tls-verify=false", `oci:${folder}/image:latest`, `docker://${ours.host}/team/app:v2`);
+    await skopeo("delete", "--tls-verify=false", `docker://${ours.host}/team/app:docker`);
+    assert.ok((await (await ours.expect("GET /v2/team/app/tags/list", 200)).json()).tags.includes("v2"));
+  } finally {
+    await theirs.stop();
+    await ours?.stop();
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+test("docker-registry serves what a push of a small image wrote", needs("docker-registry", "skopeo"), async () => {
+  const folder = await temporaryFolder();
+  let theirs;
+  const ours = await Registry.start();
+  try {
+    const index = await writeLayout(path.join(folder, "image"), [1000, 2_000_000], ["amd64", "arm64"]);
+    await skopeo("copy", "--all", "--dest-tls-verify=false", `oci:${folder}/image:latest`, `docker://${ours.host}/team/app:v1`);
+    await ours.kill();
+    await withBucket(ours.folder, async (bucket) => {
+      let cursor;
+      do {
+        const page = await bucket.list({ prefix: "docker/", cursor });
+        for (const { key } of page.objects) {
+          const file = path.join(folder, "registry", key);
+          await mkdir(path.dirname(file), { recursive: true });
+          await writeFile(file, Buffer.from(await (await bucket.get(key)).arrayBuffer()));
+        }
+        cursor = page.truncated ? page.cursor : undefined;
+      } while (cursor);
+    });
+    theirs = await dockerRegistry(folder);
+    for (const [n, reference] of ["team/app:v1", `team/app@${index}`].entries()) {
+      await skopeo("copy", "--all", "--src-tls-verify=false", `docker://${theirs.host}/${reference}`, `dir:${folder}/back-${n}`);
+    }
+    const catalog = await (await fetch(`http://${theirs.host.replace("localhost", "127.0.0.1")}/v2/_catalog`)).json();
+    assert.deepEqual(catalog.repositories, ["team/app"]);
+  } finally {
+    await theirs?.stop();
+    await ours.stop();
+    await rm(folder, { recursive: true, force: true });
+  }
+});
