@@ -89,7 +89,9 @@ impl<S: ByteStream> Body<S> {
             Self::Bytes(bytes) if bytes.len() > limit => Err(ReadError::TooLarge { limit }),
             Self::Bytes(bytes) => Ok(bytes),
             Self::Stream(stream) => stream.read(limit).await,
-            Self::Block { .. } => Err(ReadError::Broken("a block goes to storage, it is not read back".into())),
+            Self::Block { .. } => {
+                Err(ReadError::Broken("a block goes to storage, it is not read back".into()))
+            }
         }
     }
 }

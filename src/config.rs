@@ -47,7 +47,13 @@ impl Config {
         let config = Self {
             anonymous: parsed(&lookup, &mut errors, "ANONYMOUS", default.anonymous),
             users: parsed(&lookup, &mut errors, "HTPASSWD", default.users),
-            upload_ttl_seconds: parsed(&lookup, &mut errors, "UPLOAD_TTL", Seconds(default.upload_ttl_seconds)).0,
+            upload_ttl_seconds: parsed(
+                &lookup,
+                &mut errors,
+                "UPLOAD_TTL",
+                Seconds(default.upload_ttl_seconds),
+            )
+            .0,
             part_size: default.part_size,
         };
         if errors.is_empty() { Ok(config) } else { Err(ConfigError(errors)) }
@@ -90,12 +96,15 @@ impl FromStr for Seconds {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
 
     fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_vars(|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        Config::from_vars(|name| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::{
     body::Body,
     oci::{Descriptor, Digest, Manifest, RepositoryName, Tag},
     storage::{
-        ByteRange, Condition, Facts, Key, Object, ObjectMeta, Path, PutOptions, StorageDriver, StorageDriverExt,
-        StorageError, StorageErrorKind,
+        ByteRange, Condition, Facts, Key, Object, ObjectMeta, Path, PutOptions, StorageDriver,
+        StorageDriverExt, StorageError, StorageErrorKind,
     },
 };
 
@@ -123,7 +123,11 @@ impl<'a, S: StorageDriver> Content<'a, S> {
     }
 
     /// Where the bytes of a blob of this repository are: one look-up.
-    pub async fn resolve(&self, name: &RepositoryName, digest: &Digest) -> Result<Option<Located>, StorageError> {
+    pub async fn resolve(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Located>, StorageError> {
         let Some(link) = self.storage.head(&Key::Layer(name, digest).path()).await? else { return Ok(None) };
         match Located::from_facts(&link.facts) {
             Some(located) => Ok(Some(located)),
@@ -132,7 +136,11 @@ impl<'a, S: StorageDriver> Content<'a, S> {
     }
 
     /// Which of `digests` this repository does not have.
-    pub async fn missing(&self, name: &RepositoryName, digests: &[Digest]) -> Result<Vec<Digest>, StorageError> {
+    pub async fn missing(
+        &self,
+        name: &RepositoryName,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, StorageError> {
         stream::iter(digests)
             .map(async |digest| {
                 let link = self.storage.head(&Key::Layer(name, digest).path()).await?;
@@ -162,7 +170,11 @@ impl<'a, S: StorageDriver> Content<'a, S> {
     }
 
     /// Records where bytes are that are not at [`Key::Data`]. The first record stands and is returned.
-    pub async fn describe(&self, digest: &Digest, located: &Located) -> Result<Option<Located>, StorageError> {
+    pub async fn describe(
+        &self,
+        digest: &Digest,
+        located: &Located,
+    ) -> Result<Option<Located>, StorageError> {
         let path = Key::Descriptor(digest).path();
         let content = serde_json::to_vec(located).unwrap_or_default();
         let options = PutOptions {
@@ -207,7 +219,11 @@ impl<'a, S: StorageDriver> Content<'a, S> {
     }
 
     /// Repositories that link a blob, at most `limit`.
-    pub async fn repositories_of(&self, digest: &Digest, limit: usize) -> Result<Vec<RepositoryName>, StorageError> {
+    pub async fn repositories_of(
+        &self,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Vec<RepositoryName>, StorageError> {
         let prefix = Key::ReverseLinks(digest).path().folder();
         let page = crate::storage::Page { limit, ..crate::storage::Page::first() };
         let listing = self.storage.list(&prefix, page).await?;
@@ -223,7 +239,11 @@ impl<'a, S: StorageDriver> Content<'a, S> {
     }
 
     /// A manifest of a repository by its digest: one look-up.
-    pub async fn revision(&self, name: &RepositoryName, digest: &Digest) -> Result<Option<Revision>, StorageError> {
+    pub async fn revision(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Revision>, StorageError> {
         let link = self.storage.head(&Key::Revision(name, digest).path()).await?;
         Ok(link.map(|meta| Revision { digest: digest.clone(), known: known(&meta) }))
     }
@@ -296,7 +316,11 @@ impl<'a, S: StorageDriver> Content<'a, S> {
 
     /// Takes a manifest out of a repository with the tags on it and its entry as a referrer; `false` when it
     /// was not there. The content stays.
-    pub async fn delete_manifest(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+    pub async fn delete_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StorageError> {
         let revision = Key::Revision(name, digest).path();
         if self.storage.head(&revision).await?.is_none() {
             return Ok(false);
@@ -306,7 +330,9 @@ impl<'a, S: StorageDriver> Content<'a, S> {
         }
         if let Some(content) = self.manifest(digest).await? {
             let media_type = Manifest::detect_media_type(&content);
-            if let Some(subject) = Manifest::parse(Some(&media_type), &content).ok().and_then(|parsed| parsed.subject) {
+            if let Some(subject) =
+                Manifest::parse(Some(&media_type), &content).ok().and_then(|parsed| parsed.subject)
+            {
                 self.delete(&[Key::Referrer { name, subject: &subject, referrer: digest }]).await?;
             }
         }
@@ -368,7 +394,10 @@ impl<'a, S: StorageDriver> Content<'a, S> {
     }
 
     /// The descriptors behind a page of a subject's referrers, in its order.
-    pub async fn descriptors(&self, entries: Vec<(String, ObjectMeta)>) -> Result<Vec<Descriptor>, StorageError> {
+    pub async fn descriptors(
+        &self,
+        entries: Vec<(String, ObjectMeta)>,
+    ) -> Result<Vec<Descriptor>, StorageError> {
         stream::iter(entries)
             .map(async |(path, meta)| {
                 if let Some(fact) = meta.facts.get(DESCRIPTOR) {

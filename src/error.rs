@@ -7,7 +7,10 @@ use serde_json::json;
 use crate::{
     auth::AuthError,
     body::{Body, ByteStream, ReadError},
-    oci::{Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidReference, InvalidTag, Manifest, Reference, RepositoryName},
+    oci::{
+        Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidReference, InvalidTag, Manifest,
+        Reference, RepositoryName,
+    },
     storage::{StorageError, StorageErrorKind},
     uploads::{CallError, UploadError, chunk::ChunkError, commit::CommitError},
 };
@@ -178,16 +181,22 @@ impl Error {
             Self::InvalidDigest(_) | Self::DigestMismatch(_) | Self::DigestMissing => {
                 (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
             }
-            Self::InvalidTag(_) | Self::InvalidManifest(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid),
+            Self::InvalidTag(_) | Self::InvalidManifest(_) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid)
+            }
             Self::ManifestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
             Self::BlobTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
             Self::UploadUnknown => (StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown),
-            Self::UploadOutOfOrder { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid),
+            Self::UploadOutOfOrder { .. } => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid)
+            }
             Self::ChunkLength { .. } => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
             Self::BodyBroken(_) => (StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
             Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::SizeInvalid),
             Self::InvalidParameter { .. } => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
-            Self::Auth(AuthError::Unauthenticated { .. }) => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+            Self::Auth(AuthError::Unauthenticated { .. }) => {
+                (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
+            }
             Self::Auth(AuthError::Denied) => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::NoSuchEndpoint => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
@@ -209,17 +218,19 @@ impl Error {
     pub fn response<S: ByteStream>(&self) -> Response<Body<S>> {
         let (status, code) = self.wire();
         let entry = |detail: serde_json::Value| {
-            let mut entry = json!({"code": code.as_str(), "message": self.to_string()});
-            if !detail.is_null() {
-                entry["detail"] = detail;
+            let (code, message) = (code.as_str(), self.to_string());
+            match detail.is_null() {
+                true => json!({"code": code, "message": message}),
+                false => json!({"code": code, "message": message, "detail": detail}),
             }
-            entry
         };
         let entries = match self {
             Self::ManifestBlobUnknown(digests) => {
                 digests.iter().map(|digest| entry(json!({"digest": digest}))).collect()
             }
-            Self::BlobUnknown(digest) | Self::DigestMismatch(digest) => vec![entry(json!({"digest": digest}))],
+            Self::BlobUnknown(digest) | Self::DigestMismatch(digest) => {
+                vec![entry(json!({"digest": digest}))]
+            }
             Self::NameUnknown(name) => vec![entry(json!({"name": name}))],
             Self::ManifestUnknown(reference) => vec![entry(json!({"reference": reference.to_string()}))],
             _ => vec![entry(serde_json::Value::Null)],

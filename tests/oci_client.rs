@@ -1,7 +1,6 @@
 //! `oci-client` against a running registry, which `PIERHEAD` names (`host:port`). `npm test` starts one;
 //! without it there is nothing to test.
 #![cfg(not(target_arch = "wasm32"))]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
 
 use std::collections::BTreeMap;
 
@@ -37,7 +36,8 @@ async fn pushes_and_pulls() {
             use_monolithic_push: !use_chunks,
             ..ClientConfig::default()
         });
-        let reference: Reference = format!("{host}/clients/oci-client-{name}:v1").parse().expect("a reference");
+        let reference: Reference =
+            format!("{host}/clients/oci-client-{name}:v1").parse().expect("a reference");
         let layers: Vec<ImageLayer> = [10, 1_000_000, 17_000_000]
             .into_iter()
             .map(|size| ImageLayer::new(layer(size), IMAGE_LAYER_MEDIA_TYPE.to_owned(), None))

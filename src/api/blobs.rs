@@ -48,7 +48,11 @@ impl<P: Platform> Registry<P> {
         fields.insert(header::CONTENT_LENGTH, length.into());
         if let Some(range) = range {
             let last = range.offset + length - 1;
-            headers::set(fields, header::CONTENT_RANGE, format!("bytes {}-{last}/{}", range.offset, located.size));
+            headers::set(
+                fields,
+                header::CONTENT_RANGE,
+                format!("bytes {}-{last}/{}", range.offset, located.size),
+            );
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
         if !is_head {
@@ -58,7 +62,11 @@ impl<P: Platform> Registry<P> {
     }
 
     /// end-10: `DELETE /v2/<name>/blobs/<digest>`. The bytes stay for the other repositories that have them.
-    pub(super) async fn delete_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<Response<P>, Error> {
+    pub(super) async fn delete_blob(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Response<P>, Error> {
         if self.content().unlink_blob(name, digest).await? {
             Ok(empty(StatusCode::ACCEPTED))
         } else {

@@ -18,12 +18,17 @@ impl<P: Platform> Registry<P> {
         let limit = asked.n.unwrap_or(Page::MAX).min(Page::MAX);
         let prefix = Key::Catalog.path().folder();
         let mut after = asked.last.as_ref().map(|last| format!("{prefix}{last}"));
-        let mut names = Vec::new();
-        let mut has_more = false;
-        while limit > 0 {
+        let mut names: Vec<String> = Vec::new();
+        let mut has_more;
+        if limit == 0 {
+            return Ok(json(json!({"repositories": names}).to_string()));
+        }
+        loop {
             let page = Page { after: after.as_deref(), limit: limit - names.len(), folders: false };
             let listing = self.storage.list(&prefix, page).await?;
-            names.extend(listing.objects.iter().filter_map(|(path, _)| Some(path.strip_prefix(&prefix)?.to_owned())));
+            names.extend(
+                listing.objects.iter().filter_map(|(path, _)| Some(path.strip_prefix(&prefix)?.to_owned())),
+            );
             has_more = listing.next.is_some();
             // A page may be shorter than asked for.
             if names.len() >= limit || !has_more {

@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::{oci::{Digest, RepositoryName}, storage::ByteRange};
+use crate::{
+    oci::{Digest, RepositoryName},
+    storage::ByteRange,
+};
 
 /// The digest of what is answered.
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -19,7 +22,8 @@ pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters
 
 /// Content under its digest never changes; and nothing on the way may compress it, or lengths and ranges
 /// would be wrong. Access is checked here at every request, so shared caches do not keep it.
-pub const IMMUTABLE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable, no-transform");
+pub const IMMUTABLE: HeaderValue =
+    HeaderValue::from_static("private, max-age=31536000, immutable, no-transform");
 /// What a tag points at may change at any time.
 pub const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache, no-transform");
 
@@ -80,7 +84,9 @@ pub fn parse_range(value: Option<&HeaderValue>, size: u64) -> RequestedRange {
     let part = |offset: u64, length: u64| RequestedRange::Part(ByteRange { offset, length: Some(length) });
     match (number(first.trim()), number(last.trim()), first.trim().is_empty(), last.trim().is_empty()) {
         (Some(first), _, _, true) if first < size => part(first, size - first),
-        (Some(first), Some(last), ..) if first <= last && first < size => part(first, last.min(size - 1) - first + 1),
+        (Some(first), Some(last), ..) if first <= last && first < size => {
+            part(first, last.min(size - 1) - first + 1)
+        }
         (None, Some(suffix), true, _) if suffix > 0 && size > 0 => {
             let length = suffix.min(size);
             part(size - length, length)
@@ -101,7 +107,8 @@ pub fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
     })
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -166,7 +173,8 @@ mod tests {
 
     #[test]
     fn etags() {
-        let headers = |value| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]);
+        let headers =
+            |value| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]);
         for value in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*", "a"] {
             assert!(if_none_match(&headers(value), "a"), "{value}");
         }

@@ -30,7 +30,8 @@ impl<P: Platform> Registry<P> {
         let fields = response.headers_mut();
         headers::set(fields, headers::DOCKER_CONTENT_DIGEST, &digest);
         headers::set(fields, header::ETAG, format!("\"{digest}\""));
-        let cache = if matches!(reference, Reference::Tag(_)) { headers::REVALIDATE } else { headers::IMMUTABLE };
+        let cache =
+            if matches!(reference, Reference::Tag(_)) { headers::REVALIDATE } else { headers::IMMUTABLE };
         fields.insert(header::CACHE_CONTROL, cache);
         if headers::if_none_match(request.headers(), &digest.to_string()) {
             fields.remove(header::CONTENT_LENGTH);
@@ -117,6 +118,10 @@ impl<P: Platform> Registry<P> {
             Reference::Tag(tag) => self.content().delete_tag(name, tag).await?,
             Reference::Digest(digest) => self.content().delete_manifest(name, digest).await?,
         };
-        if was_there { Ok(empty(StatusCode::ACCEPTED)) } else { Err(Error::ManifestUnknown(reference.clone())) }
+        if was_there {
+            Ok(empty(StatusCode::ACCEPTED))
+        } else {
+            Err(Error::ManifestUnknown(reference.clone()))
+        }
     }
 }

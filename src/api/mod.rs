@@ -142,7 +142,8 @@ impl<P: Platform> Registry<P> {
         }
         let stored = self.storage.read(&path, 32).await?;
         let secret = stored.and_then(|(bytes, _)| bytes.as_ref().try_into().ok());
-        let secret = secret.ok_or_else(|| Error::Internal(format!("{path} does not hold 32 bytes: delete it")))?;
+        let secret =
+            secret.ok_or_else(|| Error::Internal(format!("{path} does not hold 32 bytes: delete it")))?;
         Ok(self.secret.get_or_init(|| Secret(secret)))
     }
 }

@@ -40,5 +40,9 @@ pub fn link_next<B>(headers: &mut HeaderMap, request: &http::Request<B>, n: Opti
         query.append_pair("n", &n.to_string());
     }
     query.append_pair("last", last);
-    headers::set(headers, header::LINK, format!("<{}?{}>; rel=\"next\"", request.uri().path(), query.finish()));
+    headers::set(
+        headers,
+        header::LINK,
+        format!("<{}?{}>; rel=\"next\"", request.uri().path(), query.finish()),
+    );
 }

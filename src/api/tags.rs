@@ -20,7 +20,11 @@ const MAX_TAGS: usize = 10_000;
 
 impl<P: Platform> Registry<P> {
     /// end-8a, end-8b: `GET /v2/<name>/tags/list?n=<n>&last=<last>`
-    pub(super) async fn list_tags(&self, name: &RepositoryName, request: &Request<P>) -> Result<Response<P>, Error> {
+    pub(super) async fn list_tags(
+        &self,
+        name: &RepositoryName,
+        request: &Request<P>,
+    ) -> Result<Response<P>, Error> {
         let asked = Asked::from_request(request)?;
         let limit = asked.n.unwrap_or(MAX_TAGS).min(MAX_TAGS);
         let mut tags = match limit {
@@ -60,7 +64,8 @@ async fn first_tags<S: StorageDriver>(
     loop {
         let page = Page { after: after.as_deref(), limit: Page::MAX, folders: true };
         let listing = storage.list(&prefix, page).await?;
-        let names = listing.folders.iter().filter_map(|folder| folder.strip_prefix(&prefix)?.strip_suffix('/'));
+        let names =
+            listing.folders.iter().filter_map(|folder| folder.strip_prefix(&prefix)?.strip_suffix('/'));
         tags.extend(names.filter(|tag| is_wanted(tag)).map(str::to_owned));
         let Some(next) = listing.next else { break };
         if tags.len() >= limit {
@@ -82,10 +87,14 @@ async fn first_tags<S: StorageDriver>(
     Ok(tags.into_iter().take(limit).collect())
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
-    use crate::{body::Body, storage::{PutOptions, memory::Memory}};
+    use crate::{
+        body::Body,
+        storage::{PutOptions, memory::Memory},
+    };
     use futures_executor::block_on;
     use proptest::prelude::*;
 

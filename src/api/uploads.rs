@@ -42,7 +42,8 @@ impl<P: Platform> Registry<P> {
             self.content().link_blob(name, &digest, &located).await?;
             return Ok(created(name, &digest));
         }
-        let digest: Option<Digest> = parameter(&request, "digest").map(|digest| digest.parse()).transpose()?;
+        let digest: Option<Digest> =
+            parameter(&request, "digest").map(|digest| digest.parse()).transpose()?;
         let algorithm = match (parameter(&request, "digest-algorithm"), &digest) {
             (Some(algorithm), _) => algorithm.parse()?,
             (None, Some(digest)) => digest.algorithm(),
@@ -97,7 +98,9 @@ impl<P: Platform> Registry<P> {
         digest: &Digest,
         request: Request<P>,
     ) -> Result<Response<P>, Error> {
-        if !state.has_session && is_whole_blob(&request, digest, <P::Storage as StorageDriver>::CAPABILITIES.max_put) {
+        if !state.has_session
+            && is_whole_blob(&request, digest, <P::Storage as StorageDriver>::CAPABILITIES.max_put)
+        {
             let size = request.body().content_length().unwrap_or_default();
             return match put_verified(&self.storage, request.into_body(), digest).await {
                 Ok(()) => {
@@ -129,7 +132,8 @@ impl<P: Platform> Registry<P> {
                     discard(&self.storage, id, &writer.upload, located.at.as_ref()).await.map_err(Error::from)
                 };
                 if let Err(error) = tidied.await {
-                    let line = format!("upload {id} is not tidied up: {}", error.log_line().unwrap_or_default());
+                    let line =
+                        format!("upload {id} is not tidied up: {}", error.log_line().unwrap_or_default());
                     response.extensions_mut().insert(LogLine(line));
                 }
                 Ok(response)
@@ -197,13 +201,23 @@ impl<P: Platform> Registry<P> {
     }
 
     /// What the location says, if we gave it.
-    async fn state(&self, name: &RepositoryName, id: &UploadId, request: &Request<P>) -> Result<UploadState, Error> {
+    async fn state(
+        &self,
+        name: &RepositoryName,
+        id: &UploadId,
+        request: &Request<P>,
+    ) -> Result<UploadState, Error> {
         let value = parameter(request, "_state").ok_or(Error::UploadUnknown)?;
         let secret = self.secret().await?;
         UploadState::verify(&value, secret, name, id, self.clock.now()).ok_or(Error::UploadUnknown)
     }
 
-    async fn location(&self, name: &RepositoryName, id: &UploadId, state: UploadState) -> Result<String, Error> {
+    async fn location(
+        &self,
+        name: &RepositoryName,
+        id: &UploadId,
+        state: UploadState,
+    ) -> Result<String, Error> {
         let signed = state.sign(self.secret().await?, name, id);
         Ok(format!("/v2/{name}/blobs/uploads/{id}?_state={signed}"))
     }
@@ -333,7 +347,8 @@ struct Chunk {
 /// Whether a request carries a whole blob in a form that the store can take and verify by itself.
 fn is_whole_blob<S: ByteStream>(request: &http::Request<Body<S>>, digest: &Digest, max: u64) -> bool {
     let Some(length) = request.body().content_length() else { return false };
-    let starts_at_zero = match request.headers().get(header::CONTENT_RANGE).map(headers::parse_content_range) {
+    let starts_at_zero = match request.headers().get(header::CONTENT_RANGE).map(headers::parse_content_range)
+    {
         None => true,
         Some(range) => range == Some((0, length)),
     };

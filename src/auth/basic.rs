@@ -154,7 +154,8 @@ impl Authorizer for BasicAuth {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
     use crate::oci::RepositoryName;
@@ -165,7 +166,8 @@ mod tests {
     }
 
     fn auth(anonymous: Anonymous) -> BasicAuth {
-        let hash = bcrypt::hash_with_salt("p:w", 4, [1; 16]).unwrap().format_for_version(bcrypt::Version::TwoY);
+        let hash =
+            bcrypt::hash_with_salt("p:w", 4, [1; 16]).unwrap().format_for_version(bcrypt::Version::TwoY);
         BasicAuth::new(format!("# users\n\nann:{hash}\n").parse().unwrap(), anonymous, [2; 16])
     }
 
@@ -176,7 +178,13 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(authorize(&header("ann:p:w")), Ok(Principal::User("ann".into())));
         }
-        for wrong in [header("ann:x"), header("ann"), header("bob:p:w"), header(":"), HeaderValue::from_static("Bearer x")] {
+        for wrong in [
+            header("ann:x"),
+            header("ann"),
+            header("bob:p:w"),
+            header(":"),
+            HeaderValue::from_static("Bearer x"),
+        ] {
             assert_eq!(authorize(&wrong), Err(BasicAuth::unauthenticated()), "{wrong:?}");
         }
     }
@@ -192,7 +200,8 @@ mod tests {
             (Access::Repository(&name, Action::Delete), [false, false, true]),
             (Access::Administer, [false, false, true]),
         ];
-        for (index, anonymous) in [Anonymous::None, Anonymous::Pull, Anonymous::Push].into_iter().enumerate() {
+        for (index, anonymous) in [Anonymous::None, Anonymous::Pull, Anonymous::Push].into_iter().enumerate()
+        {
             for (access, expected) in rights {
                 let result = block_on(auth(anonymous).authorize(None, &[access]));
                 assert_eq!(result.is_ok(), expected[index], "{anonymous:?} {access:?}");

@@ -17,7 +17,8 @@ impl Clock for SystemClock {
 
 /// Waits. The timer is the calling request's own, as the runtime demands.
 pub async fn sleep(milliseconds: u32) {
-    let set_timeout = Reflect::get(&js_sys::global(), &"setTimeout".into()).map(JsCast::unchecked_into::<Function>);
+    let set_timeout =
+        Reflect::get(&js_sys::global(), &"setTimeout".into()).map(JsCast::unchecked_into::<Function>);
     let promise = Promise::new(&mut |resolve, _| {
         if let Ok(set_timeout) = &set_timeout {
             // Cannot fail with a function and a number.

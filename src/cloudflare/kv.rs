@@ -10,8 +10,8 @@ use crate::{
     body::{Body, ReadError},
     oci::{Algorithm, Digest},
     storage::{
-        ByteRange, Capabilities, Condition, Facts, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
-        PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind,
+        ByteRange, Capabilities, Condition, Facts, Listing, MultipartId, Object, ObjectMeta, Page, Part,
+        Path, PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind,
     },
 };
 
@@ -45,7 +45,10 @@ impl From<Beside> for ObjectMeta {
 
 impl Kv {
     /// Wraps the binding.
-    #[cfg_attr(not(test), expect(dead_code, reason = "its place is inside the cache, which is not there yet"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "its place is inside the cache, which is not there yet")
+    )]
     pub fn new(store: KvStore) -> Self {
         Self { store }
     }
@@ -157,7 +160,8 @@ impl StorageDriver for Kv {
             let found = list.execute().await.map_err(|error| self.failure(prefix, "list", error))?;
             for key in found.keys {
                 let Some(rest) = key.name.strip_prefix(prefix) else { continue };
-                let folder = rest.split_once('/').filter(|_| page.folders).map(|(name, _)| format!("{prefix}{name}/"));
+                let folder =
+                    rest.split_once('/').filter(|_| page.folders).map(|(name, _)| format!("{prefix}{name}/"));
                 let entry = folder.clone().unwrap_or_else(|| key.name.clone());
                 let is_seen = page.after.is_some_and(|after| {
                     entry.as_str() <= after || (after.ends_with('/') && entry.starts_with(after))

@@ -103,7 +103,9 @@ async fn fetch(request: worker::Request, env: Env, _context: Context) -> worker:
 fn read_request(request: &worker::Request) -> worker::Result<Request<Cloudflare>> {
     let raw = request.inner();
     let url = request.url()?;
-    let mut builder = http::Request::builder().method(raw.method().as_str()).uri(&url[url::Position::BeforePath..url::Position::AfterQuery]);
+    let mut builder = http::Request::builder()
+        .method(raw.method().as_str())
+        .uri(&url[url::Position::BeforePath..url::Position::AfterQuery]);
     for (name, value) in request.headers() {
         builder = builder.header(name, value);
     }

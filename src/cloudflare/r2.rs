@@ -15,8 +15,8 @@ use crate::{
     body::Body,
     oci::{Algorithm, Digest},
     storage::{
-        ByteRange, Capabilities, Condition, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path, PutOptions,
-        StorageDriver, StorageDriverExt, StorageError, StorageErrorKind,
+        ByteRange, Capabilities, Condition, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
+        PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind,
     },
 };
 
@@ -48,7 +48,8 @@ impl R2 {
         let kind = if is(&["(10037)"]) {
             StorageErrorKind::DigestMismatch
         } else {
-            let retryable = is(&["(10001)", "(10043)", "(10054)", "(10058)", "429", "onnection lost", "nternal error"]);
+            let retryable =
+                is(&["(10001)", "(10043)", "(10054)", "(10058)", "429", "onnection lost", "nternal error"]);
             StorageErrorKind::Backend { operation, message, retryable }
         };
         self.error(path, kind)
@@ -120,7 +121,8 @@ fn meta(object: &worker::Object) -> ObjectMeta {
 impl StorageDriver for R2 {
     type Stream = JsStream;
 
-    const CAPABILITIES: Capabilities = Capabilities { conditional_put: true, multipart: true, max_put: MAX_PUT };
+    const CAPABILITIES: Capabilities =
+        Capabilities { conditional_put: true, multipart: true, max_put: MAX_PUT };
 
     fn name(&self) -> &'static str {
         "r2"
@@ -147,12 +149,13 @@ impl StorageDriver for R2 {
             }
             .execute()
         };
-        let object = self.retrying(path.as_str(), "get", get).await.map_err(|error| match (&error.kind, range) {
-            (StorageErrorKind::Backend { message, .. }, Some(range)) if message.contains("(10039)") => {
-                self.error(path.as_str(), StorageErrorKind::InvalidOffset { offset: range.offset })
-            }
-            _ => error,
-        })?;
+        let object =
+            self.retrying(path.as_str(), "get", get).await.map_err(|error| match (&error.kind, range) {
+                (StorageErrorKind::Backend { message, .. }, Some(range)) if message.contains("(10039)") => {
+                    self.error(path.as_str(), StorageErrorKind::InvalidOffset { offset: range.offset })
+                }
+                _ => error,
+            })?;
         let Some(object) = object else { return Ok(None) };
         let meta = meta(&object);
         let offset = range.map_or(0, |range| range.offset);
@@ -191,7 +194,9 @@ impl StorageDriver for R2 {
                 put = put.http_metadata(HttpMetadata { content_type, ..HttpMetadata::default() });
             }
             if !options.facts.is_empty() {
-                put = put.custom_metadata(options.facts.clone().into_iter().collect::<std::collections::HashMap<_, _>>());
+                put = put.custom_metadata(
+                    options.facts.clone().into_iter().collect::<std::collections::HashMap<_, _>>(),
+                );
             }
             put = match options.digest {
                 Some(digest) if digest.algorithm() == Algorithm::Sha256 => put.sha256(digest.to_bytes()),
@@ -224,7 +229,11 @@ impl StorageDriver for R2 {
             }
             if let Some(after) = page.after {
                 // Behind a folder: behind everything in it. No path has a character as great as DEL.
-                list = list.start_after(if after.ends_with('/') { format!("{after}\u{7f}") } else { after.to_owned() });
+                list = list.start_after(if after.ends_with('/') {
+                    format!("{after}\u{7f}")
+                } else {
+                    after.to_owned()
+                });
             }
             list.execute()
         };
@@ -249,7 +258,8 @@ impl StorageDriver for R2 {
         body: Body<JsStream>,
     ) -> Result<Part, StorageError> {
         let upload = self.resume(path, id, "put_part")?;
-        let part = self.write(path.as_str(), "put_part", body, |data| upload.upload_part(number, data)).await?;
+        let part =
+            self.write(path.as_str(), "put_part", body, |data| upload.upload_part(number, data)).await?;
         Ok(Part { number: part.part_number(), etag: part.etag() })
     }
 

@@ -68,7 +68,8 @@ impl JsStream {
         if self.reader.is_none() {
             let options = js_sys::Object::new();
             Reflect::set(&options, &"mode".into(), &"byob".into())?;
-            let get_reader = Reflect::get(&self.raw, &"getReader".into())?.unchecked_into::<js_sys::Function>();
+            let get_reader =
+                Reflect::get(&self.raw, &"getReader".into())?.unchecked_into::<js_sys::Function>();
             self.reader = Some(get_reader.call1(&self.raw, &options)?.unchecked_into());
         }
         self.reader.as_ref().ok_or(JsValue::NULL)

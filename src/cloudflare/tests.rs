@@ -94,7 +94,9 @@ async fn a_stream_that_breaks_is_an_error() {
 
 #[wasm_bindgen_test]
 async fn reading_into_memory_has_a_limit() {
-    for (length, limit, fits) in [(100_000, 100_000, true), (100_000, 99_999, false), (0, 0, true), (65_536, 65_536, true)] {
+    for (length, limit, fits) in
+        [(100_000, 100_000, true), (100_000, 99_999, false), (0, 0, true), (65_536, 65_536, true)]
+    {
         let body = Body::Stream(stream(&noise(length), &[7_000], false));
         match body.read(limit).await {
             Ok(bytes) => assert!(fits && bytes == noise(length)),

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use wasm_bindgen::JsValue;
-use worker::{DurableObject, Env, ListOptions, Method, ObjectNamespace, RequestInit, Response, State, durable_object};
+use worker::{
+    DurableObject, Env, ListOptions, Method, ObjectNamespace, RequestInit, Response, State, durable_object,
+};
 
 use super::{BUCKET, clock::SystemClock, r2::R2};
 use crate::{
@@ -53,7 +55,9 @@ impl DurableObject for UploadSession {
             && let Ok(id) = id.parse::<UploadId>()
         {
             let storage = R2::new(self.env.bucket(BUCKET)?);
-            sweep(&storage, &id, &upload).await.map_err(|error| worker::Error::RustError(error.to_string()))?;
+            sweep(&storage, &id, &upload)
+                .await
+                .map_err(|error| worker::Error::RustError(error.to_string()))?;
         }
         self.state.storage().delete_all().await?;
         Response::empty()
@@ -77,7 +81,8 @@ impl UploadSession {
         if before.as_ref() != Some(&state) {
             // One write: the parts and the state that counts them are stored together or not at all.
             let rows = js_sys::Object::new();
-            let set = |key: &str, value: &str| js_sys::Reflect::set(&rows, &key.into(), &JsValue::from_str(value));
+            let set =
+                |key: &str, value: &str| js_sys::Reflect::set(&rows, &key.into(), &JsValue::from_str(value));
             set(STATE, &serde_json::to_string(&state)?)?;
             set(ID, id)?;
             if let Command::Checkpoint(checkpoint) | Command::Release(checkpoint) = command {
@@ -97,7 +102,12 @@ impl UploadSession {
         }
         let parts = if matches!(command, Command::Finish { .. }) { self.parts().await? } else { Vec::new() };
         if matches!(command, Command::Close { .. }) {
-            let rows = self.parts().await?.iter().map(|part| format!("{PART}{:05}", part.number)).collect::<Vec<_>>();
+            let rows = self
+                .parts()
+                .await?
+                .iter()
+                .map(|part| format!("{PART}{:05}", part.number))
+                .collect::<Vec<_>>();
             // The platform deletes at most 128 keys at once.
             for rows in rows.chunks(128) {
                 storage.delete_multiple(rows.to_vec()).await?;
@@ -155,7 +165,10 @@ impl UploadSessions for DurableSessions {
             // An object that moved or restarted answers the second time. Saying anything but `Begin` twice
             // changes nothing; beginning twice is what a client that asks again would do.
             Err(error) if !is_begin => {
-                worker::console_warn!("{}", serde_json::json!({"level": "warn", "upload": call.id, "message": error.to_string()}));
+                worker::console_warn!(
+                    "{}",
+                    serde_json::json!({"level": "warn", "upload": call.id, "message": error.to_string()})
+                );
                 self.send(id, &body).await
             }
             reply => reply,

@@ -97,7 +97,10 @@ impl Manifest {
         let field = loose.media_type.as_str().filter(|field| !field.is_empty());
         let media_type = match (header, field) {
             (Some(header), Some(field)) if header != field => {
-                return Err(InvalidManifest::MediaTypeMismatch { header: header.into(), field: field.into() });
+                return Err(InvalidManifest::MediaTypeMismatch {
+                    header: header.into(),
+                    field: field.into(),
+                });
             }
             (Some(known), _) | (None, Some(known)) => known.to_owned(),
             (None, None) => return Err(InvalidManifest::NoMediaType),
@@ -108,7 +111,9 @@ impl Manifest {
                 media_type,
                 blobs: Vec::new(),
                 children: Vec::new(),
-                subject: serde_json::from_value::<Descriptor>(loose.subject).ok().map(|subject| subject.digest),
+                subject: serde_json::from_value::<Descriptor>(loose.subject)
+                    .ok()
+                    .map(|subject| subject.digest),
                 artifact_type: loose.artifact_type.as_str().map(str::to_owned),
                 annotations: serde_json::from_value(loose.annotations).unwrap_or_default(),
             });
@@ -134,15 +139,23 @@ impl Manifest {
                 manifest.blobs.sort_unstable();
                 manifest.blobs.dedup();
             }
-            (Shape::Image, None, _) => return Err(InvalidManifest::Shape("an image manifest must have a config")),
+            (Shape::Image, None, _) => {
+                return Err(InvalidManifest::Shape("an image manifest must have a config"));
+            }
             (Shape::Image, ..) => {
-                return Err(InvalidManifest::Shape("an image manifest must not have manifests: they belong in an index"));
+                return Err(InvalidManifest::Shape(
+                    "an image manifest must not have manifests: they belong in an index",
+                ));
             }
             (_, None, Some(children)) if fields.layers.is_none() => {
                 manifest.children = children.into_iter().map(|child| child.digest).collect();
             }
             (_, _, None) => return Err(InvalidManifest::Shape("an index must have manifests")),
-            _ => return Err(InvalidManifest::Shape("an index must not have a config or layers: they belong in an image")),
+            _ => {
+                return Err(InvalidManifest::Shape(
+                    "an index must not have a config or layers: they belong in an image",
+                ));
+            }
         }
         Ok(manifest)
     }
@@ -170,7 +183,8 @@ impl Manifest {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
     use crate::oci::Algorithm;
@@ -216,7 +230,11 @@ mod tests {
             (Some(media_type::OCI_MANIFEST), json!(null), media_type::OCI_MANIFEST),
             (Some("application/json"), json!(media_type::DOCKER_MANIFEST), media_type::DOCKER_MANIFEST),
             (None, json!(media_type::OCI_MANIFEST), media_type::OCI_MANIFEST),
-            (Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"), json!(""), media_type::OCI_MANIFEST),
+            (
+                Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"),
+                json!(""),
+                media_type::OCI_MANIFEST,
+            ),
             (Some("application/vnd.example+json"), json!(null), "application/vnd.example+json"),
         ] {
             assert_eq!(parse(header, image(field)).unwrap().media_type, expected);
@@ -243,7 +261,10 @@ mod tests {
     #[test]
     fn malformed_content_is_refused() {
         for content in ["", "not json", "[]", "{\"config\": 1}", "{\"config\": {\"digest\": \"sha256:x\"}}"] {
-            assert!(Manifest::parse(Some(media_type::OCI_MANIFEST), content.as_bytes()).is_err(), "{content}");
+            assert!(
+                Manifest::parse(Some(media_type::OCI_MANIFEST), content.as_bytes()).is_err(),
+                "{content}"
+            );
         }
     }
 

@@ -71,20 +71,24 @@ impl fmt::Display for RepositoryName {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     #[test]
     fn the_grammar() {
-        for name in ["a", "a/b", "a.b", "a_b", "a__b", "a-b", "a---b", "0/1/2", "tags/list", "blobs/uploads", "v2/x"] {
+        for name in
+            ["a", "a/b", "a.b", "a_b", "a__b", "a-b", "a---b", "0/1/2", "tags/list", "blobs/uploads", "v2/x"]
+        {
             assert!(name.parse::<RepositoryName>().is_ok(), "{name}");
         }
         let long = "a".repeat(256);
-        for name in
-            ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "a._b", "-a", "a-", "_a", "a:b", "ü", "a b", &long]
-        {
+        for name in [
+            "", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "a._b", "-a", "a-", "_a", "a:b", "ü", "a b",
+            &long,
+        ] {
             assert!(name.parse::<RepositoryName>().is_err(), "{name}");
         }
         assert!("a".repeat(255).parse::<RepositoryName>().is_ok());

@@ -13,11 +13,7 @@ use super::{
     ByteRange, Condition, Facts, Object, Page, Path, PutOptions, Stat, StorageDriver, StorageDriverExt,
     StorageError, StorageErrorKind,
 };
-use crate::{
-    body::Body,
-    oci::Algorithm,
-    uploads::PART_SIZE,
-};
+use crate::{body::Body, oci::Algorithm, uploads::PART_SIZE};
 
 /// What a case says when it fails.
 pub type Failure = String;
@@ -86,7 +82,8 @@ fn noise(length: usize, seed: u64) -> Bytes {
         state ^= state << 17;
         state
     };
-    let mut bytes: Vec<u8> = std::iter::repeat_with(step).take(length.div_ceil(8)).flat_map(u64::to_le_bytes).collect();
+    let mut bytes: Vec<u8> =
+        std::iter::repeat_with(step).take(length.div_ceil(8)).flat_map(u64::to_le_bytes).collect();
     bytes.truncate(length);
     bytes.into()
 }
@@ -101,9 +98,9 @@ async fn get<S: StorageDriver>(s: &S, at: &str) -> Result<Option<Bytes>, Failure
 
 async fn expect<S: StorageDriver>(s: &S, at: &str, content: impl Into<Bytes>) -> Result<(), Failure> {
     let (found, content) = (get(s, at).await?, content.into());
-    check(found.as_ref() == Some(&content), || format!("{at}: expected {} bytes, found {:?}",
-        content.len(),
-        found.map(|found| found.len())))?;
+    check(found.as_ref() == Some(&content), || {
+        format!("{at}: expected {} bytes, found {:?}", content.len(), found.map(|found| found.len()))
+    })?;
     Ok(())
 }
 
@@ -113,7 +110,9 @@ async fn paths_below<S: StorageDriver>(s: &S, prefix: &str) -> Result<Vec<String
 
 async fn root_exists<S: StorageDriver>(s: S) -> Result<(), Failure> {
     let listing = s.list("", Page::first()).await.map_err(failed)?;
-    check(listing.objects.is_empty() && listing.next.is_none(), || format!("an empty store lists {listing:?}"))?;
+    check(listing.objects.is_empty() && listing.next.is_none(), || {
+        format!("an empty store lists {listing:?}")
+    })?;
     Ok(())
 }
 
@@ -127,7 +126,8 @@ async fn valid_paths<S: StorageDriver>(s: S) -> Result<(), Failure> {
 
 async fn invalid_paths<S: StorageDriver>(_: S) -> Result<(), Failure> {
     let long = "a".repeat(Path::MAX_LEN + 1);
-    for at in ["", "/", "/a", "a/", "a//b", "abc//bcd", "a b", "a?b", "a/../b", "..", ".", "ä", "a:b", &long] {
+    for at in ["", "/", "/a", "a/", "a//b", "abc//bcd", "a b", "a?b", "a/../b", "..", ".", "ä", "a:b", &long]
+    {
         check(at.parse::<Path>().is_err(), || format!("{at:?} is taken for a path"))?;
     }
     Ok(())
@@ -159,13 +159,19 @@ async fn truncate<S: StorageDriver>(s: S) -> Result<(), Failure> {
 
 async fn missing_paths<S: StorageDriver>(s: S) -> Result<(), Failure> {
     let missing = path("not/there")?;
-    check(s.head(&missing).await.map_err(failed)?.is_none(), || format!("head finds what is not there"))?;
-    check(s.get(&missing, None).await.map_err(failed)?.is_none(), || format!("get finds what is not there"))?;
+    check(s.head(&missing).await.map_err(failed)?.is_none(), || "head finds what is not there".to_owned())?;
+    check(s.get(&missing, None).await.map_err(failed)?.is_none(), || {
+        "get finds what is not there".to_owned()
+    })?;
     let range = Some(ByteRange { offset: 0, length: None });
-    check(s.get(&missing, range).await.map_err(failed)?.is_none(), || format!("get of a range finds what is not there"))?;
-    check(s.stat(&missing).await.map_err(failed)?.is_none(), || format!("stat finds what is not there"))?;
-    check(s.digest(&missing, Algorithm::Sha256).await.map_err(failed)?.is_none(), || format!("digest finds what is not there"))?;
-    check(paths_below(&s, "not/there/").await?.is_empty(), || format!("list finds what is not there"))?;
+    check(s.get(&missing, range).await.map_err(failed)?.is_none(), || {
+        "get of a range finds what is not there".to_owned()
+    })?;
+    check(s.stat(&missing).await.map_err(failed)?.is_none(), || "stat finds what is not there".to_owned())?;
+    check(s.digest(&missing, Algorithm::Sha256).await.map_err(failed)?.is_none(), || {
+        "digest finds what is not there".to_owned()
+    })?;
+    check(paths_below(&s, "not/there/").await?.is_empty(), || "list finds what is not there".to_owned())?;
     Ok(())
 }
 
@@ -173,21 +179,31 @@ async fn reader_with_offset<S: StorageDriver>(s: S) -> Result<(), Failure> {
     let content = noise(100_000, 3);
     let at = path("a/file")?;
     put(&s, "a/file", content.clone()).await?;
-    for (offset, length) in
-        [(0, None), (0, Some(1)), (1, None), (99_999, None), (500, Some(1000)), (99_000, Some(5000)), (0, Some(u64::from(u32::MAX)))]
-    {
+    for (offset, length) in [
+        (0, None),
+        (0, Some(1)),
+        (1, None),
+        (99_999, None),
+        (500, Some(1000)),
+        (99_000, Some(5000)),
+        (0, Some(u64::from(u32::MAX))),
+    ] {
         let range = ByteRange { offset, length };
         let object = s.get(&at, Some(range)).await.map_err(failed)?;
         let Some(Object { meta, body }) = object else { return Err(format!("{range:?}: not found")) };
         let end = length.map_or(100_000, |length| (offset + length).min(100_000)) as usize;
         check(meta.size == 100_000, || format!("{range:?}: size {} is not the object's", meta.size))?;
-        check(body.content_length() == Some(end as u64 - offset), || format!("{range:?}: length {:?}", body.content_length()))?;
+        check(body.content_length() == Some(end as u64 - offset), || {
+            format!("{range:?}: length {:?}", body.content_length())
+        })?;
         let bytes = body.read(usize::MAX).await.map_err(|error| error.to_string())?;
         check(bytes == content.slice(offset as usize..end), || format!("{range:?}: wrong bytes"))?;
     }
     for offset in [100_000, 100_001, 1 << 40] {
         let error = s.get(&at, Some(ByteRange { offset, length: None })).await.err().map(|error| error.kind);
-        check(error == Some(StorageErrorKind::InvalidOffset { offset }), || format!("offset {offset} of 100000: {error:?}"))?;
+        check(error == Some(StorageErrorKind::InvalidOffset { offset }), || {
+            format!("offset {offset} of 100000: {error:?}")
+        })?;
     }
     Ok(())
 }
@@ -277,24 +293,30 @@ async fn list_pages<S: StorageDriver>(s: S) -> Result<(), Failure> {
 async fn move_object<S: StorageDriver>(s: S) -> Result<(), Failure> {
     let content = noise(70_000, 1);
     put(&s, "from/file", content.clone()).await?;
-    check(s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || format!("nothing was moved"))?;
+    check(s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || {
+        "nothing was moved".to_owned()
+    })?;
     expect(&s, "to/file", content).await?;
-    check(get(&s, "from/file").await?.is_none(), || format!("the source is still there"))?;
+    check(get(&s, "from/file").await?.is_none(), || "the source is still there".to_owned())?;
     Ok(())
 }
 
 async fn move_over<S: StorageDriver>(s: S) -> Result<(), Failure> {
     put(&s, "from/file", "new").await?;
     put(&s, "to/file", "old and longer").await?;
-    check(s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || format!("nothing was moved"))?;
+    check(s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || {
+        "nothing was moved".to_owned()
+    })?;
     expect(&s, "to/file", "new").await?;
-    check(get(&s, "from/file").await?.is_none(), || format!("the source is still there"))?;
+    check(get(&s, "from/file").await?.is_none(), || "the source is still there".to_owned())?;
     Ok(())
 }
 
 async fn move_missing<S: StorageDriver>(s: S) -> Result<(), Failure> {
     put(&s, "to/file", "old").await?;
-    check(!s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || format!("something was moved"))?;
+    check(!s.rename(&path("from/file")?, &path("to/file")?).await.map_err(failed)?, || {
+        "something was moved".to_owned()
+    })?;
     expect(&s, "to/file", "old").await
 }
 
@@ -305,7 +327,7 @@ async fn delete<S: StorageDriver>(s: S) -> Result<(), Failure> {
     for _ in 0..2 {
         s.delete(&paths).await.map_err(failed)?;
     }
-    check(get(&s, "a/file").await?.is_none(), || format!("still there"))?;
+    check(get(&s, "a/file").await?.is_none(), || "still there".to_owned())?;
     expect(&s, "a/other", "x").await?;
     s.delete(&[]).await.map_err(failed)
 }
@@ -343,7 +365,9 @@ async fn stat<S: StorageDriver>(s: S) -> Result<(), Failure> {
         let found = s.stat(&path(folder)?).await.map_err(failed)?;
         check(found == Some(Stat::Folder), || format!("{folder}: {found:?}"))?;
     }
-    check(s.stat(&path("a/b/fil")?).await.map_err(failed)?.is_none(), || format!("part of a name is found"))?;
+    check(s.stat(&path("a/b/fil")?).await.map_err(failed)?.is_none(), || {
+        "part of a name is found".to_owned()
+    })?;
     Ok(())
 }
 
@@ -390,7 +414,9 @@ async fn facts<S: StorageDriver>(s: S) -> Result<(), Failure> {
     for (operation, meta) in [("put", Some(put)), ("head", head), ("get", got), ("list", listed)] {
         let Some(meta) = meta else { return Err(format!("{operation}: not there")) };
         check(meta.facts == facts, || format!("{operation}: facts {:?}", meta.facts))?;
-        check(meta.media_type.as_deref() == Some("text/x"), || format!("{operation}: media type {:?}", meta.media_type))?;
+        check(meta.media_type.as_deref() == Some("text/x"), || {
+            format!("{operation}: media type {:?}", meta.media_type)
+        })?;
         check(meta.size == 1, || format!("{operation}: size {}", meta.size))?;
     }
     Ok(())
@@ -404,8 +430,12 @@ async fn verified_put<S: StorageDriver>(s: S) -> Result<(), Failure> {
         let wrong = algorithm.digest(b"something else");
         let options = PutOptions { digest: Some(&wrong), ..PutOptions::default() };
         let error = s.put(&at, Body::Bytes(content.clone()), options).await.err().map(|error| error.kind);
-        check(error == Some(StorageErrorKind::DigestMismatch), || format!("{algorithm}: a wrong digest gives {error:?}"))?;
-        check(s.head(&at).await.map_err(failed)?.is_none(), || format!("{algorithm}: a refused write left something"))?;
+        check(error == Some(StorageErrorKind::DigestMismatch), || {
+            format!("{algorithm}: a wrong digest gives {error:?}")
+        })?;
+        check(s.head(&at).await.map_err(failed)?.is_none(), || {
+            format!("{algorithm}: a refused write left something")
+        })?;
         let options = PutOptions { digest: Some(&right), ..PutOptions::default() };
         s.put(&at, Body::Bytes(content.clone()), options).await.map_err(failed)?;
     }
@@ -433,12 +463,18 @@ async fn conditional_put<S: StorageDriver>(s: S) -> Result<(), Failure> {
             .map_err(|error| error.kind)
     };
     let refused = |result: Result<_, StorageErrorKind>| result.err() == Some(StorageErrorKind::Precondition);
-    check(refused(put("0", Condition::IfMatch("none".into())).await), || format!("IfMatch on nothing is not refused"))?;
+    check(refused(put("0", Condition::IfMatch("none".into())).await), || {
+        "IfMatch on nothing is not refused".to_owned()
+    })?;
     let first = put("1", Condition::IfAbsent).await.map_err(|kind| kind.to_string())?;
-    check(refused(put("2", Condition::IfAbsent).await), || format!("IfAbsent over an object is not refused"))?;
+    check(refused(put("2", Condition::IfAbsent).await), || {
+        "IfAbsent over an object is not refused".to_owned()
+    })?;
     let second = put("3", Condition::IfMatch(first.etag.clone())).await.map_err(|kind| kind.to_string())?;
-    check(second.etag != first.etag, || format!("the etag stayed the same"))?;
-    check(refused(put("4", Condition::IfMatch(first.etag)).await), || format!("IfMatch with an old etag is not refused"))?;
+    check(second.etag != first.etag, || "the etag stayed the same".to_owned())?;
+    check(refused(put("4", Condition::IfMatch(first.etag)).await), || {
+        "IfMatch with an old etag is not refused".to_owned()
+    })?;
     expect(&s, "a/file", "3").await
 }
 
@@ -453,15 +489,15 @@ async fn multipart<S: StorageDriver>(s: S) -> Result<(), Failure> {
         let part = content.slice(from..content.len().min(from + PART_SIZE));
         parts.push(s.put_part(&at, &id, number, Body::Bytes(part)).await.map_err(failed)?);
     }
-    check(s.head(&at).await.map_err(failed)?.is_none(), || format!("visible before it is complete"))?;
+    check(s.head(&at).await.map_err(failed)?.is_none(), || "visible before it is complete".to_owned())?;
     parts.remove(1);
     parts.sort_by_key(|part| part.number);
     let meta = s.complete_multipart(&at, &id, &parts).await.map_err(failed)?;
     check(meta.size == content.len() as u64, || format!("size {}", meta.size))?;
     let digest = s.digest(&at, Algorithm::Sha256).await.map_err(failed)?;
-    check(digest == Some(Algorithm::Sha256.digest(&content)), || format!("wrong bytes"))?;
+    check(digest == Some(Algorithm::Sha256.digest(&content)), || "wrong bytes".to_owned())?;
     let again = s.complete_multipart(&at, &id, &parts).await;
-    check(again.is_err(), || format!("completed twice"))?;
+    check(again.is_err(), || "completed twice".to_owned())?;
     Ok(())
 }
 
@@ -472,8 +508,10 @@ async fn multipart_aborted<S: StorageDriver>(s: S) -> Result<(), Failure> {
     for _ in 0..2 {
         s.abort_multipart(&at, &id).await.map_err(failed)?;
     }
-    check(s.complete_multipart(&at, &id, &[part]).await.is_err(), || format!("completed after it was aborted"))?;
-    check(s.head(&at).await.map_err(failed)?.is_none(), || format!("something is there"))?;
+    check(s.complete_multipart(&at, &id, &[part]).await.is_err(), || {
+        "completed after it was aborted".to_owned()
+    })?;
+    check(s.head(&at).await.map_err(failed)?.is_none(), || "something is there".to_owned())?;
     Ok(())
 }
 
@@ -489,6 +527,6 @@ async fn multipart_gaps<S: StorageDriver>(s: S) -> Result<(), Failure> {
     parts.remove(1);
     s.complete_multipart(&at, &id, &parts).await.map_err(failed)?;
     let digest = s.digest(&at, Algorithm::Sha256).await.map_err(failed)?;
-    check(digest == Some(Algorithm::Sha256.digest(&content)), || format!("wrong bytes"))?;
+    check(digest == Some(Algorithm::Sha256.digest(&content)), || "wrong bytes".to_owned())?;
     Ok(())
 }

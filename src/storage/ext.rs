@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{Object, ObjectMeta, Page, Path, PutOptions, StorageDriver, StorageError, StorageErrorKind, Writer};
+use super::{
+    Object, ObjectMeta, Page, Path, PutOptions, StorageDriver, StorageError, StorageErrorKind, Writer,
+};
 
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]

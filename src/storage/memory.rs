@@ -164,9 +164,7 @@ impl Memory {
     fn insert(&self, path: &Path, bytes: Bytes, media_type: Option<&str>, facts: Facts) -> ObjectMeta {
         let media_type = media_type.map(str::to_owned);
         let meta = ObjectMeta { size: bytes.len() as u64, etag: self.etag(), media_type, facts };
-        self.objects
-            .borrow_mut()
-            .insert(path.as_str().to_owned(), Stored { meta: meta.clone(), bytes });
+        self.objects.borrow_mut().insert(path.as_str().to_owned(), Stored { meta: meta.clone(), bytes });
         meta
     }
 }
@@ -245,7 +243,8 @@ impl StorageDriver for Memory {
         let mut last: Option<String> = None;
         for (path, stored) in objects.range(prefix.to_owned()..) {
             let Some(rest) = path.strip_prefix(prefix) else { break };
-            let folder = rest.split_once('/').filter(|_| page.folders).map(|(name, _)| format!("{prefix}{name}/"));
+            let folder =
+                rest.split_once('/').filter(|_| page.folders).map(|(name, _)| format!("{prefix}{name}/"));
             let entry = folder.clone().unwrap_or_else(|| path.clone());
             let is_seen = page.after.is_some_and(|after| {
                 entry.as_str() <= after || (after.ends_with('/') && entry.starts_with(after))
@@ -288,7 +287,9 @@ impl StorageDriver for Memory {
                 multipart.parts.insert(number, (etag.clone(), bytes));
                 Ok(Part { number, etag })
             }
-            _ => Err(self.backend(path, "put_part", "no such multipart upload, or a part number out of range")),
+            _ => {
+                Err(self.backend(path, "put_part", "no such multipart upload, or a part number out of range"))
+            }
         }
     }
 
@@ -307,7 +308,9 @@ impl StorageDriver for Memory {
             };
             let mut size = None;
             for (index, part) in parts.iter().enumerate() {
-                let Some((etag, content)) = multipart.parts.get(&part.number) else { return fail("no such part") };
+                let Some((etag, content)) = multipart.parts.get(&part.number) else {
+                    return fail("no such part");
+                };
                 if *etag != part.etag {
                     return fail("the part was replaced");
                 }
@@ -336,7 +339,8 @@ impl StorageDriver for Memory {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
     use crate::storage::contract;

@@ -205,7 +205,11 @@ pub trait StorageDriver {
     async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError>;
 
     /// A URL at which a client may do `method` on the object by itself, if the driver has such URLs.
-    async fn redirect_url(&self, _path: &Path, _method: &http::Method) -> Result<Option<String>, StorageError> {
+    async fn redirect_url(
+        &self,
+        _path: &Path,
+        _method: &http::Method,
+    ) -> Result<Option<String>, StorageError> {
         Ok(None)
     }
 }

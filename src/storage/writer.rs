@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    ByteRange, MultipartId, ObjectMeta, Part, Path, PutOptions, StorageDriver, StorageDriverExt, StorageError,
-    StorageErrorKind,
+    ByteRange, MultipartId, ObjectMeta, Part, Path, PutOptions, StorageDriver, StorageDriverExt,
+    StorageError, StorageErrorKind,
 };
 use crate::{body::Body, uploads::PART_SIZE};
 
@@ -67,8 +67,9 @@ impl<'a, S: StorageDriver> Writer<'a, S> {
             Some(id) => id,
             None => self.multipart.insert(self.driver.create_multipart(&self.path).await?),
         };
-        let number = u16::try_from(self.parts.len() + 1)
-            .map_err(|_| self.driver.error(self.path.as_str(), StorageErrorKind::Unsupported("so many parts")))?;
+        let number = u16::try_from(self.parts.len() + 1).map_err(|_| {
+            self.driver.error(self.path.as_str(), StorageErrorKind::Unsupported("so many parts"))
+        })?;
         self.parts.push(self.driver.put_part(&self.path, id, number, body).await?);
         Ok(())
     }

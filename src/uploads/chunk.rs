@@ -8,11 +8,15 @@ use futures_util::{
     stream::FuturesOrdered,
 };
 
-use super::{CallError, Checkpoint, Command, MAX_PARTS, Staged, Upload, UploadError, UploadId, UploadSessions};
+use super::{
+    CallError, Checkpoint, Command, MAX_PARTS, Staged, Upload, UploadError, UploadId, UploadSessions,
+};
 use crate::{
     body::{Block, Body, ByteStream, ReadError},
     oci::{HashState, Hasher, InvalidHashState},
-    storage::{Key, MultipartId, Part, PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind},
+    storage::{
+        Key, MultipartId, Part, PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind,
+    },
 };
 
 /// How many parts of one upload are on their way to storage while the next is being filled. R2 takes two
@@ -133,7 +137,8 @@ impl<'a, S: StorageDriver, U: UploadSessions> ChunkWriter<'a, S, U> {
                         Either::Left((read, _)) => break read,
                         Either::Right((None, _)) => {}
                         Either::Right((Some(stored), _)) => {
-                            checkpoint(self.storage, self.sessions, self.id, &mut self.upload, stored?).await?;
+                            checkpoint(self.storage, self.sessions, self.id, &mut self.upload, stored?)
+                                .await?;
                         }
                     }
                 }
@@ -311,7 +316,11 @@ async fn checkpoint<S: StorageDriver, U: UploadSessions>(
 }
 
 /// Deletes staged pieces that are part of something else now.
-pub async fn forget<S: StorageDriver>(storage: &S, id: &UploadId, staged: &[Staged]) -> Result<(), StorageError> {
+pub async fn forget<S: StorageDriver>(
+    storage: &S,
+    id: &UploadId,
+    staged: &[Staged],
+) -> Result<(), StorageError> {
     let paths: Vec<_> = staged.iter().map(|staged| Key::Staged(id, staged.epoch).path()).collect();
     if paths.is_empty() { Ok(()) } else { storage.delete(&paths).await }
 }

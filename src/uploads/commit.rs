@@ -89,7 +89,12 @@ impl<S: StorageDriver, U: UploadSessions> ChunkWriter<'_, S, U> {
         Ok(Located { size, at: None })
     }
 
-    async fn commit_parts(&self, digest: &Digest, size: u64, is_verified: bool) -> Result<Located, CommitError> {
+    async fn commit_parts(
+        &self,
+        digest: &Digest,
+        size: u64,
+        is_verified: bool,
+    ) -> Result<Located, CommitError> {
         let (storage, content) = (self.storage(), Content::new(self.storage()));
         let Some(((id, _), path)) = self.upload.multipart.as_ref().zip(self.upload.object(self.id())) else {
             return Err(ChunkError::TooLarge.into());
@@ -156,7 +161,11 @@ pub async fn discard<S: StorageDriver>(
 }
 
 /// Removes everything an abandoned upload may have stored, also what its session does not know of.
-pub async fn sweep<S: StorageDriver>(storage: &S, id: &UploadId, upload: &Upload) -> Result<(), StorageError> {
+pub async fn sweep<S: StorageDriver>(
+    storage: &S,
+    id: &UploadId,
+    upload: &Upload,
+) -> Result<(), StorageError> {
     discard(storage, id, upload, None).await?;
     storage.delete_tree(&Key::StagedAll(id).path()).await
 }

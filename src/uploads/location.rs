@@ -65,7 +65,8 @@ fn mac(secret: &Secret, name: &RepositoryName, id: &UploadId, fields: &str) -> H
     mac
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
 
@@ -81,7 +82,8 @@ mod tests {
         assert_eq!(UploadState::verify(&value, &Secret([8; 32]), &name, &id, Timestamp(0)), None);
         assert_eq!(UploadState::verify(&value, &secret, &"a/c".parse().unwrap(), &id, Timestamp(0)), None);
         assert_eq!(UploadState::verify(&value, &secret, &name, &UploadId::random(), Timestamp(0)), None);
-        for forged in ["", ".", "1000.sha512.1", &value.replace("1000", "2000"), &value.replace(".1.", ".0.")] {
+        for forged in ["", ".", "1000.sha512.1", &value.replace("1000", "2000"), &value.replace(".1.", ".0.")]
+        {
             assert_eq!(verify(forged), None, "{forged}");
         }
     }

@@ -14,8 +14,11 @@ use crate::{clock::Clock, storage::Part};
 /// The sessions, and where their time comes from.
 pub struct MemorySessions<C> {
     clock: C,
-    sessions: RefCell<HashMap<UploadId, (State, BTreeMap<u16, Part>)>>,
+    sessions: RefCell<HashMap<UploadId, Session>>,
 }
+
+/// A session's state, and its parts by number.
+type Session = (State, BTreeMap<u16, Part>);
 
 impl<C> MemorySessions<C> {
     /// No sessions yet.

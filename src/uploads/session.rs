@@ -122,7 +122,8 @@ fn advance(upload: Upload, checkpoint: &Checkpoint) -> Upload {
     }
 }
 
-#[cfg(all(test, not(target_arch = "wasm32")))]
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
     use crate::{
@@ -178,7 +179,8 @@ mod tests {
         assert_eq!((first.offset, first.next_part), (20, 3));
         let second = open(Some(State::Open(first.clone())), &begin(Some(20)));
         assert_eq!(second.next_part, 3 + IN_FLIGHT);
-        let late = apply(Some(State::Open(second.clone())), &Command::Checkpoint(checkpoint(&first, 1, 10)), NOW);
+        let late =
+            apply(Some(State::Open(second.clone())), &Command::Checkpoint(checkpoint(&first, 1, 10)), NOW);
         assert_eq!(late, Err(UploadError::OutOfOrder { offset: 20 }));
         let second = open(Some(State::Open(second.clone())), &Command::Release(checkpoint(&second, 1, 10)));
         assert_eq!((second.offset, second.next_part), (30, 4 + IN_FLIGHT));
@@ -188,7 +190,12 @@ mod tests {
     fn a_session_belongs_to_its_repository() {
         let state = Some(State::Open(open(None, &begin(None))));
         for command in [
-            Command::Begin { repository: name("b"), algorithm: Algorithm::Sha256, offset: None, expires: LATER },
+            Command::Begin {
+                repository: name("b"),
+                algorithm: Algorithm::Sha256,
+                offset: None,
+                expires: LATER,
+            },
             Command::Status { repository: name("b") },
             Command::Close { repository: name("b"), expires: LATER },
         ] {
@@ -198,8 +205,10 @@ mod tests {
 
     #[test]
     fn what_is_closed_stays_closed_until_nobody_can_ask() {
-        let state = apply(None, &Command::Close { repository: name("a"), expires: LATER }, NOW).unwrap().state;
-        for command in [begin(None), Command::Status { repository: name("a") }, Command::Finish { epoch: 1 }] {
+        let state =
+            apply(None, &Command::Close { repository: name("a"), expires: LATER }, NOW).unwrap().state;
+        for command in [begin(None), Command::Status { repository: name("a") }, Command::Finish { epoch: 1 }]
+        {
             assert_eq!(apply(Some(state.clone()), &command, NOW), Err(UploadError::Closed));
         }
         assert_eq!(apply(Some(state), &begin(None), LATER), Err(UploadError::Unknown));

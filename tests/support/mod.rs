@@ -1,0 +1,233 @@
+//! A registry over the memory driver, with parts of a few bytes and calls that can be counted and broken.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use futures_executor::block_on;
+use http::{HeaderMap, Method, StatusCode};
+use pierhead::{
+    api::{Platform, Registry},
+    auth::basic::{Anonymous, BasicAuth, Htpasswd},
+    body::Body,
+    clock::{Clock, Timestamp},
+    config::Config,
+    oci::{Algorithm, Digest},
+    storage::{
+        ByteRange, Capabilities, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path, PutOptions,
+        StorageDriver, StorageError, StorageErrorKind,
+        memory::{Memory, MemoryStream},
+    },
+    uploads::memory::MemorySessions,
+};
+
+/// The size of a part in these tests, in bytes.
+pub const PART: usize = 64;
+
+/// A driver that notes every call and fails the one it is told to.
+#[derive(Default)]
+pub struct Faulty {
+    pub memory: Memory,
+    pub calls: RefCell<Vec<&'static str>>,
+    fail_at: Cell<Option<usize>>,
+}
+
+impl Faulty {
+    /// Fails the `n`th call from now, counted from 0; `None`: none.
+    pub fn fail_at(&self, n: Option<usize>) {
+        self.calls.borrow_mut().clear();
+        self.fail_at.set(n);
+    }
+
+    fn call(&self, operation: &'static str, path: &str) -> Result<(), StorageError> {
+        let mut calls = self.calls.borrow_mut();
+        calls.push(operation);
+        if self.fail_at.get() == Some(calls.len() - 1) {
+            let kind = StorageErrorKind::Backend { operation, message: "asked to".into(), retryable: true };
+            return Err(StorageError { driver: "faulty", path: path.into(), kind });
+        }
+        Ok(())
+    }
+}
+
+impl StorageDriver for Faulty {
+    type Stream = MemoryStream;
+    const CAPABILITIES: Capabilities = Memory::CAPABILITIES;
+
+    fn name(&self) -> &'static str {
+        "faulty"
+    }
+    async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
+        self.call("head", path.as_str())?;
+        self.memory.head(path).await
+    }
+    async fn get(
+        &self,
+        path: &Path,
+        range: Option<ByteRange>,
+    ) -> Result<Option<Object<MemoryStream>>, StorageError> {
+        self.call("get", path.as_str())?;
+        self.memory.get(path, range).await
+    }
+    async fn put(
+        &self,
+        path: &Path,
+        body: Body<MemoryStream>,
+        options: PutOptions<'_>,
+    ) -> Result<ObjectMeta, StorageError> {
+        self.call("put", path.as_str())?;
+        self.memory.put(path, body, options).await
+    }
+    async fn delete(&self, paths: &[Path]) -> Result<(), StorageError> {
+        self.call("delete", "")?;
+        self.memory.delete(paths).await
+    }
+    async fn list(&self, prefix: &str, page: Page<'_>) -> Result<Listing, StorageError> {
+        self.call("list", prefix)?;
+        self.memory.list(prefix, page).await
+    }
+    async fn create_multipart(&self, path: &Path) -> Result<MultipartId, StorageError> {
+        self.call("create_multipart", path.as_str())?;
+        self.memory.create_multipart(path).await
+    }
+    async fn put_part(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        number: u16,
+        body: Body<MemoryStream>,
+    ) -> Result<Part, StorageError> {
+        self.call("put_part", path.as_str())?;
+        self.memory.put_part(path, id, number, body).await
+    }
+    async fn complete_multipart(
+        &self,
+        path: &Path,
+        id: &MultipartId,
+        parts: &[Part],
+    ) -> Result<ObjectMeta, StorageError> {
+        self.call("complete_multipart", path.as_str())?;
+        self.memory.complete_multipart(path, id, parts).await
+    }
+    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<(), StorageError> {
+        self.call("abort_multipart", path.as_str())?;
+        self.memory.abort_multipart(path, id).await
+    }
+    async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError> {
+        self.call("digest", path.as_str())?;
+        self.memory.digest(path, algorithm).await
+    }
+}
+
+/// A clock that tests move.
+#[derive(Clone, Default)]
+pub struct TestClock(pub Rc<Cell<u64>>);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.get())
+    }
+}
+
+pub struct Tested;
+
+impl Platform for Tested {
+    type Storage = Faulty;
+    type Uploads = MemorySessions<TestClock>;
+    type Auth = BasicAuth;
+    type Clock = TestClock;
+}
+
+pub struct TestRegistry {
+    pub registry: Registry<Tested>,
+    pub clock: TestClock,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl TestRegistry {
+    pub fn new() -> Self {
+        let clock = TestClock::default();
+        let registry = Registry {
+            config: Config { part_size: PART, ..Config::default() },
+            storage: Faulty { memory: Memory::with_min_part(PART), ..Faulty::default() },
+            uploads: MemorySessions::new(clock.clone()),
+            auth: BasicAuth::new(Htpasswd::default(), Anonymous::Push, [0; 16]),
+            clock: clock.clone(),
+            secret: Default::default(),
+        };
+        Self { registry, clock }
+    }
+
+    /// A request; `line` is its method and target.
+    pub fn send(&self, line: &str, headers: &[(&str, &str)], body: Option<MemoryStream>) -> Answer {
+        let (method, target) = line.split_once(' ').unwrap();
+        let mut request = http::Request::builder().method(method.parse::<Method>().unwrap()).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.map_or(Body::Empty, Body::Stream)).unwrap();
+        let (parts, body) = block_on(self.registry.handle(request)).into_parts();
+        let body = block_on(body.read(usize::MAX)).unwrap().to_vec();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub fn get(&self, line: &str) -> Answer {
+        self.send(line, &[], None)
+    }
+
+    pub fn start_upload(&self, query: &str) -> String {
+        let answer = self.get(&format!("POST /v2/a/blobs/uploads/{query}"));
+        assert_eq!(answer.status, 202);
+        answer.header("location").to_owned()
+    }
+
+    /// What uploads have left behind: open multipart uploads, staged bytes, objects that are no blob.
+    pub fn leftovers(&self) -> Vec<String> {
+        let memory = &self.registry.storage.memory;
+        let described: Vec<String> = memory
+            .paths()
+            .iter()
+            .filter(|path| path.starts_with("pierhead/descriptors/"))
+            .filter_map(|path| {
+                let object = block_on(memory.get(&path.parse().unwrap(), None)).unwrap().unwrap();
+                let bytes = block_on(object.body.read(1000)).unwrap();
+                let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                value["at"].as_str().map(str::to_owned)
+            })
+            .collect();
+        let mut left: Vec<String> = memory
+            .paths()
+            .into_iter()
+            .filter(|path| path.starts_with("pierhead/uploads/") && !described.contains(path))
+            .collect();
+        left.extend((0..memory.open_multiparts()).map(|_| "an open multipart upload".to_owned()));
+        left
+    }
+
+    /// Every blob visible in the repository has the bytes its digest says.
+    pub fn check_content(&self) {
+        for path in self.registry.storage.memory.paths() {
+            let Some(rest) = path.strip_prefix("docker/registry/v2/repositories/a/_layers/") else {
+                continue;
+            };
+            let digest: Digest = rest.strip_suffix("/link").unwrap().replace('/', ":").parse().unwrap();
+            let answer = self.get(&format!("GET /v2/a/blobs/{digest}"));
+            assert_eq!(answer.status, 200, "{digest} is linked but not served");
+            assert_eq!(digest.algorithm().digest(&answer.body), digest);
+        }
+    }
+}
