@@ -30,6 +30,7 @@ else
   say "SKIPPED: cargo clippy is not installed"
 fi
 step no_javascript_in_core
+step env RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items
 step cargo test
 step wasm_tests
 step bash scripts/build.sh --features test-endpoints

@@ -18,23 +18,38 @@ use crate::{
 /// The codes of the specification ("Error Codes") that this registry uses, and `distribution`'s two for what
 /// is not the client's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are the specification's")]
 pub enum ErrorCode {
+    /// A blob is not in the repository.
     BlobUnknown,
+    /// A chunk is out of order or broken.
     BlobUploadInvalid,
+    /// There is no such upload.
     BlobUploadUnknown,
+    /// A digest is malformed, or is not that of the content.
     DigestInvalid,
+    /// A manifest refers to a blob that is not in the repository.
     ManifestBlobUnknown,
+    /// A manifest is malformed.
     ManifestInvalid,
+    /// A manifest or tag is not in the repository.
     ManifestUnknown,
+    /// A repository's name is malformed.
     NameInvalid,
+    /// There is no such repository.
     NameUnknown,
+    /// Something is too large, or not as long as announced.
     SizeInvalid,
+    /// The client must say who it is.
     Unauthorized,
+    /// The client may not do this.
     Denied,
+    /// There is no such endpoint, or not with this method or parameter.
     Unsupported,
+    /// The same request may work later.
     TooManyRequests,
+    /// The registry is not configured.
     Unavailable,
+    /// A fault of the registry's own.
     Unknown,
 }
 
@@ -64,55 +79,98 @@ impl ErrorCode {
 
 /// Everything a request can fail with.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum Error {
+    /// The repository does not have the blob.
     #[error("blob unknown to this repository: {0}")]
     BlobUnknown(Digest),
+    /// The repository does not have the manifest, or the tag.
     #[error("manifest unknown: {0}")]
     ManifestUnknown(Reference),
+    /// Nothing was ever pushed to the repository.
     #[error("repository name not known to registry: {0}")]
     NameUnknown(RepositoryName),
+    /// A manifest refers to these blobs, which its repository does not have.
     #[error("the manifest refers to blobs that this repository does not have: push them first")]
     ManifestBlobUnknown(Vec<Digest>),
+    /// A path's repository name.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
+    /// A digest in a path or parameter.
     #[error(transparent)]
     InvalidDigest(#[from] InvalidDigest),
+    /// A tag in a path or parameter.
     #[error(transparent)]
     InvalidTag(#[from] InvalidTag),
+    /// A manifest's content.
     #[error(transparent)]
     InvalidManifest(#[from] InvalidManifest),
+    /// See [`Manifest::MAX_BYTES`].
     #[error("the manifest is larger than {} bytes", Manifest::MAX_BYTES)]
     ManifestTooLarge,
+    /// The content does not have the digest it was pushed under.
     #[error("the content does not have the digest {0}")]
     DigestMismatch(Digest),
+    /// The PUT of an upload does not say a digest.
     #[error("finishing an upload needs ?digest=<algorithm>:<hex>")]
     DigestMissing,
+    /// The session is absent, over, or of another repository, or its location was not signed by us.
     #[error("there is no such upload, or it is over: start a new one")]
     UploadUnknown,
     /// With `location` and the number of bytes stored, for the headers.
     #[error("the next chunk must start at byte {offset}; continue there")]
-    UploadOutOfOrder { location: String, offset: u64 },
+    UploadOutOfOrder {
+        /// Where to go on.
+        location: String,
+        /// How many bytes are stored.
+        offset: u64,
+    },
+    /// A chunk's length and its `Content-Range` disagree; both in bytes.
     #[error("the chunk has {received} bytes where {declared} were announced")]
-    ChunkLength { declared: u64, received: u64 },
+    ChunkLength {
+        /// What was announced.
+        declared: u64,
+        /// What came.
+        received: u64,
+    },
+    /// The blob would have more parts than storage takes.
     #[error("the blob is larger than this registry stores: {0}")]
     BlobTooLarge(String),
+    /// The client's connection broke.
     #[error("the request's body ended early")]
     BodyBroken(ReadError),
+    /// For content of `size` bytes.
     #[error("the requested range is not inside the content of {size} bytes")]
-    RangeNotSatisfiable { size: u64 },
+    RangeNotSatisfiable {
+        /// The length of the content, in bytes.
+        size: u64,
+    },
+    /// A query parameter, and what it should be.
     #[error("query parameter {name}: {expected}")]
-    InvalidParameter { name: &'static str, expected: &'static str },
+    InvalidParameter {
+        /// The parameter.
+        name: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The client may not do this, or must say who it is.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// A known path with another method; `allow` are those it has.
     #[error("this registry does not do that here")]
-    Unsupported { allow: &'static str },
+    Unsupported {
+        /// The value of `Allow`.
+        allow: &'static str,
+    },
+    /// A path that means nothing here.
     #[error("there is no such endpoint")]
     NoSuchEndpoint,
+    /// Storage or a session did not answer; the text is the operator's.
     #[error("storage or an upload session is busy: try again")]
     Busy(String),
+    /// A setting or binding is wrong; the text says which and what it should be.
     #[error("{0}")]
     Misconfigured(String),
+    /// A fault of the registry's own; the text is the operator's.
     #[error("something went wrong in the registry")]
     Internal(String),
 }

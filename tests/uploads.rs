@@ -1,5 +1,6 @@
 //! Uploads through the API, over the memory driver with parts of a few bytes: every cutting, every fault.
 #![cfg(not(target_arch = "wasm32"))]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
 mod support;
 

@@ -14,22 +14,37 @@ use crate::{
 
 /// An endpoint, with its path's parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the table below says what each is")]
+#[expect(missing_docs, reason = "the fields are the path's parameters")]
 pub enum Route {
+    /// That this is a registry.
     Base,
+    /// A blob's bytes.
     GetBlob { name: RepositoryName, digest: Digest },
+    /// A manifest's bytes.
     GetManifest { name: RepositoryName, reference: Reference },
+    /// Start an upload, push a blob at once, or mount one.
     StartUpload { name: RepositoryName },
+    /// Send a chunk.
     PatchUpload { name: RepositoryName, id: UploadId },
+    /// Send the last chunk and say the digest.
     FinishUpload { name: RepositoryName, id: UploadId },
+    /// Push a manifest.
     PutManifest { name: RepositoryName, reference: Reference },
+    /// The tags of a repository.
     ListTags { name: RepositoryName },
+    /// Remove a manifest or a tag.
     DeleteManifest { name: RepositoryName, reference: Reference },
+    /// Remove a blob from a repository.
     DeleteBlob { name: RepositoryName, digest: Digest },
+    /// What refers to a manifest.
     ListReferrers { name: RepositoryName, digest: Digest },
+    /// How far an upload has come.
     UploadStatus { name: RepositoryName, id: UploadId },
+    /// Forget an upload.
     CancelUpload { name: RepositoryName, id: UploadId },
+    /// The repositories.
     Catalog,
+    /// Add what another registry does not write to its bucket.
     Rebuild,
 }
 

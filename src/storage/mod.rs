@@ -2,7 +2,7 @@
 //!
 //! [`StorageDriver`] is what a driver writes; [`StorageDriverExt`] is what `distribution`'s drivers also
 //! offer (folders, moving, appending, deleting trees), built on the contract once for all drivers.
-//! [`Key`] is the bucket's layout. The suite in [`contract`] decides whether a driver keeps the contract.
+//! [`Key`] is the bucket's layout. The suite in `contract` decides whether a driver keeps the contract.
 
 #[cfg(test)]
 pub mod contract;
