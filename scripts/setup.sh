@@ -6,7 +6,8 @@ node_packages() {
   local installed=node_modules/.package-lock.json
   [ "$installed" -nt package-lock.json ] && [ "$installed" -nt package.json ] && return
   say "Installing node packages"
-  npm ci --no-fund --no-audit
+  # Not `npm ci`: it insists on the packages of other platforms, which not every mirror has.
+  npm install --no-save --no-fund --no-audit >&2
   touch "$installed"
 }
 

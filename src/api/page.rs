@@ -19,10 +19,13 @@ impl Asked {
     pub fn from_request<B>(request: &http::Request<B>) -> Result<Self, Error> {
         let n = match parameter(request, "n") {
             None => None,
-            Some(text) => Some(text.parse().map_err(|_| Error::InvalidParameter {
-                name: "n",
-                expected: "a number of entries, 0 or more",
-            })?),
+            Some(text) if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) => {
+                // More than fits is as much as there is.
+                Some(text.parse().unwrap_or(usize::MAX))
+            }
+            Some(_) => {
+                return Err(Error::InvalidParameter { name: "n", expected: "a number of entries, 0 or more" });
+            }
         };
         Ok(Self { n, last: parameter(request, "last").filter(|last| !last.is_empty()) })
     }

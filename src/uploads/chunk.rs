@@ -118,9 +118,10 @@ impl<'a, S: StorageDriver, U: UploadSessions> ChunkWriter<'a, S, U> {
         let mut received = 0_u64;
         let mut in_flight = FuturesOrdered::new();
         loop {
-            let left = known.map_or(self.part_size, |known| (known - received.min(known)) as usize);
-            // Room for one byte more than announced shows whether there are more.
-            let capacity = self.part_size.min(from.saturating_add(left).saturating_add(1)).max(from);
+            // Room for one byte more than announced shows whether there are more. In 64 bits: a chunk may be
+            // longer than this platform's memory.
+            let left = known.map_or(u64::MAX, |known| known.saturating_sub(received).saturating_add(1));
+            let capacity = left.saturating_add(from as u64).min(self.part_size as u64) as usize;
             let read = {
                 let reading = async {
                     let mut block = <S::Stream as ByteStream>::Block::new(capacity).await;
