@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::{
     auth::basic::{Anonymous, Htpasswd},
-    uploads::PART_SIZE,
+    uploads::{PART_SIZE, purge::Purging},
 };
 
 /// What a deployment can set.
@@ -16,6 +16,8 @@ pub struct Config {
     pub users: Htpasswd,
     /// `UPLOAD_TTL`: how long an upload may take from its start, in seconds.
     pub upload_ttl_seconds: u64,
+    /// `PURGE`: whether what abandoned uploads leave behind is removed.
+    pub purge: Purging,
     /// The size of a part, in bytes: a constant, which only tests make smaller.
     pub part_size: usize,
 }
@@ -26,6 +28,7 @@ impl Default for Config {
             anonymous: Anonymous::None,
             users: Htpasswd::default(),
             upload_ttl_seconds: 7 * 24 * 60 * 60,
+            purge: Purging::On,
             part_size: PART_SIZE,
         }
     }
@@ -38,7 +41,7 @@ pub struct ConfigError(pub Vec<String>);
 
 impl Config {
     /// The names of all variables, for the tests that compare them with `wrangler.toml` and the README.
-    pub const VARIABLES: [&'static str; 3] = ["ANONYMOUS", "HTPASSWD", "UPLOAD_TTL"];
+    pub const VARIABLES: [&'static str; 4] = ["ANONYMOUS", "HTPASSWD", "UPLOAD_TTL", "PURGE"];
 
     /// Reads every setting through `lookup` and reports all mistakes at once.
     pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
@@ -54,6 +57,7 @@ impl Config {
                 Seconds(default.upload_ttl_seconds),
             )
             .0,
+            purge: parsed(&lookup, &mut errors, "PURGE", default.purge),
             part_size: default.part_size,
         };
         if errors.is_empty() { Ok(config) } else { Err(ConfigError(errors)) }
@@ -121,9 +125,10 @@ mod tests {
 
     #[test]
     fn every_mistake_is_named_with_what_is_expected() {
-        let vars = [("ANONYMOUS", "yes"), ("HTPASSWD", "ann:secret"), ("UPLOAD_TTL", "soon")];
+        let vars =
+            [("ANONYMOUS", "yes"), ("HTPASSWD", "ann:secret"), ("UPLOAD_TTL", "soon"), ("PURGE", "never")];
         let ConfigError(errors) = read(&vars).unwrap_err();
-        assert_eq!(errors.len(), 3);
+        assert_eq!(errors.len(), vars.len());
         for ((name, _), error) in vars.iter().zip(&errors) {
             assert!(error.starts_with(&format!("{name} must be ")), "{error}");
             assert!(!error.contains("secret"), "{error}");

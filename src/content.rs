@@ -114,12 +114,16 @@ impl<'a, S: StorageDriver> Content<'a, S> {
 
     /// Where the bytes of a blob are, whichever repositories link it: two look-ups at once.
     pub async fn locate(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
-        let (data, descriptor) = (Key::Data(digest).path(), Key::Descriptor(digest).path());
-        let (data, descriptor) = try_join(self.storage.head(&data), self.storage.head(&descriptor)).await?;
-        Ok(match data {
-            Some(data) => Some(Located { size: data.size, at: None }),
-            None => descriptor.and_then(|meta| Located::from_facts(&meta.facts)),
-        })
+        let data = Key::Data(digest).path();
+        let (data, described) =
+            try_join(self.storage.head(&data), self.located_by_descriptor(digest)).await?;
+        Ok(data.map(|data| Located { size: data.size, at: None }).or(described))
+    }
+
+    /// Where the bytes of a blob are that are not at [`Key::Data`]: one look-up.
+    pub async fn located_by_descriptor(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
+        let descriptor = self.storage.head(&Key::Descriptor(digest).path()).await?;
+        Ok(descriptor.and_then(|meta| Located::from_facts(&meta.facts)))
     }
 
     /// Where the bytes of a blob of this repository are: one look-up.

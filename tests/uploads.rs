@@ -4,9 +4,13 @@
 
 mod support;
 
+use futures_executor::block_on;
 use pierhead::{
+    body::Body,
+    clock::Timestamp,
     oci::{Algorithm, Digest},
-    storage::memory::MemoryStream,
+    storage::{Key, PutOptions, StorageDriver, memory::MemoryStream},
+    uploads::purge::{Purging, Report, purge},
 };
 use proptest::prelude::*;
 use support::{PART, TestRegistry};
@@ -270,4 +274,62 @@ fn an_upload_ends_when_its_time_is_over() {
     {
         assert_eq!(registry.get(&line).status, 404, "{line}");
     }
+}
+
+#[test]
+fn purging_removes_what_belongs_to_no_blob_and_nothing_else() {
+    let registry = TestRegistry::new();
+    let storage = &registry.registry.storage;
+    let (old, now) = (Timestamp(1_000), Timestamp(10_000));
+    let bytes: Vec<u8> = (0..3 * PART + 5).map(|n| (n * 3) as u8).collect();
+    let push = |bytes: &[u8]| {
+        let digest = Algorithm::Sha256.digest(bytes);
+        let location = registry.start_upload("");
+        let patched =
+            registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::chunked(bytes.to_vec())));
+        let finish = format!("PUT {}&digest={digest}", patched.header("location"));
+        assert_eq!(registry.get(&finish).status, 201);
+        digest
+    };
+    let orphan = |path: &str| {
+        let path = path.parse().unwrap();
+        block_on(storage.put(&path, Body::Empty, PutOptions::default())).unwrap();
+    };
+    let id = "0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887";
+    storage.memory.now.set(old);
+    let digest = push(&bytes);
+    let left = [format!("pierhead/uploads/{id}/1"), format!("pierhead/uploads/{id}/staged/2")];
+    left.iter().for_each(|path| orphan(path));
+    storage.memory.now.set(now);
+    orphan("pierhead/uploads/1d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887/staged/1");
+
+    let run = |mode| block_on(purge(storage, Timestamp(5_000), mode)).unwrap();
+    let before = storage.memory.paths();
+    let dry = run(Purging::DryRun);
+    assert_eq!((dry.purged.as_slice(), dry.finished), (&left[..], true));
+    let mut after = storage.memory.paths();
+    after.retain(|path| path != "pierhead/purge");
+    assert_eq!(after, before);
+    assert_eq!(run(Purging::Off), Report::default());
+    assert_eq!(run(Purging::On).purged, left);
+    assert_eq!(run(Purging::On).purged, Vec::<String>::new());
+    assert_eq!(registry.get(&format!("GET /v2/a/blobs/{digest}")).body, bytes);
+
+    // Once its descriptor points elsewhere, or is gone, an object belongs to no blob.
+    block_on(storage.delete(&[Key::Descriptor(&digest).path()])).unwrap();
+    assert_eq!(run(Purging::On).purged.len(), 2);
+}
+
+#[test]
+fn purging_goes_on_where_it_stopped() {
+    let registry = TestRegistry::new();
+    let storage = &registry.registry.storage;
+    for n in 0..1_200 {
+        let path = format!("pierhead/uploads/{n:08}-9f2a-4b5e-a1d2-3c4b5a697887/staged/1").parse().unwrap();
+        block_on(storage.put(&path, Body::Empty, PutOptions::default())).unwrap();
+    }
+    let steps: Vec<Report> =
+        (0..3).map(|_| block_on(purge(storage, Timestamp(5_000), Purging::On)).unwrap()).collect();
+    assert_eq!(steps.iter().map(|step| step.purged.len()).collect::<Vec<_>>(), [500, 500, 200]);
+    assert_eq!(steps.iter().map(|step| step.finished).collect::<Vec<_>>(), [false, false, true]);
 }

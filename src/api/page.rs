@@ -24,7 +24,10 @@ impl Asked {
                 Some(text.parse().unwrap_or(usize::MAX))
             }
             Some(_) => {
-                return Err(Error::InvalidParameter { name: "n", expected: "a number of entries, 0 or more" });
+                return Err(Error::InvalidParameter {
+                    name: "n",
+                    expected: "a number of entries, 0 or more",
+                });
             }
         };
         Ok(Self { n, last: parameter(request, "last").filter(|last| !last.is_empty()) })

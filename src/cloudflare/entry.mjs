@@ -46,4 +46,8 @@ export default class extends WorkerEntrypoint {
       waiting.delete(fail);
     }
   }
+
+  scheduled(event) {
+    return new worker(this.ctx, this.env).scheduled(event);
+  }
 }

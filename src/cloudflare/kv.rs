@@ -5,9 +5,10 @@
 
 use worker::KvStore;
 
-use super::stream::JsStream;
+use super::{clock::SystemClock, stream::JsStream};
 use crate::{
     body::{Body, ReadError},
+    clock::{Clock, Timestamp},
     oci::{Algorithm, Digest},
     storage::{
         ByteRange, Capabilities, Condition, Facts, Listing, MultipartId, Object, ObjectMeta, Page, Part,
@@ -31,6 +32,8 @@ struct Beside {
     size: f64,
     etag: String,
     #[serde(default)]
+    modified: f64,
+    #[serde(default)]
     media_type: Option<String>,
     #[serde(default)]
     facts: Vec<(String, String)>,
@@ -38,8 +41,9 @@ struct Beside {
 
 impl From<Beside> for ObjectMeta {
     fn from(beside: Beside) -> Self {
-        let Beside { size, etag, media_type, facts } = beside;
-        Self { size: size as u64, etag, media_type, facts: Facts::from_iter(facts) }
+        let Beside { size, etag, modified, media_type, facts } = beside;
+        let (size, modified) = (size as u64, Timestamp(modified as u64));
+        Self { size, etag, modified, media_type, facts: Facts::from_iter(facts) }
     }
 }
 
@@ -132,6 +136,7 @@ impl StorageDriver for Kv {
         let beside = Beside {
             size: value.len() as f64,
             etag: uuid::Uuid::new_v4().to_string(),
+            modified: SystemClock.now().0 as f64,
             media_type: options.media_type.map(str::to_owned),
             facts: options.facts.into_iter().collect(),
         };

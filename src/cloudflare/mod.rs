@@ -11,15 +11,18 @@ mod upload_session;
 use std::{cell::RefCell, rc::Rc};
 
 use http::StatusCode;
-use worker::{Context, Env, event};
+use serde_json::json;
+use worker::{Context, Env, ScheduleContext, ScheduledEvent, event};
 
 use self::{clock::SystemClock, r2::R2, stream::JsStream, upload_session::DurableSessions};
 use crate::{
     api::{LogLine, Platform, Registry, Request, Response},
     auth::basic::BasicAuth,
     body::Body,
+    clock::Clock,
     config::Config,
     error::Error,
+    uploads::purge::{Purging, purge},
 };
 
 /// The bucket's binding in `wrangler.toml`.
@@ -76,12 +79,8 @@ fn start() {
 async fn fetch(request: worker::Request, env: Env, _context: Context) -> worker::Result<worker::Response> {
     let line = format!("{} {}", request.inner().method(), request.path());
     #[cfg(feature = "test-endpoints")]
-    #[expect(clippy::panic, reason = "the tests watch what happens then")]
-    if request.path() == "/v2/_test/panic" {
-        if request.inner().method() == "POST" {
-            clock::sleep(1).await;
-        }
-        panic!("asked to");
+    if let Some(response) = test_endpoint(&request).await {
+        return response;
     }
     let response: Response<Cloudflare> = match registry(&env) {
         Ok(registry) => registry.handle(read_request(&request)?).await,
@@ -94,10 +93,59 @@ async fn fetch(request: worker::Request, env: Env, _context: Context) -> worker:
     if let Some(LogLine(message)) = response.extensions().get() {
         worker::console_error!(
             "{}",
-            serde_json::json!({"level": "error", "request": line, "status": response.status().as_u16(), "message": message})
+            json!({"level": "error", "request": line, "status": response.status().as_u16(), "message": message})
         );
     }
     write_response(response)
+}
+
+/// How much longer than an upload may take its remains are kept, in seconds.
+const PURGE_MARGIN: u64 = 24 * 60 * 60;
+
+/// How many steps of purging one run makes: a run has 15 minutes, and a bounded number of calls.
+const PURGE_STEPS: usize = 10;
+
+#[event(scheduled)]
+async fn scheduled(_event: ScheduledEvent, env: Env, _context: ScheduleContext) {
+    let purged = async {
+        let registry = registry(&env)?;
+        let Config { upload_ttl_seconds, purge: mode, .. } = registry.config;
+        let before = registry.clock.now().minus_seconds(upload_ttl_seconds + PURGE_MARGIN);
+        for _ in 0..PURGE_STEPS {
+            let report = purge(&registry.storage, before, mode).await?;
+            let finished = report.finished || mode == Purging::Off;
+            let dry_run = mode == Purging::DryRun;
+            worker::console_log!(
+                "{}",
+                json!({"level": "info", "job": "purge", "dry_run": dry_run, "report": report})
+            );
+            if finished {
+                break;
+            }
+        }
+        Ok::<_, Error>(())
+    };
+    if let Err(error) = purged.await {
+        worker::console_error!("{}", json!({"level": "error", "job": "purge", "message": error.log_line()}));
+    }
+}
+
+/// What the tests need to see from outside: a panic, at once or after a wait, and the memory in use.
+#[cfg(feature = "test-endpoints")]
+#[expect(clippy::panic, reason = "the tests watch what happens then")]
+async fn test_endpoint(request: &worker::Request) -> Option<worker::Result<worker::Response>> {
+    match (request.inner().method().as_str(), request.path().as_str()) {
+        ("GET", "/v2/_test/panic") => panic!("asked to"),
+        ("POST", "/v2/_test/panic") => {
+            clock::sleep(1).await;
+            panic!("asked to after a wait")
+        }
+        (_, "/v2/_test/memory") => {
+            let wasm = core::arch::wasm32::memory_size(0) * 64 * 1024;
+            Some(worker::Response::from_json(&json!({"wasm": wasm})))
+        }
+        _ => None,
+    }
 }
 
 fn read_request(request: &worker::Request) -> worker::Result<Request<Cloudflare>> {

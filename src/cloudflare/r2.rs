@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     body::Body,
+    clock::Timestamp,
     oci::{Algorithm, Digest},
     storage::{
         ByteRange, Capabilities, Condition, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
@@ -113,6 +114,7 @@ fn meta(object: &worker::Object) -> ObjectMeta {
     ObjectMeta {
         size: object.size(),
         etag: object.etag(),
+        modified: Timestamp(object.uploaded().as_millis()),
         media_type: object.http_metadata().content_type,
         facts: object.custom_metadata().unwrap_or_default().into_iter().collect(),
     }

@@ -15,7 +15,7 @@
 //! A link's content is a digest as text. The links this registry writes also carry [`super::Facts`] (size,
 //! media type, place of the bytes), so that one look-up answers a HEAD; links without them work too.
 //!
-//! What `distribution` does not know lives beside it. All but `descriptors` and `secret` can be rebuilt
+//! What `distribution` does not know lives beside it. All but `descriptors`, `uploads` and `secret` can be rebuilt
 //! from the first tree:
 //!
 //! ```text
@@ -25,7 +25,9 @@
 //!   links/<alg>/<hex>/<name>                                  which repositories have a blob
 //!   referrers/<name>/_/<alg>/<subject hex>/<alg>/<hex>        what refers to a subject: a descriptor
 //!   uploads/<uuid>/<epoch>                                    a multipart blob, also after its upload
+//!   uploads/<uuid>/<epoch>.blob                               which blob that is
 //!   uploads/<uuid>/staged/<epoch>                             bytes that do not fill a part yet
+//!   purge                                                     how far purging has come
 //!   secret                                                    what signs upload locations
 //! ```
 
@@ -85,6 +87,12 @@ pub enum Key<'a> {
     Staged(&'a UploadId, u32),
     /// The folder of an upload's remainders.
     StagedAll(&'a UploadId),
+    /// Which blob an upload's object has become; beside it.
+    UploadBlob(&'a Path),
+    /// The folder of everything that uploads store.
+    Uploads,
+    /// How far purging has come.
+    PurgeCursor,
     /// What signs upload locations.
     Secret,
 }
@@ -134,12 +142,18 @@ impl fmt::Display for Key<'_> {
             Self::Upload(id, epoch) => write!(f, "{OURS}/uploads/{id}/{epoch}"),
             Self::Staged(id, epoch) => write!(f, "{OURS}/uploads/{id}/staged/{epoch}"),
             Self::StagedAll(id) => write!(f, "{OURS}/uploads/{id}/staged"),
+            Self::UploadBlob(object) => write!(f, "{object}{}", Key::UPLOAD_BLOB),
+            Self::Uploads => write!(f, "{OURS}/uploads"),
+            Self::PurgeCursor => write!(f, "{OURS}/purge"),
             Self::Secret => write!(f, "{OURS}/secret"),
         }
     }
 }
 
 impl Key<'_> {
+    /// What [`Key::UploadBlob`] adds to the object's own path.
+    pub const UPLOAD_BLOB: &'static str = ".blob";
+
     /// The key as a path.
     pub fn path(&self) -> Path {
         Path::trusted(self.to_string())
@@ -211,6 +225,7 @@ mod tests {
             ),
             (Key::Upload(&id, 3), format!("pierhead/uploads/{uuid}/3")),
             (Key::Staged(&id, 3), format!("pierhead/uploads/{uuid}/staged/3")),
+            (Key::UploadBlob(&Key::Upload(&id, 3).path()), format!("pierhead/uploads/{uuid}/3.blob")),
             (Key::Secret, "pierhead/secret".into()),
         ] {
             assert_eq!(key.path().as_str(), expected);

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     body::{Block, Body, ByteStream, ReadError},
+    clock::Timestamp,
     oci::{Algorithm, Digest, Hasher},
 };
 
@@ -106,6 +107,8 @@ pub struct Memory {
     objects: RefCell<BTreeMap<String, Stored>>,
     multiparts: RefCell<BTreeMap<String, Multipart>>,
     counter: Cell<u64>,
+    /// What is written now was written at this moment.
+    pub now: Cell<Timestamp>,
     min_part: Option<usize>,
 }
 
@@ -163,7 +166,8 @@ impl Memory {
 
     fn insert(&self, path: &Path, bytes: Bytes, media_type: Option<&str>, facts: Facts) -> ObjectMeta {
         let media_type = media_type.map(str::to_owned);
-        let meta = ObjectMeta { size: bytes.len() as u64, etag: self.etag(), media_type, facts };
+        let (size, modified) = (bytes.len() as u64, self.now.get());
+        let meta = ObjectMeta { size, etag: self.etag(), modified, media_type, facts };
         self.objects.borrow_mut().insert(path.as_str().to_owned(), Stored { meta: meta.clone(), bytes });
         meta
     }

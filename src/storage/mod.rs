@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     body::{Body, ByteStream, ReadError},
+    clock::Timestamp,
     oci::{Algorithm, Digest},
 };
 
@@ -31,6 +32,8 @@ pub struct ObjectMeta {
     pub size: u64,
     /// Changes whenever the object does; opaque.
     pub etag: String,
+    /// When it was last written.
+    pub modified: Timestamp,
     /// The `Content-Type` it was stored with.
     pub media_type: Option<String>,
     /// Small facts stored beside the content (at most 2 KiB in all).

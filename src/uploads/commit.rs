@@ -3,6 +3,7 @@
 use super::{
     Command, Upload, UploadId, UploadSessions,
     chunk::{ChunkError, ChunkWriter, Tail, forget},
+    purge::note_blob,
 };
 use crate::{
     body::{Block, Body, ByteStream},
@@ -116,11 +117,12 @@ impl<S: StorageDriver, U: UploadSessions> ChunkWriter<'_, S, U> {
             storage.delete(&[path]).await?;
             return Err(CommitError::DigestMismatch(digest.clone()));
         }
+        note_blob(storage, &path, digest).await?;
         let located = Located { size, at: Some(path.clone()) };
         Ok(match content.describe(digest, &located).await? {
             // Somebody else was faster with the same blob.
             Some(winner) if winner.at.as_ref() != Some(&path) => {
-                storage.delete(&[path]).await?;
+                storage.delete(&[Key::UploadBlob(&path).path(), path]).await?;
                 winner
             }
             _ => located,

@@ -10,6 +10,7 @@ pub mod chunk;
 pub mod commit;
 pub mod location;
 pub mod memory;
+pub mod purge;
 pub mod session;
 
 use std::{fmt, str::FromStr};

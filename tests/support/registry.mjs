@@ -36,8 +36,10 @@ async function configuration(folder, vars) {
 }
 
 export class Registry {
-  static async start({ vars = { ANONYMOUS: "push" }, folder } = {}) {
+  // With `config` another worker is started in its place.
+  static async start({ vars = { ANONYMOUS: "push" }, folder, config } = {}) {
     const registry = new Registry();
+    registry.config = config;
     registry.folder = folder ?? (await temporaryFolder());
     registry.vars = vars;
     registry.port = await freePort();
@@ -48,7 +50,7 @@ export class Registry {
   }
 
   async run() {
-    const config = await configuration(this.folder, this.vars);
+    const config = this.config ?? (await configuration(this.folder, this.vars));
     const options = ["dev", "-c", config, "--ip", "127.0.0.1", "--port", String(this.port)];
     options.push("--inspector-port", String(await freePort()), "--persist-to", path.join(this.folder, "state"));
     this.log = "";
