@@ -13,7 +13,7 @@ use pierhead::{
     uploads::purge::{Purging, Report, purge},
 };
 use proptest::prelude::*;
-use support::{PART, TestRegistry};
+use support::{Fault, PART, TestRegistry};
 
 /// How the bytes of a blob come.
 #[derive(Debug, Clone)]
@@ -150,8 +150,13 @@ proptest! {
 /// The steps of an upload in three chunks, the last one in the PUT: each until it succeeds, asking where to
 /// go on after a failure.
 fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest) {
-    let mut location = registry.start_upload("");
-    let edges = [0, PART / 2, 3 * PART + 1, bytes.len()];
+    let start = || {
+        let answers = (0..3).map(|_| registry.get("POST /v2/a/blobs/uploads/"));
+        let answer = answers.into_iter().find(|answer| answer.status == 202).unwrap();
+        answer.header("location").to_owned()
+    };
+    let mut location = start();
+    let edges = [0, (PART / 2).min(bytes.len() / 2), (3 * PART + 1).min(bytes.len() - 1), bytes.len()];
     let mut step = 1;
     for _ in 0..20 {
         let status = registry.get(&format!("GET {location}"));
@@ -160,7 +165,7 @@ fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest
             if registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status == 200 {
                 return;
             }
-            (location, step) = (registry.start_upload(""), 1);
+            (location, step) = (start(), 1);
             continue;
         }
         assert_eq!(status.status, 204, "{status:?}");
@@ -187,56 +192,55 @@ fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest
 
 #[test]
 fn storage_may_fail_at_any_call() {
-    let bytes: Vec<u8> = (0..5 * PART + 9).map(|n| (n * 13) as u8).collect();
     let mut cases = 0;
-    for size in [10, PART - 1, PART, bytes.len()] {
-        let (bytes, digest) = (&bytes[..size], Algorithm::Sha256.digest(&bytes[..size]));
-        for fault in 0.. {
-            let registry = TestRegistry::new();
-            registry.start_upload(""); // The signing secret is made before.
-            registry.registry.storage.fail_at(Some(fault));
-            if size <= PART {
-                let mut location = registry.start_upload("");
-                let patched = registry.send(
-                    &format!("PATCH {location}"),
-                    &[],
-                    Some(MemoryStream::chunked(bytes.to_vec())),
-                );
-                if patched.status == 202 {
-                    location = patched.header("location").to_owned();
-                } else {
-                    location = registry.start_upload("");
-                    let again = registry.send(
-                        &format!("PATCH {location}"),
-                        &[],
-                        Some(MemoryStream::chunked(bytes.to_vec())),
-                    );
-                    location = again.header("location").to_owned();
+    for kind in [Fault::Error, Fault::Busy, Fault::Timeout] {
+        for size in [10, PART - 1, PART, 3 * PART + 2, 5 * PART + 9] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n * 13) as u8).collect();
+            let digest = Algorithm::Sha256.digest(&bytes);
+            for fault in 0.. {
+                let registry = TestRegistry::new();
+                let storage = &registry.registry.storage;
+                registry.start_upload(""); // What signs locations is made before.
+                storage.fail_at(Some((fault, kind)));
+                upload_through_a_fault(&registry, &bytes, &digest);
+                let calls = storage.calls.borrow().len();
+                storage.fail_at(None);
+                let answer = registry.get(&format!("GET /v2/a/blobs/{digest}"));
+                assert!(answer.status == 200 && answer.body == bytes, "{kind:?} at {fault} of {size} bytes");
+                registry.check_content();
+                if fault >= calls {
+                    break;
                 }
-                let put = format!("PUT {location}&digest={digest}");
-                if registry.get(&put).status != 201 {
-                    assert_eq!(registry.get(&put).status, 201, "fault {fault} of {size}");
-                }
-            } else {
-                upload_through_a_fault(&registry, bytes, &digest);
+                cases += 1;
             }
-            let calls = registry.registry.storage.calls.borrow().len();
-            registry.registry.storage.fail_at(None);
-            let answer = registry.get(&format!("GET /v2/a/blobs/{digest}"));
-            assert!(
-                answer.status == 200 && answer.body == bytes,
-                "fault {fault} of {size}: {:?}",
-                answer.status
-            );
-            registry.check_content();
-            if fault >= calls {
-                break;
-            }
-            cases += 1;
         }
     }
     println!("{cases} faults");
-    assert!(cases >= 30, "only {cases} faults were reached");
+    assert!(cases >= 200, "only {cases} faults were reached");
+}
+
+#[test]
+fn a_blob_that_is_there_costs_its_links() {
+    let registry = TestRegistry::new();
+    for size in [10, 3 * PART] {
+        let bytes = vec![7; size];
+        let digest = Algorithm::Sha256.digest(&bytes);
+        for round in 0..2 {
+            let location = registry.start_upload("");
+            let stream = Some(MemoryStream::chunked(bytes.clone()));
+            let patched = registry.send(&format!("PATCH {location}"), &[], stream);
+            registry.registry.storage.fail_at(None);
+            let finish = format!("PUT {}&digest={digest}", patched.header("location"));
+            assert_eq!(registry.get(&finish).status, 201);
+            let calls = registry.registry.storage.calls.borrow();
+            let writes = calls
+                .iter()
+                .filter(|call| matches!(**call, "put" | "put_part" | "complete_multipart"))
+                .count();
+            assert_eq!(writes == 2, round == 1, "{calls:?}");
+        }
+    }
+    assert_eq!(registry.leftovers(), Vec::<String>::new());
 }
 
 #[test]

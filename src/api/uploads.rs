@@ -126,7 +126,7 @@ impl<P: Platform> Registry<P> {
             Ok(located) => {
                 self.content().link_blob(name, digest, &located).await?;
                 let mut response = created(name, digest);
-                // The blob is there: what fails now is tidied up when the session's time is over.
+                // The blob is there: what fails now is done when the session's time is over.
                 let tidied = async {
                     self.close(name, id, state).await?;
                     discard(&self.storage, id, &writer.upload, located.at.as_ref()).await.map_err(Error::from)

@@ -50,12 +50,12 @@ impl DurableObject for UploadSession {
 
     /// The session's time is over: what it has stored goes, and then the session itself.
     async fn alarm(&self) -> worker::Result<Response> {
-        if let Some(session::State::Open(upload)) = self.stored().await?
+        if let Some(state) = self.stored().await?
             && let Some(id) = self.state.storage().get::<String>(ID).await?
             && let Ok(id) = id.parse::<UploadId>()
         {
             let storage = R2::new(self.env.bucket(BUCKET)?);
-            sweep(&storage, &id, &upload)
+            sweep(&storage, &id, state.upload())
                 .await
                 .map_err(|error| worker::Error::RustError(error.to_string()))?;
         }
@@ -91,11 +91,8 @@ impl UploadSession {
                 }
             }
             storage.put_multiple_raw(rows).await?;
-            let (is_new, expires) = match &state {
-                session::State::Open(upload) => (before.is_none(), upload.expires),
-                session::State::Closed { expires } => (true, *expires),
-            };
-            if is_new {
+            let expires = state.upload().expires;
+            if before.is_none_or(|before| before.upload().expires != expires) {
                 let wait = expires.0.saturating_sub(SystemClock.now().0);
                 storage.set_alarm(std::time::Duration::from_millis(wait)).await?;
             }

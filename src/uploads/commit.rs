@@ -33,7 +33,7 @@ impl<S: StorageDriver, U: UploadSessions> ChunkWriter<'_, S, U> {
     /// Makes the blob `digest` of everything written and `tail`, and says where it is. The caller links it
     /// and closes the session.
     ///
-    /// Costs one write for a blob smaller than a part; otherwise the last part's write, one completion and
+    /// Costs a look-up, and one write for a blob smaller than a part; otherwise the last part's write, one completion and
     /// one descriptor, whatever the size. Repeating it after a failure is harmless.
     pub async fn commit(
         &mut self,
@@ -45,6 +45,10 @@ impl<S: StorageDriver, U: UploadSessions> ChunkWriter<'_, S, U> {
         let is_verified = digest.algorithm() == self.upload.algorithm;
         if is_verified && self.hasher.clone().finish() != *digest {
             return Err(CommitError::DigestMismatch(digest.clone()));
+        }
+        // Somebody has pushed the same before: it costs its links only.
+        if is_verified && let Some(located) = Content::new(self.storage()).locate(digest).await? {
+            return Ok(located);
         }
         if self.upload.multipart.is_none() {
             return self.commit_small(tail, digest, size).await;
@@ -100,10 +104,6 @@ impl<S: StorageDriver, U: UploadSessions> ChunkWriter<'_, S, U> {
         let Some(((id, _), path)) = self.upload.multipart.as_ref().zip(self.upload.object(self.id())) else {
             return Err(ChunkError::TooLarge.into());
         };
-        if is_verified && let Some(located) = content.locate(digest).await? {
-            storage.abort_multipart(&path, id).await?;
-            return Ok(located);
-        }
         let command = Command::Finish { epoch: self.upload.epoch };
         let parts = self.sessions().call(self.id(), command).await.map_err(ChunkError::from)?.parts;
         if let Err(error) = storage.complete_multipart(&path, id, &parts).await {

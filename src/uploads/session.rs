@@ -17,11 +17,18 @@ use crate::{
 pub enum State {
     /// It can be written to.
     Open(Upload),
-    /// It is over. Kept until nobody can present its location any more, so that it is never opened again.
-    Closed {
-        /// When it can be forgotten.
-        expires: Timestamp,
-    },
+    /// It is over. Kept until nobody can present its location any more, so that it is never opened again; what
+    /// a writer that did not know may have stored since is removed then.
+    Closed(Upload),
+}
+
+impl State {
+    /// The upload, open or not.
+    pub fn upload(&self) -> &Upload {
+        match self {
+            Self::Open(upload) | Self::Closed(upload) => upload,
+        }
+    }
 }
 
 /// What a command does.
@@ -36,7 +43,7 @@ pub struct Transition {
 /// Carries a command out.
 pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<Transition, UploadError> {
     let state = match state {
-        Some(State::Closed { expires }) if now < expires => return Err(UploadError::Closed),
+        Some(State::Closed(upload)) if now < upload.expires => return Err(UploadError::Closed),
         Some(State::Open(upload)) if now < upload.expires => Some(upload),
         _ => None,
     };
@@ -93,7 +100,8 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
                     apply(None, &begin, now)?.upload
                 }
             };
-            Ok(Transition { state: State::Closed { expires: *expires }, upload })
+            let closed = Upload { expires: *expires, ..upload.clone() };
+            Ok(Transition { state: State::Closed(closed), upload })
         }
     }
 }

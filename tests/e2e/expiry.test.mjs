@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { test } from "node:test";
 import { getPlatformProxy } from "wrangler";
-import { PART, Registry, errorOf } from "../support/registry.mjs";
+import { PART, Registry, digestOf, errorOf } from "../support/registry.mjs";
 
 test("an abandoned upload is gone when its time is over", async () => {
   const registry = await Registry.start({ vars: { ANONYMOUS: "push", UPLOAD_TTL: "1m" } });
@@ -14,18 +14,26 @@ test("an abandoned upload is gone when its time is over", async () => {
       const patched = await registry.expect(`PATCH ${await registry.startUpload("left")}`, 202, { body: randomBytes(size) });
       locations.push(patched.headers.get("location"));
     }
-    const kept = await registry.pushBlob("kept", randomBytes(100));
+    const kept = [await registry.pushBlob("kept", randomBytes(100))];
+    const bytes = randomBytes(PART + 1000);
+    const patched = await registry.expect(`PATCH ${await registry.startUpload("kept")}`, 202, { body: bytes });
+    await registry.expect(`PUT ${patched.headers.get("location")}&digest=${digestOf(bytes)}`, 201);
+    kept.push(digestOf(bytes));
     await new Promise((resolve) => setTimeout(resolve, 62_000));
     for (const location of locations) {
       assert.equal((await errorOf(await registry.expect(`GET ${location}`, 404))).code, "BLOB_UPLOAD_UNKNOWN");
     }
-    await registry.expect(`HEAD /v2/kept/blobs/${kept}`, 200);
+    for (const digest of kept) {
+      const got = await registry.expect(`GET /v2/kept/blobs/${digest}`, 200);
+      assert.equal(digestOf(Buffer.from(await got.arrayBuffer())), digest);
+    }
     await registry.kill();
     const configPath = path.join(registry.folder, "wrangler.toml");
     const platform = await getPlatformProxy({ configPath, persist: { path: path.join(registry.folder, "state/v3") } });
     try {
       const { objects } = await platform.env.BUCKET.list({ prefix: "pierhead/uploads/" });
-      assert.deepEqual(objects.map((object) => object.key), []);
+      // The blob of two parts, and the note which one it is.
+      assert.deepEqual(objects.map((object) => object.key.replace(/[0-9a-f-]{36}/, "id")), ["pierhead/uploads/id/1", "pierhead/uploads/id/1.blob"]);
     } finally {
       await platform.dispose();
     }

@@ -30,24 +30,43 @@ pub const PART: usize = 64;
 pub struct Faulty {
     pub memory: Memory,
     pub calls: RefCell<Vec<&'static str>>,
-    fail_at: Cell<Option<usize>>,
+    fail_at: Cell<Option<(usize, Fault)>>,
+}
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The store answers with an error, and has done nothing.
+    Error,
+    /// It is busy (429), and has done nothing.
+    Busy,
+    /// It has done what it was asked, but the answer is lost.
+    Timeout,
 }
 
 impl Faulty {
     /// Fails the `n`th call from now, counted from 0; `None`: none.
-    pub fn fail_at(&self, n: Option<usize>) {
+    pub fn fail_at(&self, n: Option<(usize, Fault)>) {
         self.calls.borrow_mut().clear();
         self.fail_at.set(n);
     }
 
-    fn call(&self, operation: &'static str, path: &str) -> Result<(), StorageError> {
-        let mut calls = self.calls.borrow_mut();
-        calls.push(operation);
-        if self.fail_at.get() == Some(calls.len() - 1) {
-            let kind = StorageErrorKind::Backend { operation, message: "asked to".into(), retryable: true };
-            return Err(StorageError { driver: "faulty", path: path.into(), kind });
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        path: &str,
+        work: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        self.calls.borrow_mut().push(operation);
+        let calls = self.calls.borrow().len();
+        let fault = self.fail_at.get().filter(|(n, _)| n + 1 == calls).map(|(_, fault)| fault);
+        let Some(fault) = fault else { return work.await };
+        if fault == Fault::Timeout {
+            work.await?;
         }
-        Ok(())
+        let (message, retryable) = ("asked to".into(), fault != Fault::Error);
+        let kind = StorageErrorKind::Backend { operation, message, retryable };
+        Err(StorageError { driver: "faulty", path: path.into(), kind })
     }
 }
 
@@ -59,16 +78,14 @@ impl StorageDriver for Faulty {
         "faulty"
     }
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
-        self.call("head", path.as_str())?;
-        self.memory.head(path).await
+        self.call("head", path.as_str(), self.memory.head(path)).await
     }
     async fn get(
         &self,
         path: &Path,
         range: Option<ByteRange>,
     ) -> Result<Option<Object<MemoryStream>>, StorageError> {
-        self.call("get", path.as_str())?;
-        self.memory.get(path, range).await
+        self.call("get", path.as_str(), self.memory.get(path, range)).await
     }
     async fn put(
         &self,
@@ -76,20 +93,16 @@ impl StorageDriver for Faulty {
         body: Body<MemoryStream>,
         options: PutOptions<'_>,
     ) -> Result<ObjectMeta, StorageError> {
-        self.call("put", path.as_str())?;
-        self.memory.put(path, body, options).await
+        self.call("put", path.as_str(), self.memory.put(path, body, options)).await
     }
     async fn delete(&self, paths: &[Path]) -> Result<(), StorageError> {
-        self.call("delete", "")?;
-        self.memory.delete(paths).await
+        self.call("delete", "", self.memory.delete(paths)).await
     }
     async fn list(&self, prefix: &str, page: Page<'_>) -> Result<Listing, StorageError> {
-        self.call("list", prefix)?;
-        self.memory.list(prefix, page).await
+        self.call("list", prefix, self.memory.list(prefix, page)).await
     }
     async fn create_multipart(&self, path: &Path) -> Result<MultipartId, StorageError> {
-        self.call("create_multipart", path.as_str())?;
-        self.memory.create_multipart(path).await
+        self.call("create_multipart", path.as_str(), self.memory.create_multipart(path)).await
     }
     async fn put_part(
         &self,
@@ -98,8 +111,7 @@ impl StorageDriver for Faulty {
         number: u16,
         body: Body<MemoryStream>,
     ) -> Result<Part, StorageError> {
-        self.call("put_part", path.as_str())?;
-        self.memory.put_part(path, id, number, body).await
+        self.call("put_part", path.as_str(), self.memory.put_part(path, id, number, body)).await
     }
     async fn complete_multipart(
         &self,
@@ -107,16 +119,13 @@ impl StorageDriver for Faulty {
         id: &MultipartId,
         parts: &[Part],
     ) -> Result<ObjectMeta, StorageError> {
-        self.call("complete_multipart", path.as_str())?;
-        self.memory.complete_multipart(path, id, parts).await
+        self.call("complete_multipart", path.as_str(), self.memory.complete_multipart(path, id, parts)).await
     }
     async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<(), StorageError> {
-        self.call("abort_multipart", path.as_str())?;
-        self.memory.abort_multipart(path, id).await
+        self.call("abort_multipart", path.as_str(), self.memory.abort_multipart(path, id)).await
     }
     async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError> {
-        self.call("digest", path.as_str())?;
-        self.memory.digest(path, algorithm).await
+        self.call("digest", path.as_str(), self.memory.digest(path, algorithm)).await
     }
 }
 
