@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
-import { getPlatformProxy } from "wrangler";
 import { daemon, needs, run } from "../support/clients.mjs";
 import { writeLayout } from "../support/images.mjs";
 import { Registry, digestOf, freePort, temporaryFolder, MANIFEST } from "../support/registry.mjs";
@@ -16,17 +15,6 @@ async function dockerRegistry(folder) {
   await writeFile(config, `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${folder}/registry\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:${port}\n`);
   const stop = await daemon("docker-registry", ["serve", config], async () => (await fetch(`http://127.0.0.1:${port}/v2/`)).ok);
   return { host: `localhost:${port}`, stop, files: path.join(folder, "registry") };
-}
-
-// The bucket that a registry in this folder uses, while it is not running.
-async function withBucket(folder, use) {
-  const configPath = path.join(folder, "wrangler.toml");
-  const platform = await getPlatformProxy({ configPath, persist: { path: path.join(folder, "state/v3") } });
-  try {
-    await use(platform.env.BUCKET);
-  } finally {
-    await platform.dispose();
-  }
 }
 
 test("a bucket that docker-registry wrote is served as it is", needs("docker-registry", "skopeo"), async () => {
@@ -44,7 +32,7 @@ test("a bucket that docker-registry wrote is served as it is", needs("docker-reg
 
     ours = await Registry.start();
     await ours.kill();
-    await withBucket(ours.folder, async (bucket) => {
+    await ours.withBucket(async (bucket) => {
       for (const entry of await readdir(theirs.files, { recursive: true, withFileTypes: true })) {
         if (!entry.isFile()) continue;
         const file = path.join(entry.parentPath, entry.name);
@@ -92,7 +80,7 @@ test("docker-registry serves what a push of a small image wrote", needs("docker-
     const index = await writeLayout(path.join(folder, "image"), [1000, 2_000_000], ["amd64", "arm64"]);
     await skopeo("copy", "--all", "--dest-tls-verify=false", `oci:${folder}/image:latest`, `docker://${ours.host}/team/app:v1`);
     await ours.kill();
-    await withBucket(ours.folder, async (bucket) => {
+    await ours.withBucket(async (bucket) => {
       let cursor;
       do {
         const page = await bucket.list({ prefix: "docker/", cursor });

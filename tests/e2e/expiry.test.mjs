@@ -1,9 +1,7 @@
 // What nobody comes back for is removed, by the session's own alarm.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
-import path from "node:path";
 import { test } from "node:test";
-import { getPlatformProxy } from "wrangler";
 import { PART, Registry, digestOf, errorOf } from "../support/registry.mjs";
 
 test("an abandoned upload is gone when its time is over", async () => {
@@ -28,15 +26,26 @@ test("an abandoned upload is gone when its time is over", async () => {
       assert.equal(digestOf(Buffer.from(await got.arrayBuffer())), digest);
     }
     await registry.kill();
-    const configPath = path.join(registry.folder, "wrangler.toml");
-    const platform = await getPlatformProxy({ configPath, persist: { path: path.join(registry.folder, "state/v3") } });
-    try {
-      const { objects } = await platform.env.BUCKET.list({ prefix: "pierhead/uploads/" });
-      // The blob of two parts, and the note which one it is.
-      assert.deepEqual(objects.map((object) => object.key.replace(/[0-9a-f-]{36}/, "id")), ["pierhead/uploads/id/1", "pierhead/uploads/id/1.blob"]);
-    } finally {
-      await platform.dispose();
+    const left = await registry.withBucket((bucket) => bucket.list({ prefix: "pierhead/uploads/" }));
+    // The blob of two parts, and the note which one it is.
+    const names = left.objects.map((object) => object.key.replace(/[0-9a-f-]{36}/, "id"));
+    assert.deepEqual(names, ["pierhead/uploads/id/1", "pierhead/uploads/id/1.blob"]);
+  } finally {
+    await registry.stop();
+  }
+});
+
+test("the hourly job reports what it has found", async () => {
+  const registry = await Registry.start({ vars: { ANONYMOUS: "push", PURGE: "dry-run" } });
+  try {
+    const patched = await registry.expect(`PATCH ${await registry.startUpload("young")}`, 202, { body: randomBytes(10) });
+    await registry.expect("GET /cdn-cgi/local/scheduled", 200);
+    // The log comes a moment later.
+    for (let tries = 0; tries < 50 && !registry.log.includes("purge\""); tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
     }
+    assert.match(registry.log, /"dry_run":true,"job":"purge".*"finished":true,"purged":\[\],"seen":1/);
+    await registry.expect(`GET ${patched.headers.get("location")}`, 204);
   } finally {
     await registry.stop();
   }

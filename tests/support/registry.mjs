@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
+import { getPlatformProxy } from "wrangler";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 export const PART = 8 * 1024 * 1024;
@@ -70,6 +71,18 @@ export class Registry {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     throw new Error(`the registry did not start:\n${this.log}`);
+  }
+
+  // The registry's bucket, while it is not running.
+  async withBucket(use) {
+    const configPath = path.join(this.folder, "bucket.toml");
+    await writeFile(configPath, 'name = "bucket"\n[[r2_buckets]]\nbinding = "BUCKET"\nbucket_name = "pierhead"\n');
+    const platform = await getPlatformProxy({ configPath, persist: { path: path.join(this.folder, "state/v3") } });
+    try {
+      return await use(platform.env.BUCKET);
+    } finally {
+      await platform.dispose();
+    }
   }
 
   // Ends the runtime at once, as a crash would, by its process group.
