@@ -26,9 +26,11 @@ test("an abandoned upload is gone when its time is over", async () => {
       assert.equal(digestOf(Buffer.from(await got.arrayBuffer())), digest);
     }
     await registry.kill();
-    const left = await registry.withBucket((bucket) => bucket.list({ prefix: "pierhead/uploads/" }));
+    const names = await registry.withBucket(async (bucket) => {
+      const { objects } = await bucket.list({ prefix: "pierhead/uploads/" });
+      return objects.map((object) => object.key.replace(/[0-9a-f-]{36}/, "id"));
+    });
     // The blob of two parts, and the note which one it is.
-    const names = left.objects.map((object) => object.key.replace(/[0-9a-f-]{36}/, "id"));
     assert.deepEqual(names, ["pierhead/uploads/id/1", "pierhead/uploads/id/1.blob"]);
   } finally {
     await registry.stop();
