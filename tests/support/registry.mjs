@@ -25,10 +25,10 @@ export async function temporaryFolder() {
 }
 
 // A copy of wrangler.toml that takes the worker as it is built and finds its files from elsewhere.
-async function configuration(folder, vars) {
+async function configuration(folder, vars, main) {
   const toml = (await readFile(path.join(root, "wrangler.toml"), "utf8"))
     .replace(/\[build\][^[]*/, "")
-    .replace(/^main = .*$/m, `main = ${JSON.stringify(path.join(root, "src/cloudflare/entry.mjs"))}`)
+    .replace(/^main = .*$/m, `main = ${JSON.stringify(path.join(root, main))}`)
     .replace('"./www"', JSON.stringify(path.join(root, "www")));
   const file = path.join(folder, "wrangler.toml");
   const settings = Object.entries(vars).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
@@ -37,10 +37,11 @@ async function configuration(folder, vars) {
 }
 
 export class Registry {
-  // With `config` another worker is started in its place.
-  static async start({ vars = { ANONYMOUS: "push" }, folder, config } = {}) {
+  // With `main` through another entry point; with `config` another worker is started in its place.
+  static async start({ vars = { ANONYMOUS: "push" }, folder, config, main = "src/cloudflare/entry.mjs" } = {}) {
     const registry = new Registry();
     registry.config = config;
+    registry.main = main;
     registry.folder = folder ?? (await temporaryFolder());
     registry.vars = vars;
     registry.port = await freePort();
@@ -51,7 +52,7 @@ export class Registry {
   }
 
   async run() {
-    const config = this.config ?? (await configuration(this.folder, this.vars));
+    const config = this.config ?? (await configuration(this.folder, this.vars, this.main));
     const options = ["dev", "-c", config, "--ip", "127.0.0.1", "--port", String(this.port)];
     options.push("--inspector-port", String(await freePort()), "--persist-to", path.join(this.folder, "state"));
     this.log = "";

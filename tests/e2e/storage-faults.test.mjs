@@ -1,0 +1,88 @@
+// R2 fails at each call of an upload in turn, in workerd: busy, with an error, or with its answer lost.
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { after, before, test } from "node:test";
+import { PART, Registry, digestOf } from "../support/registry.mjs";
+
+let registry;
+before(async () => {
+  registry = await Registry.start({ main: "tests/support/faulty-entry.mjs" });
+  await registry.startUpload("prime"); // What signs locations is made before.
+});
+after(() => registry.stop());
+
+const arm = (at, kind) => registry.expect(`PUT /v2/_fault?at=${at}&kind=${kind}`, 200);
+const calls = async () => (await (await registry.expect("GET /v2/_fault", 200)).json()).calls;
+
+// What a patient client does: each step again until it succeeds, from where the registry says the upload is.
+// Returns how many answers were failures.
+async function upload(name, bytes) {
+  const digest = digestOf(bytes);
+  const half = Math.floor(bytes.length / 2);
+  let failures = 0;
+  let location;
+  for (let tries = 0; tries < 12; tries++) {
+    let answer;
+    if (!location) {
+      answer = await registry.fetch(`/v2/${name}/blobs/uploads/`, { method: "POST" });
+    } else {
+      const status = await registry.fetch(location);
+      assert.ok([204, 404].includes(status.status), `status: ${status.status}`);
+      if (status.status === 404) {
+        // The blob is there, or all is to be done again; nothing in between.
+        if ((await registry.fetch(`/v2/${name}/blobs/${digest}`, { method: "HEAD" })).status === 200) return failures;
+        location = null;
+        continue;
+      }
+      location = status.headers.get("location");
+      const last = Number(status.headers.get("range").slice(2));
+      const offset = last === 0 ? 0 : last + 1;
+      const end = offset < half ? half : bytes.length;
+      const done = offset === bytes.length;
+      const body = bytes.subarray(offset, end);
+      answer = done
+        ? await registry.fetch(`${location}&digest=${digest}`, { method: "PUT" })
+        : await registry.fetch(location, { method: "PATCH", body });
+    }
+    if (answer.status === 201) return failures;
+    if (answer.status === 202) {
+      location = answer.headers.get("location");
+      continue;
+    }
+    assert.ok([429, 500].includes(answer.status), `${answer.status}: ${await answer.clone().text()}`);
+    assert.ok((await answer.json()).errors[0].code);
+    failures++;
+  }
+  throw new Error("the upload never ended");
+}
+
+async function served(name, bytes) {
+  const got = await registry.expect(`GET /v2/${name}/blobs/${digestOf(bytes)}`, 200);
+  assert.equal(digestOf(Buffer.from(await got.arrayBuffer())), digestOf(bytes));
+}
+
+for (const kind of ["busy", "error", "timeout"]) {
+  test(`every call fails once: ${kind}`, async (t) => {
+    let cases = 0;
+    let seen = 0;
+    for (const size of [1000, 2 * PART + 1000]) {
+      for (let at = 0; ; at++) {
+        const bytes = randomBytes(size);
+        await arm(at, kind);
+        seen += await upload("faults", bytes).catch((error) => {
+          throw new Error(`call ${at} of ${size} bytes`, { cause: error });
+        });
+        const made = await calls();
+        await arm(-1, "error");
+        await served("faults", bytes);
+        if (at >= made) break;
+        cases++;
+      }
+    }
+    t.diagnostic(`${cases} faults, ${seen} of them seen by the client`);
+    assert.ok(cases >= 25, `only ${cases} faults were reached`);
+    // A call that R2 asks to repeat is repeated, unless it carries a stream: most never reach the client.
+    if (kind === "busy") assert.ok(seen <= 2, `${seen} busy answers reached the client`);
+    if (kind === "error") assert.ok(seen > 10, `only ${seen} errors reached the client`);
+  });
+}
