@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    storage::{Key, Page, StorageDriver},
+    storage::{Key, Page, StorageDriver, key::trailing_name},
 };
 
 impl<P: Platform> Registry<P> {
@@ -17,7 +17,7 @@ impl<P: Platform> Registry<P> {
         let asked = Asked::from_request(request)?;
         let limit = asked.n.unwrap_or(Page::MAX).min(Page::MAX);
         let prefix = Key::Catalog.path().folder();
-        let mut after = asked.last.as_ref().map(|last| format!("{prefix}{last}"));
+        let mut after = asked.last.as_ref().map(|last| format!("{prefix}{last}{}", Key::END_OF_NAME));
         let mut names: Vec<String> = Vec::new();
         let mut has_more;
         if limit == 0 {
@@ -27,7 +27,7 @@ impl<P: Platform> Registry<P> {
             let page = Page { after: after.as_deref(), limit: limit - names.len(), folders: false };
             let listing = self.storage.list(&prefix, page).await?;
             names.extend(
-                listing.objects.iter().filter_map(|(path, _)| Some(path.strip_prefix(&prefix)?.to_owned())),
+                listing.objects.iter().filter_map(|(path, _)| Some(trailing_name(path, &prefix)?.to_owned())),
             );
             has_more = listing.next.is_some();
             // A page may be shorter than asked for.

@@ -20,15 +20,22 @@
 //!
 //! ```text
 //! pierhead/
-//!   repositories/<name>                                       empty; the catalog pages over these
+//!   repositories/<name>-                                      empty; the catalog pages over these
 //!   descriptors/<alg>/<hex>                                   where the bytes are, when not at `data`
-//!   links/<alg>/<hex>/<name>                                  which repositories have a blob
+//!   links/<alg>/<hex>/<name>-                                 which repositories have a blob
 //!   referrers/<name>/_/<alg>/<subject hex>/<alg>/<hex>        what refers to a subject: a descriptor
 //!   uploads/<uuid>/<epoch>                                    a multipart blob, also after its upload
 //!   uploads/<uuid>/<epoch>.blob                               which blob that is
 //!   uploads/<uuid>/staged/<epoch>                             bytes that do not fill a part yet
 //!   purge                                                     how far purging has come
-//!   secret                                                    what signs upload locations
+//!   secret                                                    what signs upload locations and blob URLs
+//! ```
+//!
+//! The far cache (KV) is a store of its own, of what can be had from the bucket again:
+//!
+//! ```text
+//! located/<alg>/<hex>                                         where a blob's bytes are
+//! manifest/<alg>/<hex>                                        a manifest's content
 //! ```
 
 use std::fmt;
@@ -93,8 +100,29 @@ pub enum Key<'a> {
     Uploads,
     /// How far purging has come.
     PurgeCursor,
-    /// What signs upload locations.
+    /// What signs upload locations and blob URLs.
     Secret,
+    /// A fact in the far cache: not in the bucket.
+    Cached(Fact, &'a Digest),
+}
+
+/// What a fact in the cache is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fact {
+    /// Where a blob's bytes are, and how many, as JSON.
+    Located,
+    /// A manifest's content.
+    Manifest,
+}
+
+impl Fact {
+    /// The fact's name in the far cache's keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Located => "located",
+            Self::Manifest => "manifest",
+        }
+    }
 }
 
 struct Slashed<'a>(&'a Digest);
@@ -109,6 +137,7 @@ impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const V2: &str = "docker/registry/v2";
         const OURS: &str = "pierhead";
+        const END: &str = Key::END_OF_NAME;
         match self {
             Self::Data(digest) => {
                 let (hex, alg) = (digest.hex(), digest.algorithm());
@@ -130,11 +159,11 @@ impl fmt::Display for Key<'_> {
             }
             Self::RepositoryFolder(name) => write!(f, "{V2}/repositories/{name}"),
             Self::Repositories => write!(f, "{V2}/repositories"),
-            Self::Repository(name) => write!(f, "{OURS}/repositories/{name}"),
+            Self::Repository(name) => write!(f, "{OURS}/repositories/{name}{END}"),
             Self::Catalog => write!(f, "{OURS}/repositories"),
             Self::Descriptor(digest) => write!(f, "{OURS}/descriptors/{}", Slashed(digest)),
             Self::ReverseLinks(digest) => write!(f, "{OURS}/links/{}", Slashed(digest)),
-            Self::ReverseLink(digest, name) => write!(f, "{OURS}/links/{}/{name}", Slashed(digest)),
+            Self::ReverseLink(digest, name) => write!(f, "{OURS}/links/{}/{name}{END}", Slashed(digest)),
             Self::Referrers(name, subject) => write!(f, "{OURS}/referrers/{name}/_/{}", Slashed(subject)),
             Self::Referrer { name, subject, referrer } => {
                 write!(f, "{OURS}/referrers/{name}/_/{}/{}", Slashed(subject), Slashed(referrer))
@@ -146,11 +175,17 @@ impl fmt::Display for Key<'_> {
             Self::Uploads => write!(f, "{OURS}/uploads"),
             Self::PurgeCursor => write!(f, "{OURS}/purge"),
             Self::Secret => write!(f, "{OURS}/secret"),
+            Self::Cached(fact, digest) => write!(f, "{}/{}", fact.as_str(), Slashed(digest)),
         }
     }
 }
 
 impl Key<'_> {
+    /// What stands behind a name that ends a key. Without it, the key of `a` would be the folder of `a/b`, and
+    /// stores that keep objects as files cannot have both. No part of a name ends with a dash, and no character
+    /// of one comes before it: keys are in the order of their names.
+    pub const END_OF_NAME: &'static str = "-";
+
     /// What [`Key::UploadBlob`] adds to the object's own path.
     pub const UPLOAD_BLOB: &'static str = ".blob";
 
@@ -186,6 +221,11 @@ impl Link {
     }
 }
 
+/// The repository that a [`Key::Repository`] or [`Key::ReverseLink`] below `folder` names.
+pub fn trailing_name<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+    path.strip_prefix(folder)?.strip_suffix(Key::END_OF_NAME)
+}
+
 /// The digest that the last two segments of a path name, as in [`Key::Referrer`].
 pub fn trailing_digest(path: &str) -> Option<Digest> {
     let (rest, hex) = path.rsplit_once('/')?;
@@ -216,9 +256,9 @@ mod tests {
                 Key::TagIndex(&name, &tag, &x),
                 format!("{repository}/_manifests/tags/v1.0/index/sha256/{xh}/link"),
             ),
-            (Key::Repository(&name), "pierhead/repositories/a/b".into()),
+            (Key::Repository(&name), "pierhead/repositories/a/b-".into()),
             (Key::Descriptor(&x), format!("pierhead/descriptors/sha256/{xh}")),
-            (Key::ReverseLink(&x, &name), format!("pierhead/links/sha256/{xh}/a/b")),
+            (Key::ReverseLink(&x, &name), format!("pierhead/links/sha256/{xh}/a/b-")),
             (
                 Key::Referrer { name: &name, subject: &x, referrer: &y },
                 format!("pierhead/referrers/a/b/_/sha256/{xh}/sha512/{yh}"),
@@ -242,6 +282,40 @@ mod tests {
             Key::TagIndex(&name, &tag, &digest),
         ] {
             assert!(key.path().as_str().parse::<Path>().is_ok());
+        }
+    }
+
+    #[test]
+    fn no_key_is_the_folder_of_another() {
+        let names: [RepositoryName; 3] = ["a", "a/b", "a/b/c"].map(|name| name.parse().unwrap());
+        let (tag, digest) = ("link".parse::<Tag>().unwrap(), Algorithm::Sha256.digest(b""));
+        let id: UploadId = "0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887".parse().unwrap();
+        let object = Key::Upload(&id, 1).path();
+        let mut paths = vec![Key::Data(&digest).path(), Key::Descriptor(&digest).path()];
+        paths.extend([Key::UploadBlob(&object).path(), Key::Staged(&id, 1).path(), object]);
+        paths.extend([Key::PurgeCursor.path(), Key::Secret.path()]);
+        for name in &names {
+            paths.extend([
+                Key::Layer(name, &digest).path(),
+                Key::Revision(name, &digest).path(),
+                Key::TagCurrent(name, &tag).path(),
+                Key::TagIndex(name, &tag, &digest).path(),
+                Key::Repository(name).path(),
+                Key::ReverseLink(&digest, name).path(),
+                Key::Referrer { name, subject: &digest, referrer: &digest }.path(),
+            ]);
+        }
+        for path in &paths {
+            let within = paths.iter().find(|other| other.as_str().starts_with(&path.folder()));
+            assert_eq!(within, None, "{path}");
+        }
+        let names: Vec<RepositoryName> = ["a", "a--b", "a-b", "a.b", "a/b", "a/b-c", "a0", "a_b", "aa"]
+            .map(|name| name.parse().unwrap())
+            .into();
+        assert!(names.is_sorted() && names.is_sorted_by_key(|name| Key::Repository(name).path()));
+        let folder = Key::Catalog.path().folder();
+        for name in &names {
+            assert_eq!(trailing_name(Key::Repository(name).path().as_str(), &folder), Some(name.as_str()));
         }
     }
 
