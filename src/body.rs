@@ -44,6 +44,9 @@ pub trait ByteStream: Sized + 'static {
     /// Reads up to `limit` bytes and forgets them. A client that is still sending may not see the answer when
     /// the connection closes on it.
     async fn drain(&mut self, limit: usize);
+
+    /// Tells the other side that nobody will read this.
+    fn cancel(self);
 }
 
 /// A buffer of fixed capacity, owned by the platform.
@@ -79,6 +82,13 @@ impl<S: ByteStream> Body<S> {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::Stream(stream) => stream.content_length(),
             Self::Block { from, to, .. } => Some((to - from) as u64),
+        }
+    }
+
+    /// Lets go of content that nobody will read.
+    pub fn cancel(self) {
+        if let Self::Stream(stream) = self {
+            stream.cancel();
         }
     }
 

@@ -123,11 +123,18 @@ fn meta(object: &worker::Object) -> ObjectMeta {
 impl StorageDriver for R2 {
     type Stream = JsStream;
 
-    const CAPABILITIES: Capabilities =
-        Capabilities { conditional_put: true, multipart: true, max_put: MAX_PUT };
-
     fn name(&self) -> &'static str {
         "r2"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            conditional_put: true,
+            multipart: true,
+            max_put: MAX_PUT,
+            lists_facts: true,
+            nests: true,
+        }
     }
 
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::future;
 
 use super::{
-    ByteRange, Condition, Facts, Object, Page, Path, PutOptions, Stat, StorageDriver, StorageDriverExt,
-    StorageError, StorageErrorKind,
+    ByteRange, Capabilities, Condition, Facts, Object, Page, Path, PutOptions, Redirect, Stat, StorageDriver,
+    StorageDriverExt, StorageError, StorageErrorKind, redirect::Mode,
 };
 use crate::{body::Body, oci::Algorithm, uploads::PART_SIZE};
 
@@ -25,7 +25,7 @@ fn check(holds: bool, message: impl FnOnce() -> String) -> Result<(), Failure> {
 }
 
 /// Every case, by name.
-pub fn cases<S: StorageDriver + 'static>() -> Vec<(&'static str, Case<S>)> {
+pub fn cases<S: StorageDriver + 'static>(capabilities: Capabilities) -> Vec<(&'static str, Case<S>)> {
     let mut cases: Vec<(&'static str, Case<S>)> = vec![
         ("root exists", |s| Box::pin(root_exists(s))),
         ("valid paths", |s| Box::pin(valid_paths(s))),
@@ -51,12 +51,17 @@ pub fn cases<S: StorageDriver + 'static>() -> Vec<(&'static str, Case<S>)> {
         ("redirect url", |s| Box::pin(redirect_url(s))),
         ("facts and media type", |s| Box::pin(facts(s))),
         ("verified put", |s| Box::pin(verified_put(s))),
+        ("verified stream, sha256", |s| Box::pin(verified_stream(s, Algorithm::Sha256))),
+        ("verified stream, sha512", |s| Box::pin(verified_stream(s, Algorithm::Sha512))),
         ("digest of what is stored", |s| Box::pin(digest(s))),
     ];
-    if S::CAPABILITIES.conditional_put {
+    if capabilities.nests {
+        cases.push(("an object beside a folder of its name", |s| Box::pin(nested(s))));
+    }
+    if capabilities.conditional_put {
         cases.push(("conditional put", |s| Box::pin(conditional_put(s))));
     }
-    if S::CAPABILITIES.multipart {
+    if capabilities.multipart {
         cases.push(("append to large", |s| Box::pin(append_large(s))));
         cases.push(("multipart", |s| Box::pin(multipart(s))));
         cases.push(("multipart, aborted", |s| Box::pin(multipart_aborted(s))));
@@ -117,7 +122,7 @@ async fn root_exists<S: StorageDriver>(s: S) -> Result<(), Failure> {
 }
 
 async fn valid_paths<S: StorageDriver>(s: S) -> Result<(), Failure> {
-    for at in ["a", "aa", "a.a", "0-9", "abc.z", "a/b-c/d_e", "_uploads/x", "a/-b", "a/.b", "A/B"] {
+    for at in ["a", "aa", "a.a", "0-9", "abc.z", "b/b-c/d_e", "_uploads/x", "b/-b", "b/.b", "A/B"] {
         put(&s, at, at).await?;
         expect(&s, at, at).await?;
     }
@@ -247,14 +252,14 @@ async fn cancelled_write<S: StorageDriver>(s: S) -> Result<(), Failure> {
 }
 
 async fn list<S: StorageDriver>(s: S) -> Result<(), Failure> {
-    for at in ["l/b", "l/a/2", "l/a/1", "l/a", "l/a-b/x", "l/c/d/e", "lx", "k"] {
+    for at in ["l/b", "l/a/2", "l/a/1", "l/a-b/x", "l/c/d/e", "lx", "k"] {
         put(&s, at, at).await?;
     }
     let flat = paths_below(&s, "l/").await?;
-    check(flat == ["l/a", "l/a-b/x", "l/a/1", "l/a/2", "l/b", "l/c/d/e"], || format!("flat: {flat:?}"))?;
+    check(flat == ["l/a-b/x", "l/a/1", "l/a/2", "l/b", "l/c/d/e"], || format!("flat: {flat:?}"))?;
     let listing = s.list("l/", Page { folders: true, ..Page::first() }).await.map_err(failed)?;
     let objects: Vec<&str> = listing.objects.iter().map(|(path, _)| path.as_str()).collect();
-    check(objects == ["l/a", "l/b"], || format!("objects: {objects:?}"))?;
+    check(objects == ["l/b"], || format!("objects: {objects:?}"))?;
     check(listing.folders == ["l/a-b/", "l/a/", "l/c/"], || format!("folders: {:?}", listing.folders))?;
     Ok(())
 }
@@ -333,16 +338,33 @@ async fn delete<S: StorageDriver>(s: S) -> Result<(), Failure> {
 }
 
 async fn delete_recursively<S: StorageDriver>(s: S) -> Result<(), Failure> {
-    for at in ["d/a", "d/b/c", "d/b/d/e", "d"] {
+    for at in ["d/a", "d/b/c", "d/b/d/e"] {
         put(&s, at, "x").await?;
     }
     s.delete_tree(&path("d/b")?).await.map_err(failed)?;
     let left = paths_below(&s, "d").await?;
-    check(left == ["d", "d/a"], || format!("after d/b: {left:?}"))?;
+    check(left == ["d/a"], || format!("after d/b: {left:?}"))?;
     s.delete_tree(&path("d")?).await.map_err(failed)?;
     let left = paths_below(&s, "d").await?;
     check(left.is_empty(), || format!("after d: {left:?}"))?;
     s.delete_tree(&path("d")?).await.map_err(failed)
+}
+
+async fn nested<S: StorageDriver>(s: S) -> Result<(), Failure> {
+    for at in ["d/a/1", "d/a", "d/a/b/2", "d/b"] {
+        put(&s, at, at).await?;
+    }
+    let flat = paths_below(&s, "d").await?;
+    check(flat == ["d/a", "d/a/1", "d/a/b/2", "d/b"], || format!("flat: {flat:?}"))?;
+    let listing = s.list("d/", Page { folders: true, ..Page::first() }).await.map_err(failed)?;
+    let objects: Vec<&str> = listing.objects.iter().map(|(path, _)| path.as_str()).collect();
+    check(objects == ["d/a", "d/b"] && listing.folders == ["d/a/"], || format!("folders: {listing:?}"))?;
+    s.delete(&[path("d/a")?]).await.map_err(failed)?;
+    expect(&s, "d/a/1", "d/a/1").await?;
+    put(&s, "d/a", "again").await?;
+    s.delete_tree(&path("d/a")?).await.map_err(failed)?;
+    let left = paths_below(&s, "d").await?;
+    check(left == ["d/b"], || format!("after d/a: {left:?}"))
 }
 
 async fn delete_only_below<S: StorageDriver>(s: S) -> Result<(), Failure> {
@@ -397,9 +419,11 @@ async fn concurrent_streams<S: StorageDriver>(s: S) -> Result<(), Failure> {
 
 async fn redirect_url<S: StorageDriver>(s: S) -> Result<(), Failure> {
     put(&s, "a/file", "x").await?;
-    for method in [http::Method::GET, http::Method::HEAD] {
-        let url = s.redirect_url(&path("a/file")?, &method).await.map_err(failed)?;
-        check(url.as_ref().is_none_or(|url| url.starts_with("http")), || format!("{method}: {url:?}"))?;
+    let digest = Algorithm::Sha256.digest(b"x");
+    for mode in [Mode::Presigned, Mode::Signed] {
+        let redirect = Redirect { mode, digest: &digest };
+        let url = s.redirect_url(&path("a/file")?, &redirect).await.map_err(failed)?;
+        check(url.as_ref().is_none_or(|url| url.starts_with("http")), || format!("{mode:?}: {url:?}"))?;
     }
     Ok(())
 }
@@ -410,8 +434,13 @@ async fn facts<S: StorageDriver>(s: S) -> Result<(), Failure> {
     let put = s.put(&path("a/file")?, Body::Bytes("x".into()), options).await.map_err(failed)?;
     let head = s.head(&path("a/file")?).await.map_err(failed)?;
     let got = s.get(&path("a/file")?, None).await.map_err(failed)?.map(|object| object.meta);
-    let listed = s.list_all("a/").await.map_err(failed)?.pop().map(|(_, meta)| meta);
-    for (operation, meta) in [("put", Some(put)), ("head", head), ("get", got), ("list", listed)] {
+    let mut metas = vec![("put", Some(put)), ("head", head), ("get", got)];
+    if s.capabilities().lists_facts {
+        metas.push(("list", s.list_all("a/").await.map_err(failed)?.pop().map(|(_, meta)| meta)));
+    }
+    check(s.copy(&path("a/file")?, &path("b/file")?).await.map_err(failed)?, || "not copied".to_owned())?;
+    metas.push(("copy", s.head(&path("b/file")?).await.map_err(failed)?));
+    for (operation, meta) in metas {
         let Some(meta) = meta else { return Err(format!("{operation}: not there")) };
         check(meta.facts == facts, || format!("{operation}: facts {:?}", meta.facts))?;
         check(meta.media_type.as_deref() == Some("text/x"), || {
@@ -443,6 +472,23 @@ async fn verified_put<S: StorageDriver>(s: S) -> Result<(), Failure> {
     let options = PutOptions { digest: Some(&empty), ..PutOptions::default() };
     s.put(&path("v/empty")?, Body::Empty, options).await.map_err(failed)?;
     expect(&s, "v/empty", "").await
+}
+
+async fn verified_stream<S: StorageDriver>(s: S, algorithm: Algorithm) -> Result<(), Failure> {
+    let content = noise(300_000, 6);
+    put(&s, "v/source", content.clone()).await?;
+    let (right, wrong) = (algorithm.digest(&content), algorithm.digest(b"something else"));
+    for (digest, at) in [(&right, "v/right"), (&wrong, "v/wrong")] {
+        let source = s.get(&path("v/source")?, None).await.map_err(failed)?;
+        let body = source.ok_or("the source is not there")?.body;
+        let options = PutOptions { digest: Some(digest), ..PutOptions::default() };
+        let error = s.put(&path(at)?, body, options).await.err().map(|error| error.kind);
+        let expected = (*digest == wrong).then_some(StorageErrorKind::DigestMismatch);
+        check(error == expected, || format!("{at}: {error:?}"))?;
+    }
+    expect(&s, "v/right", content).await?;
+    let left = paths_below(&s, "").await?;
+    check(left == ["v/right", "v/source"], || format!("a refused write left {left:?}"))
 }
 
 async fn digest<S: StorageDriver>(s: S) -> Result<(), Failure> {

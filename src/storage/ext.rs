@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    Object, ObjectMeta, Page, Path, PutOptions, StorageDriver, StorageError, StorageErrorKind, Writer,
-};
+use super::{Object, ObjectMeta, Page, Path, StorageDriver, StorageError, StorageErrorKind, Writer};
 
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +65,12 @@ pub trait StorageDriverExt: StorageDriver + Sized {
 
     /// Deletes an object and everything below its path, and nothing beside it. Repeating it is harmless.
     async fn delete_tree(&self, path: &Path) -> Result<(), StorageError> {
-        self.delete(std::slice::from_ref(path)).await?;
+        // Of all paths that begin like this one, it comes first. (Where objects are files, asking for it by
+        // name may find the folder.)
+        let first = self.list(path.as_str(), Page { limit: 1, ..Page::first() }).await?;
+        if first.objects.first().is_some_and(|(found, _)| found == path.as_str()) {
+            self.delete(std::slice::from_ref(path)).await?;
+        }
         loop {
             // From the start each time: what was listed is gone.
             let listing = self.list(&path.folder(), Page::first()).await?;
@@ -82,16 +85,8 @@ pub trait StorageDriverExt: StorageDriver + Sized {
     /// Moves an object, over whatever is at `to`; `false` when there is nothing at `from`. Not atomic: an
     /// interrupted move leaves the object in both places, and repeating it ends it.
     async fn rename(&self, from: &Path, to: &Path) -> Result<bool, StorageError> {
-        let Some(meta) = self.head(from).await? else { return Ok(false) };
-        if meta.size <= Self::CAPABILITIES.max_put {
-            let Some(Object { meta, body }) = self.get(from, None).await? else { return Ok(false) };
-            let media_type = meta.media_type.as_deref();
-            let options = PutOptions { media_type, facts: meta.facts.clone(), ..PutOptions::default() };
-            self.put(to, body, options).await?;
-        } else {
-            let mut writer = Writer::create(self, to);
-            writer.copy_from(from, meta.size).await?;
-            writer.commit().await?;
+        if !self.copy(from, to).await? {
+            return Ok(false);
         }
         self.delete(std::slice::from_ref(from)).await?;
         Ok(true)

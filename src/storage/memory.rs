@@ -88,6 +88,8 @@ impl ByteStream for MemoryStream {
     async fn drain(&mut self, limit: usize) {
         let _ = self.bytes.split_to(self.bytes.len().min(limit));
     }
+
+    fn cancel(self) {}
 }
 
 #[derive(Clone)]
@@ -176,11 +178,18 @@ impl Memory {
 impl StorageDriver for Memory {
     type Stream = MemoryStream;
 
-    const CAPABILITIES: Capabilities =
-        Capabilities { conditional_put: true, multipart: true, max_put: 5 * 1024 * 1024 * 1024 };
-
     fn name(&self) -> &'static str {
         "memory"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            conditional_put: true,
+            multipart: true,
+            max_put: 5 * 1024 * 1024 * 1024,
+            lists_facts: true,
+            nests: true,
+        }
     }
 
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
@@ -352,7 +361,7 @@ mod tests {
 
     #[test]
     fn keeps_the_contract() {
-        for (name, case) in contract::cases::<Memory>() {
+        for (name, case) in contract::cases::<Memory>(Memory::default().capabilities()) {
             println!("{name}");
             block_on(case(Memory::default())).unwrap_or_else(|error| panic!("{name}: {error}"));
         }

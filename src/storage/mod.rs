@@ -6,10 +6,15 @@
 
 #[cfg(test)]
 pub mod contract;
+mod copy;
+mod driver;
 mod ext;
 pub mod key;
 pub mod memory;
 mod path;
+pub mod redirect;
+pub mod s3;
+pub mod trace;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -20,9 +25,11 @@ use crate::{
     oci::{Algorithm, Digest},
 };
 
+pub use driver::Driver;
 pub use ext::{Stat, StorageDriverExt};
 pub use key::Key;
 pub use path::{InvalidPath, Path};
+pub use redirect::Redirect;
 pub use writer::Writer;
 
 /// What is known of a stored object without reading it.
@@ -109,7 +116,7 @@ impl Page<'static> {
 /// A page of a listing, in byte order of the whole paths.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Objects. Their `media_type` and `facts` are filled in.
+    /// Objects. Their `media_type` and `facts` are filled in if the driver [`lists_facts`](Capabilities).
     pub objects: Vec<(String, ObjectMeta)>,
     /// Folders, each ending in `/`.
     pub folders: Vec<String>,
@@ -140,6 +147,10 @@ pub struct Capabilities {
     pub multipart: bool,
     /// The largest object one `put` takes, in bytes.
     pub max_put: u64,
+    /// Listings tell the media types and facts of objects.
+    pub lists_facts: bool,
+    /// There may be objects below an object's path.
+    pub nests: bool,
 }
 
 /// An object store. Absence is `Ok(None)`; an error means that something went wrong.
@@ -149,11 +160,11 @@ pub trait StorageDriver {
     /// The platform's stream, the same for every driver of a platform.
     type Stream: ByteStream;
 
-    /// What this driver can do.
-    const CAPABILITIES: Capabilities;
-
     /// The driver's name in errors and logs.
     fn name(&self) -> &'static str;
+
+    /// What this driver can do.
+    fn capabilities(&self) -> Capabilities;
 
     /// Looks an object up.
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError>;
@@ -207,11 +218,20 @@ pub trait StorageDriver {
     /// Hashes a stored object without moving it through the caller.
     async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError>;
 
-    /// A URL at which a client may do `method` on the object by itself, if the driver has such URLs.
+    /// Copies an object with its media type and facts, over whatever is at `to`; `false` when there is
+    /// nothing at `from`. The bytes pass through here unless the driver knows better.
+    async fn copy(&self, from: &Path, to: &Path) -> Result<bool, StorageError>
+    where
+        Self: Sized,
+    {
+        copy::through(self, from, to).await
+    }
+
+    /// A URL at which a client gets the object by itself, if the driver has such URLs.
     async fn redirect_url(
         &self,
         _path: &Path,
-        _method: &http::Method,
+        _redirect: &Redirect<'_>,
     ) -> Result<Option<String>, StorageError> {
         Ok(None)
     }
