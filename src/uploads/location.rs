@@ -2,18 +2,15 @@
 //! chunk instead of at its POST, and a blob sent in one piece needs none.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use super::UploadId;
 use crate::{
     clock::Timestamp,
     oci::{Algorithm, RepositoryName},
+    secret::{self, Secret},
 };
-
-/// What signs locations: 32 random bytes.
-#[derive(Clone)]
-pub struct Secret(pub [u8; 32]);
 
 /// What a location says of its upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +54,7 @@ impl UploadState {
 }
 
 fn mac(secret: &Secret, name: &RepositoryName, id: &UploadId, fields: &str) -> Hmac<Sha256> {
-    // HMAC pads a shorter key with zeros (RFC 2104); an array of the block's size cannot have a wrong length.
-    let mut key = [0; 64];
-    key.iter_mut().zip(secret.0).for_each(|(to, from)| *to = from);
-    let mut mac = <Hmac<Sha256> as KeyInit>::new(&key.into());
-    mac.update(format!("upload\n{name}\n{id}\n{fields}").as_bytes());
-    mac
+    secret::mac(&secret.0, &format!("upload\n{name}\n{id}\n{fields}"))
 }
 
 #[cfg(test)]
