@@ -110,7 +110,8 @@ async fn is_left_over<S: StorageDriver>(
     meta: &ObjectMeta,
 ) -> Result<bool, StorageError> {
     let (object, note) = match path.as_str().strip_suffix(Key::UPLOAD_BLOB) {
-        Some(object) => (object.parse().ok(), Some(meta.clone())),
+        Some(object) if storage.capabilities().lists_facts => (object.parse().ok(), Some(meta.clone())),
+        Some(object) => (object.parse().ok(), storage.head(path).await?),
         None => (Some(path.clone()), storage.head(&Key::UploadBlob(path).path()).await?),
     };
     let digest = note.and_then(|note| note.facts.get(DIGEST)?.parse::<Digest>().ok());
