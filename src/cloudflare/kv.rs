@@ -18,6 +18,8 @@ use crate::{
 
 /// KV's limit for a value, in bytes.
 const MAX_VALUE: usize = 25 * 1024 * 1024;
+/// How long a value is kept, in seconds: what is in a cache can be had again.
+const LIFETIME: u64 = 30 * 24 * 60 * 60;
 /// KV's limit for a key, in bytes.
 const MAX_KEY: usize = 512;
 
@@ -49,10 +51,6 @@ impl From<Beside> for ObjectMeta {
 
 impl Kv {
     /// Wraps the binding.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "its place is inside the cache, which is not there yet")
-    )]
     pub fn new(store: KvStore) -> Self {
         Self { store }
     }
@@ -82,11 +80,18 @@ impl Kv {
 impl StorageDriver for Kv {
     type Stream = JsStream;
 
-    const CAPABILITIES: Capabilities =
-        Capabilities { conditional_put: false, multipart: false, max_put: MAX_VALUE as u64 };
-
     fn name(&self) -> &'static str {
         "kv"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            conditional_put: false,
+            multipart: false,
+            max_put: MAX_VALUE as u64,
+            lists_facts: true,
+            nests: true,
+        }
     }
 
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
@@ -140,7 +145,10 @@ impl StorageDriver for Kv {
             media_type: options.media_type.map(str::to_owned),
             facts: options.facts.into_iter().collect(),
         };
-        let put = async { self.store.put_bytes(path.as_str(), &value)?.metadata(&beside)?.execute().await };
+        let put = async {
+            let put = self.store.put_bytes(path.as_str(), &value)?.metadata(&beside)?;
+            put.expiration_ttl(LIFETIME).execute().await
+        };
         put.await.map_err(|error| self.failure(path.as_str(), "put", error))?;
         Ok(beside.into())
     }

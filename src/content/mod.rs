@@ -4,6 +4,12 @@
 //! writes carry the size, media type and place of what they link, so that one look-up answers a HEAD; links
 //! without these facts, as `distribution` writes them, cost a look-up more.
 
+pub mod by_digest;
+pub mod cache;
+pub mod tags;
+
+use std::cell::Cell;
+
 use bytes::Bytes;
 use futures_util::{
     StreamExt, TryStreamExt,
@@ -12,12 +18,13 @@ use futures_util::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::by_digest::ByDigest;
 use crate::{
     body::Body,
     oci::{Descriptor, Digest, Manifest, RepositoryName, Tag},
     storage::{
         ByteRange, Condition, Facts, Key, Object, ObjectMeta, Path, PutOptions, StorageDriver,
-        StorageDriverExt, StorageError, StorageErrorKind,
+        StorageDriverExt, StorageError, StorageErrorKind, key::trailing_name,
     },
 };
 
@@ -139,6 +146,35 @@ impl<'a, S: StorageDriver> Content<'a, S> {
         }
     }
 
+    /// [`Content::resolve`] for a GET: what a link without facts leaves open may come from the cache. In a
+    /// bucket with such links, link and descriptor are asked for at once.
+    pub async fn resolve_to_read(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        by_digest: &dyn ByDigest,
+        has_foreign_links: &Cell<bool>,
+    ) -> Result<Option<Located>, StorageError> {
+        let path = Key::Layer(name, digest).path();
+        let link = self.storage.head(&path);
+        let (link, early) = if has_foreign_links.get() {
+            let (link, located) = try_join(link, by_digest.located(digest)).await?;
+            (link, Some(located))
+        } else {
+            (link.await?, None)
+        };
+        let Some(link) = link else { return Ok(None) };
+        if let Some(located) = Located::from_facts(&link.facts) {
+            by_digest.learn(digest, &located);
+            return Ok(Some(located));
+        }
+        has_foreign_links.set(true);
+        match early {
+            Some(located) => Ok(located),
+            None => by_digest.located(digest).await,
+        }
+    }
+
     /// Which of `digests` this repository does not have.
     pub async fn missing(
         &self,
@@ -156,19 +192,23 @@ impl<'a, S: StorageDriver> Content<'a, S> {
             .await
     }
 
-    /// Opens the bytes of a blob that [`Content::resolve`] found.
+    /// Opens the bytes of a blob that [`Content::resolve`] found, and says where they were.
     pub async fn open(
         &self,
         digest: &Digest,
         located: &Located,
         range: Option<ByteRange>,
-    ) -> Result<Option<Object<S::Stream>>, StorageError> {
-        if let Some(object) = self.storage.get(&located.path(digest), range).await? {
-            return Ok(Some(object));
+    ) -> Result<Option<(Object<S::Stream>, Path)>, StorageError> {
+        let path = located.path(digest);
+        if let Some(object) = self.storage.get(&path, range).await? {
+            return Ok(Some((object, path)));
         }
-        // The link may be older than the bytes' last move.
+        // What is known may be older than the bytes' last move.
         match self.locate(digest).await? {
-            Some(moved) if moved != *located => self.storage.get(&moved.path(digest), range).await,
+            Some(moved) if moved != *located => {
+                let path = moved.path(digest);
+                Ok(self.storage.get(&path, range).await?.map(|object| (object, path)))
+            }
             _ => Ok(None),
         }
     }
@@ -231,7 +271,7 @@ impl<'a, S: StorageDriver> Content<'a, S> {
         let prefix = Key::ReverseLinks(digest).path().folder();
         let page = crate::storage::Page { limit, ..crate::storage::Page::first() };
         let listing = self.storage.list(&prefix, page).await?;
-        let names = listing.objects.iter().filter_map(|(path, _)| path.strip_prefix(&prefix)?.parse().ok());
+        let names = listing.objects.iter().filter_map(|(path, _)| trailing_name(path, &prefix)?.parse().ok());
         Ok(names.collect())
     }
 
@@ -390,8 +430,8 @@ impl<'a, S: StorageDriver> Content<'a, S> {
         };
         let content = serde_json::to_string(&descriptor).unwrap_or_default();
         let mut facts = Facts::new();
-        // Facts travel as HTTP headers: plain ASCII only.
-        if content.len() <= MAX_DESCRIPTOR_FACT && content.is_ascii() {
+        // Facts travel as HTTP headers: plain ASCII, and no runs of spaces, which S3's signatures do not tell apart.
+        if content.len() <= MAX_DESCRIPTOR_FACT && content.is_ascii() && !content.contains("  ") {
             facts.insert(DESCRIPTOR.to_owned(), content.clone());
         }
         self.put(Key::Referrer { name, subject, referrer: digest }, content, facts).await
