@@ -158,6 +158,12 @@ impl ByteStream for JsStream {
             }
         }
     }
+
+    fn cancel(self) {
+        let cancelled = self.raw.cancel();
+        // What fails here has ended already.
+        wasm_bindgen_futures::spawn_local(async { drop(JsFuture::from(cancelled).await) });
+    }
 }
 
 /// A buffer in JavaScript's memory.
