@@ -155,6 +155,9 @@ pub enum Error {
     /// The client may not do this, or must say who it is.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// A signed URL was changed, is over, or was made with another key.
+    #[error("this URL is not, or no longer, signed: ask the registry for the blob again")]
+    NotSigned,
     /// A known path with another method; `allow` are those it has.
     #[error("this registry does not do that here")]
     Unsupported {
@@ -255,7 +258,7 @@ impl Error {
             Self::Auth(AuthError::Unauthenticated { .. }) => {
                 (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
             }
-            Self::Auth(AuthError::Denied) => (StatusCode::FORBIDDEN, ErrorCode::Denied),
+            Self::Auth(AuthError::Denied) | Self::NotSigned => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::NoSuchEndpoint => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
             Self::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),

@@ -7,6 +7,9 @@
 //! | how bytes become a blob | [`uploads`] |
 //! | what is stored where | [`storage::key`] |
 //! | what a store must do | [`storage::StorageDriver`] |
+//! | what is put around the parts | [`middleware`] |
+//! | where a GET of a blob is sent | [`storage::redirect`] |
+//! | what is cached, and what never is | [`content::cache`], [`edge`] |
 //! | codes and statuses of errors | [`error`] |
 //! | settings | [`config`] |
 //! | anything that names JavaScript | `src/cloudflare/`, and nowhere else |
@@ -17,12 +20,18 @@
 
 pub mod api;
 pub mod auth;
+pub mod background;
 pub mod body;
 pub mod clock;
 pub mod config;
 pub mod content;
+pub mod edge;
 pub mod error;
+pub mod http_client;
+pub mod log;
+pub mod middleware;
 pub mod oci;
+pub mod secret;
 pub mod storage;
 pub mod uploads;
 

@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl<P: Platform> Registry<P> {
-    /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up, and one read for a GET.
+    /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up in the repository; the content of
+    /// a GET from the nearest cache.
     pub(super) async fn get_manifest(
         &self,
         name: &RepositoryName,
@@ -21,7 +22,7 @@ impl<P: Platform> Registry<P> {
         let unknown = || Error::ManifestUnknown(reference.clone());
         let content = self.content();
         let revision = match reference {
-            Reference::Tag(tag) => content.tag(name, tag).await?,
+            Reference::Tag(tag) => self.tag(name, tag).await?,
             Reference::Digest(digest) => content.revision(name, digest).await?,
         };
         let Revision { digest, mut known } = revision.ok_or_else(unknown)?;
@@ -40,7 +41,7 @@ impl<P: Platform> Registry<P> {
         }
         let mut body = Body::Empty;
         if request.method() != Method::HEAD || known.is_none() {
-            let bytes = content.manifest(&digest).await?.ok_or_else(unknown)?;
+            let bytes = self.by_digest.manifest(&digest).await?.ok_or_else(unknown)?;
             known.get_or_insert_with(|| (bytes.len() as u64, Manifest::detect_media_type(&bytes)));
             body = Body::Bytes(bytes);
         }
@@ -49,6 +50,22 @@ impl<P: Platform> Registry<P> {
         fields.insert(header::CONTENT_LENGTH, size.into());
         *response.body_mut() = body;
         Ok(response)
+    }
+
+    /// What a tag points at: what the store says, unless the configuration allows an older answer.
+    async fn tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Revision>, Error> {
+        let (tags, now) = (&self.shared.tags, self.shared.clock.now());
+        if let Some(revision) = tags.get(name, tag, now) {
+            return Ok(Some(revision));
+        }
+        let revision = self.content().tag(name, tag).await?;
+        if let Some(revision) = &revision {
+            tags.put(name, tag, revision, now);
+            if revision.known.is_none() {
+                self.shared.has_foreign_links.set(true);
+            }
+        }
+        Ok(revision)
     }
 
     /// end-7a, end-7b: `PUT /v2/<name>/manifests/<reference>`, with `?tag=<tag>` any number of times when
@@ -90,7 +107,10 @@ impl<P: Platform> Registry<P> {
         if !missing.is_empty() {
             return Err(Error::ManifestBlobUnknown(missing));
         }
-        content.put_manifest(name, &digest, &manifest, bytes, &tags).await?;
+        let put = content.put_manifest(name, &digest, &manifest, bytes, &tags).await;
+        // Some tags may be set when others fail.
+        self.shared.tags.forget(name);
+        put?;
 
         let mut response = empty(StatusCode::CREATED);
         let fields = response.headers_mut();
@@ -115,9 +135,14 @@ impl<P: Platform> Registry<P> {
         reference: &Reference,
     ) -> Result<Response<P>, Error> {
         let was_there = match reference {
-            Reference::Tag(tag) => self.content().delete_tag(name, tag).await?,
-            Reference::Digest(digest) => self.content().delete_manifest(name, digest).await?,
+            Reference::Tag(tag) => self.content().delete_tag(name, tag).await,
+            Reference::Digest(digest) => self.content().delete_manifest(name, digest).await,
         };
+        self.shared.tags.forget(name);
+        let was_there = was_there?;
+        if let Reference::Digest(digest) = reference {
+            self.by_digest.forget(digest);
+        }
         if was_there {
             Ok(empty(StatusCode::ACCEPTED))
         } else {

@@ -8,10 +8,11 @@ mod page;
 mod rebuild;
 mod referrers;
 pub mod route;
+mod shared;
 mod tags;
 mod uploads;
 
-use std::cell::OnceCell;
+use std::rc::Rc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -19,51 +20,52 @@ use route::Route;
 
 use crate::{
     auth::{Access, Authorizer},
-    body::Body,
-    clock::Clock,
-    config::Config,
-    content::Content,
+    background::Background,
+    body::{Body, ByteStream},
+    content::{Content, by_digest::ByDigest},
+    edge::EdgeCache,
     error::Error,
-    storage::{Condition, Key, PutOptions, StorageDriver, StorageDriverExt, StorageErrorKind},
-    uploads::{UploadSessions, location::Secret},
+    log::RequestLog,
+    secret::Secret,
+    storage::Driver,
+    uploads::UploadSessions,
 };
 
+pub use shared::{Parts, Shared};
+
 /// The types a deployment is made of. No methods: a platform is a choice of parts.
-pub trait Platform {
-    /// Where everything is stored.
-    type Storage: StorageDriver;
+pub trait Platform: 'static {
+    /// Its streams.
+    type Stream: ByteStream;
     /// Where uploads are remembered.
     type Uploads: UploadSessions;
     /// Who may do what.
     type Auth: Authorizer;
-    /// What time it is.
-    type Clock: Clock;
+    /// What keeps bodies near the client.
+    type Edge: EdgeCache<Stream = Self::Stream> + 'static;
 }
 
-type Stream<P> = <<P as Platform>::Storage as StorageDriver>::Stream;
 /// A request.
-pub type Request<P> = http::Request<Body<Stream<P>>>;
+pub type Request<P> = http::Request<Body<<P as Platform>::Stream>>;
 /// An answer. Its extensions hold a [`LogLine`] when the operator should hear of it.
-pub type Response<P> = http::Response<Body<Stream<P>>>;
+pub type Response<P> = http::Response<Body<<P as Platform>::Stream>>;
 
 /// What went wrong, in the response's extensions, for the platform to log once.
 #[derive(Debug, Clone)]
 pub struct LogLine(pub String);
 
-/// The registry.
+/// The registry, as one request sees it.
 pub struct Registry<P: Platform> {
-    /// Settings.
-    pub config: Config,
-    /// Storage.
-    pub storage: P::Storage,
-    /// Upload sessions.
-    pub uploads: P::Uploads,
-    /// Rights.
-    pub auth: P::Auth,
-    /// Time.
-    pub clock: P::Clock,
-    /// What signs upload locations, once it has been read.
-    pub secret: OnceCell<Secret>,
+    /// What it shares with other requests.
+    pub(crate) shared: Rc<Shared<P>>,
+    /// Storage, decorated.
+    pub(crate) storage: Driver<P::Stream>,
+    /// What digests stand for, decorated.
+    pub(crate) by_digest: Rc<dyn ByDigest>,
+    /// What may outlive the answer.
+    pub(crate) background: Rc<dyn Background>,
+    /// What this request does.
+    pub(crate) log: Rc<RequestLog>,
 }
 
 impl<P: Platform> Registry<P> {
@@ -89,7 +91,9 @@ impl<P: Platform> Registry<P> {
     async fn dispatch(&self, request: Request<P>) -> Result<Response<P>, Error> {
         let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
         let route = Route::parse(request.method(), &path)?;
-        self.authorize(request.headers(), &[route.access()]).await?;
+        if let Some(access) = route.access() {
+            self.authorize(request.headers(), &[access]).await?;
+        }
         match route {
             Route::Base => Ok(self.base()),
             Route::GetBlob { name, digest } => self.get_blob(&name, &digest, &request).await,
@@ -106,11 +110,12 @@ impl<P: Platform> Registry<P> {
             Route::CancelUpload { name, id } => self.cancel_upload(&name, &id, &request).await,
             Route::Catalog => self.catalog(&request).await,
             Route::Rebuild => self.rebuild(&request).await,
+            Route::GetSignedBlob { digest } => self.get_signed_blob(&digest, &request).await,
         }
     }
 
     async fn authorize(&self, headers: &HeaderMap, access: &[Access<'_>]) -> Result<(), Error> {
-        self.auth.authorize(headers.get(header::AUTHORIZATION), access).await?;
+        self.shared.auth.authorize(headers.get(header::AUTHORIZATION), access).await?;
         Ok(())
     }
 
@@ -119,36 +124,16 @@ impl<P: Platform> Registry<P> {
         json("{}".to_owned())
     }
 
-    fn content(&self) -> Content<'_, P::Storage> {
+    fn content(&self) -> Content<'_, Driver<P::Stream>> {
         Content::new(&self.storage)
     }
 
-    /// What signs upload locations: made and stored at the first upload of all, read once by each isolate.
     async fn secret(&self) -> Result<&Secret, Error> {
-        if let Some(secret) = self.secret.get() {
-            return Ok(secret);
-        }
-        let path = Key::Secret.path();
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| Error::Internal(error.to_string()))?;
-        if self.storage.head(&path).await?.is_none() {
-            let options = PutOptions { condition: Condition::IfAbsent, ..PutOptions::default() };
-            let made = self.storage.put(&path, Body::Bytes(random.to_vec().into()), options).await;
-            match made {
-                // Another isolate was faster: its secret counts.
-                Err(error) if error.kind != StorageErrorKind::Precondition => return Err(error.into()),
-                _ => {}
-            }
-        }
-        let stored = self.storage.read(&path, 32).await?;
-        let secret = stored.and_then(|(bytes, _)| bytes.as_ref().try_into().ok());
-        let secret =
-            secret.ok_or_else(|| Error::Internal(format!("{path} does not hold 32 bytes: delete it")))?;
-        Ok(self.secret.get_or_init(|| Secret(secret)))
+        Ok(self.shared.secret.get().await?)
     }
 }
 
-fn json<S: crate::body::ByteStream>(text: String) -> http::Response<Body<S>> {
+fn json<S: ByteStream>(text: String) -> http::Response<Body<S>> {
     let length = text.len();
     let mut response = http::Response::new(Body::Bytes(text.into()));
     let headers = response.headers_mut();
@@ -157,7 +142,7 @@ fn json<S: crate::body::ByteStream>(text: String) -> http::Response<Body<S>> {
     response
 }
 
-fn empty<S: crate::body::ByteStream>(status: StatusCode) -> http::Response<Body<S>> {
+fn empty<S: ByteStream>(status: StatusCode) -> http::Response<Body<S>> {
     let mut response = http::Response::new(Body::Empty);
     *response.status_mut() = status;
     if status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED {

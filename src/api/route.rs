@@ -46,6 +46,8 @@ pub enum Route {
     Catalog,
     /// Add what another registry does not write to its bucket.
     Rebuild,
+    /// A blob's bytes, for whoever has the URL.
+    GetSignedBlob { digest: Digest },
 }
 
 fn name(segments: &[&str]) -> Result<RepositoryName, Error> {
@@ -70,6 +72,9 @@ impl Route {
             ("GET", [""]) => Self::Base, // end-1
             ("GET", ["_catalog"]) => Self::Catalog, // not in the specification; Docker's
             ("POST", ["_pierhead", "rebuild"]) => Self::Rebuild, // ours
+            // Ours. HEAD is not GET here: a signature is for one method.
+            (_, ["_pierhead", "blobs", alg, hex]) if method == Method::GET => Self::GetSignedBlob { digest: format!("{alg}:{hex}").parse()? },
+            (_, ["_pierhead", "blobs", _, _]) => return Err(Error::Unsupported { allow: "GET" }),
             ("POST", [n @ .., "blobs", "uploads", ""] | [n @ .., "blobs", "uploads"]) => Self::StartUpload { name: name(n)? }, // end-4a, end-4b, end-11
             ("PATCH", [n @ .., "blobs", "uploads", id]) => Self::PatchUpload { name: name(n)?, id: upload(id)? }, // end-5
             ("PUT", [n @ .., "blobs", "uploads", id]) => Self::FinishUpload { name: name(n)?, id: upload(id)? }, // end-6
@@ -92,9 +97,11 @@ impl Route {
         })
     }
 
-    /// The right it needs. A mount needs a second one, which `api::uploads` asks for.
-    pub fn access(&self) -> Access<'_> {
-        match self {
+    /// The right it needs; none where the URL itself is the proof. A mount needs a second one, which
+    /// `api::uploads` asks for.
+    pub fn access(&self) -> Option<Access<'_>> {
+        Some(match self {
+            Self::GetSignedBlob { .. } => return None,
             Self::Base => Access::Base,
             Self::Catalog => Access::Catalog,
             Self::Rebuild => Access::Administer,
@@ -111,7 +118,7 @@ impl Route {
             Self::DeleteManifest { name, .. } | Self::DeleteBlob { name, .. } => {
                 Access::Repository(name, Action::Delete)
             }
-        }
+        })
     }
 }
 
@@ -160,6 +167,8 @@ mod tests {
             ("PATCH /v2/a/blobs/uploads/1", "BLOB_UPLOAD_UNKNOWN"),
             ("POST /v2/a/manifests/latest", "UNSUPPORTED"),
             ("PUT /v2/", "UNSUPPORTED"),
+            ("GET /v2/_pierhead/blobs/sha256/x", "DIGEST_INVALID"),
+            ("GET /v2/_pierhead/blobs/sha256:x", "NAME_INVALID"),
             ("GET /v2/a", "UNSUPPORTED"),
             ("GET /v1/", "UNSUPPORTED"),
         ] {

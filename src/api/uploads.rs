@@ -5,15 +5,14 @@
 
 use http::{StatusCode, header};
 
-use super::{LogLine, Platform, Registry, Request, Response, Stream, empty, headers, parameter};
+use super::{LogLine, Platform, Registry, Request, Response, empty, headers, parameter};
 use crate::{
     auth::{Access, Action},
     body::{Body, ByteStream},
-    clock::Clock,
     content::Located,
     error::Error,
     oci::{Algorithm, Digest, RepositoryName},
-    storage::StorageDriver,
+    storage::{Driver, StorageDriver},
     uploads::{
         CallError, Command, Upload, UploadError, UploadId, UploadSessions,
         chunk::{ChunkError, ChunkWriter, Tail},
@@ -50,7 +49,7 @@ impl<P: Platform> Registry<P> {
             (None, None) => Algorithm::Sha256,
         };
         let id = UploadId::random();
-        let expires = self.clock.now().plus_seconds(self.config.upload_ttl_seconds);
+        let expires = self.shared.clock.now().plus_seconds(self.shared.config.upload_ttl_seconds);
         let state = UploadState { expires, algorithm, has_session: false };
         if let Some(digest) = digest {
             return self.finish(name, &id, state, &digest, request).await;
@@ -98,9 +97,7 @@ impl<P: Platform> Registry<P> {
         digest: &Digest,
         request: Request<P>,
     ) -> Result<Response<P>, Error> {
-        if !state.has_session
-            && is_whole_blob(&request, digest, <P::Storage as StorageDriver>::CAPABILITIES.max_put)
-        {
+        if !state.has_session && is_whole_blob(&request, digest, self.storage.capabilities().max_put) {
             let size = request.body().content_length().unwrap_or_default();
             return match put_verified(&self.storage, request.into_body(), digest).await {
                 Ok(()) => {
@@ -209,7 +206,7 @@ impl<P: Platform> Registry<P> {
     ) -> Result<UploadState, Error> {
         let value = parameter(request, "_state").ok_or(Error::UploadUnknown)?;
         let secret = self.secret().await?;
-        UploadState::verify(&value, secret, name, id, self.clock.now()).ok_or(Error::UploadUnknown)
+        UploadState::verify(&value, secret, name, id, self.shared.clock.now()).ok_or(Error::UploadUnknown)
     }
 
     async fn location(
@@ -251,7 +248,7 @@ impl<P: Platform> Registry<P> {
                 // Not a range: the client hears where to go on, as for one out of order.
                 None => {
                     let status = Command::Status { repository: name.clone() };
-                    let offset = match self.uploads.call(id, status).await {
+                    let offset = match self.shared.uploads.call(id, status).await {
                         Ok(reply) => reply.upload.offset,
                         Err(CallError::Refused(UploadError::Unknown)) if !state.has_session => 0,
                         Err(error) => return Err(error.into()),
@@ -285,8 +282,9 @@ impl<P: Platform> Registry<P> {
     ) -> Result<(Writer<'a, P>, Tail<Block<P>>), Error> {
         let result = async {
             let chunk = self.chunk(name, id, state, &request).await?;
-            let (storage, part_size) = (&self.storage, self.config.part_size);
-            let mut writer = ChunkWriter::begin(storage, &self.uploads, id, part_size, chunk.begin).await?;
+            let (storage, part_size) = (&self.storage, self.shared.config.part_size);
+            let mut writer =
+                ChunkWriter::begin(storage, &self.shared.uploads, id, part_size, chunk.begin).await?;
             let tail = match request.body_mut() {
                 Body::Stream(stream) => writer.write(stream, chunk.declared).await?,
                 _ => writer.nothing(),
@@ -306,7 +304,7 @@ impl<P: Platform> Registry<P> {
 
     /// How much of an upload is stored; `None` when it has no session.
     async fn offset(&self, name: &RepositoryName, id: &UploadId) -> Result<Option<u64>, Error> {
-        match self.uploads.call(id, Command::Status { repository: name.clone() }).await {
+        match self.shared.uploads.call(id, Command::Status { repository: name.clone() }).await {
             Ok(reply) => Ok(Some(reply.upload.offset)),
             Err(CallError::Refused(UploadError::Unknown)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -315,7 +313,7 @@ impl<P: Platform> Registry<P> {
 
     async fn close(&self, name: &RepositoryName, id: &UploadId, state: UploadState) -> Result<Upload, Error> {
         let command = Command::Close { repository: name.clone(), expires: state.expires };
-        Ok(self.uploads.call(id, command).await?.upload)
+        Ok(self.shared.uploads.call(id, command).await?.upload)
     }
 
     /// The error for the client, with the location that a chunk out of order is answered with.
@@ -336,8 +334,8 @@ impl<P: Platform> Registry<P> {
     }
 }
 
-type Writer<'a, P> = ChunkWriter<'a, <P as Platform>::Storage, <P as Platform>::Uploads>;
-type Block<P> = <Stream<P> as ByteStream>::Block;
+type Writer<'a, P> = ChunkWriter<'a, Driver<<P as Platform>::Stream>, <P as Platform>::Uploads>;
+type Block<P> = <<P as Platform>::Stream as ByteStream>::Block;
 
 struct Chunk {
     begin: Command,

@@ -1,6 +1,8 @@
 //! The only place that knows JavaScript: entry points, and the parts that a registry on Cloudflare is made of.
 
 mod clock;
+mod edge;
+mod fetch;
 mod kv;
 mod r2;
 mod stream;
@@ -8,20 +10,26 @@ mod stream;
 mod tests;
 mod upload_session;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
+use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use worker::{Context, Env, ScheduleContext, ScheduledEvent, event};
 
-use self::{clock::SystemClock, r2::R2, stream::JsStream, upload_session::DurableSessions};
+use self::{
+    clock::SystemClock, edge::CacheApi, fetch::Fetch, kv::Kv, r2::R2, stream::JsStream,
+    upload_session::DurableSessions,
+};
 use crate::{
-    api::{LogLine, Platform, Registry, Request, Response},
+    api::{Parts, Platform, Request, Response, Shared},
     auth::basic::BasicAuth,
+    background::Background,
     body::Body,
-    clock::Clock,
-    config::Config,
+    config::{Config, Storage},
     error::Error,
+    log::{Level, Sink},
+    storage::{Driver, s3::S3},
     uploads::purge::{Purging, purge},
 };
 
@@ -29,40 +37,81 @@ use crate::{
 const BUCKET: &str = "BUCKET";
 /// The upload sessions' binding in `wrangler.toml`.
 const UPLOADS: &str = "UPLOADS";
+/// The far cache's binding in `wrangler.toml`, which may be left out.
+const CACHE: &str = "CACHE";
 
 struct Cloudflare;
 
 impl Platform for Cloudflare {
-    type Storage = R2;
+    type Stream = JsStream;
     type Uploads = DurableSessions;
     type Auth = BasicAuth;
-    type Clock = SystemClock;
+    type Edge = CacheApi;
+}
+
+/// The runtime's console.
+struct Console;
+
+impl Sink for Console {
+    fn line(&self, line: Value) {
+        if line.get("level").and_then(Value::as_str) == Some("error") {
+            worker::console_error!("{line}");
+        } else {
+            worker::console_log!("{line}");
+        }
+    }
+}
+
+/// `waitUntil`.
+struct WaitUntil(Context);
+
+impl Background for WaitUntil {
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.0.wait_until(work);
+    }
 }
 
 thread_local! {
-    /// The registry, made at an isolate's first request: its settings and bindings never change, and it
-    /// remembers verified passwords and the signing secret. An invalid configuration is not remembered.
-    static REGISTRY: RefCell<Option<Rc<Registry<Cloudflare>>>> = const { RefCell::new(None) };
+    /// What requests share, made at an isolate's first one: its settings and bindings never change, and it
+    /// remembers verified passwords and what digests stand for. An invalid configuration is not remembered.
+    static SHARED: RefCell<Option<Rc<Shared<Cloudflare>>>> = const { RefCell::new(None) };
 }
 
-fn registry(env: &Env) -> Result<Rc<Registry<Cloudflare>>, Error> {
-    if let Some(registry) = REGISTRY.with_borrow(Clone::clone) {
-        return Ok(registry);
+fn shared(env: &Env) -> Result<Rc<Shared<Cloudflare>>, Error> {
+    if let Some(shared) = SHARED.with_borrow(Clone::clone) {
+        return Ok(shared);
     }
     let config = config(env)?;
-    let binding = |name: &str, error: worker::Error| Error::Misconfigured(format!("binding {name}: {error}"));
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|error| Error::Internal(error.to_string()))?;
-    let registry = Rc::new(Registry {
+    let sessions = env.durable_object(UPLOADS).map_err(|error| unbound(UPLOADS, error))?;
+    let shared = Shared::new(Parts {
+        storage: storage(env, &config)?,
+        uploads: DurableSessions::new(sessions),
         auth: BasicAuth::new(config.users.clone(), config.anonymous, salt),
+        edge: CacheApi,
+        far: env.kv(CACHE).ok().map(|store| Driver::new(Kv::new(store))),
+        clock: Rc::new(SystemClock),
+        sink: Rc::new(Console),
         config,
-        storage: R2::new(env.bucket(BUCKET).map_err(|error| binding(BUCKET, error))?),
-        uploads: DurableSessions::new(env.durable_object(UPLOADS).map_err(|error| binding(UPLOADS, error))?),
-        clock: SystemClock,
-        secret: Default::default(),
     });
-    REGISTRY.set(Some(registry.clone()));
-    Ok(registry)
+    SHARED.set(Some(shared.clone()));
+    Ok(shared)
+}
+
+fn unbound(name: &str, error: worker::Error) -> Error {
+    Error::Misconfigured(format!("binding {name}: {error}"))
+}
+
+/// Where the configuration says that everything is stored.
+fn storage(env: &Env, config: &Config) -> Result<Driver<JsStream>, Error> {
+    match (config.storage, &config.s3) {
+        (Storage::S3, Some(bucket)) => {
+            let ttl = Duration::from_secs(config.blob_redirect_ttl_seconds);
+            Ok(Driver::new(S3::new(Fetch, bucket.clone(), ttl, Rc::new(SystemClock))))
+        }
+        _ => Ok(Driver::new(R2::new(env.bucket(BUCKET).map_err(|error| unbound(BUCKET, error))?))),
+    }
 }
 
 fn config(env: &Env) -> Result<Config, Error> {
@@ -76,26 +125,21 @@ fn start() {
 }
 
 #[event(fetch)]
-async fn fetch(request: worker::Request, env: Env, _context: Context) -> worker::Result<worker::Response> {
-    let line = format!("{} {}", request.inner().method(), request.path());
+async fn fetch(request: worker::Request, env: Env, context: Context) -> worker::Result<worker::Response> {
     #[cfg(feature = "test-endpoints")]
     if let Some(response) = test_endpoint(&request).await {
         return response;
     }
-    let response: Response<Cloudflare> = match registry(&env) {
-        Ok(registry) => registry.handle(read_request(&request)?).await,
+    let response: Response<Cloudflare> = match shared(&env) {
+        Ok(shared) => {
+            let id = request.headers().get("cf-ray")?.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            shared.handle(read_request(&request)?, id, Rc::new(WaitUntil(context))).await
+        }
         Err(error) => {
-            let mut response = error.response();
-            response.extensions_mut().insert(LogLine(error.log_line().unwrap_or_default().to_owned()));
-            response
+            Console.line(json!({"level": "error", "message": error.log_line()}));
+            error.response()
         }
     };
-    if let Some(LogLine(message)) = response.extensions().get() {
-        worker::console_error!(
-            "{}",
-            json!({"level": "error", "request": line, "status": response.status().as_u16(), "message": message})
-        );
-    }
     write_response(response)
 }
 
@@ -108,17 +152,16 @@ const PURGE_STEPS: usize = 10;
 #[event(scheduled)]
 async fn scheduled(_event: ScheduledEvent, env: Env, _context: ScheduleContext) {
     let purged = async {
-        let registry = registry(&env)?;
-        let Config { upload_ttl_seconds, purge: mode, .. } = registry.config;
-        let before = registry.clock.now().minus_seconds(upload_ttl_seconds + PURGE_MARGIN);
+        let shared = shared(&env)?;
+        let Config { upload_ttl_seconds, purge: mode, log_level, .. } = shared.config;
+        let before = shared.clock.now().minus_seconds(upload_ttl_seconds + PURGE_MARGIN);
         for _ in 0..PURGE_STEPS {
-            let report = purge(&registry.storage, before, mode).await?;
+            let report = purge(&shared.storage, before, mode).await?;
             let finished = report.finished || mode == Purging::Off;
             let dry_run = mode == Purging::DryRun;
-            worker::console_log!(
-                "{}",
-                json!({"level": "info", "job": "purge", "dry_run": dry_run, "report": report})
-            );
+            if log_level >= Level::Info {
+                Console.line(json!({"level": "info", "job": "purge", "dry_run": dry_run, "report": report}));
+            }
             if finished {
                 break;
             }
@@ -126,7 +169,7 @@ async fn scheduled(_event: ScheduledEvent, env: Env, _context: ScheduleContext) 
         Ok::<_, Error>(())
     };
     if let Err(error) = purged.await {
-        worker::console_error!("{}", json!({"level": "error", "job": "purge", "message": error.log_line()}));
+        Console.line(json!({"level": "error", "job": "purge", "message": error.log_line()}));
     }
 }
 

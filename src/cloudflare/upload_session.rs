@@ -10,7 +10,7 @@ use worker::{
     DurableObject, Env, ListOptions, Method, ObjectNamespace, RequestInit, Response, State, durable_object,
 };
 
-use super::{BUCKET, clock::SystemClock, r2::R2};
+use super::clock::SystemClock;
 use crate::{
     clock::Clock,
     storage::Part,
@@ -54,14 +54,17 @@ impl DurableObject for UploadSession {
             && let Some(id) = self.state.storage().get::<String>(ID).await?
             && let Ok(id) = id.parse::<UploadId>()
         {
-            let storage = R2::new(self.env.bucket(BUCKET)?);
-            sweep(&storage, &id, state.upload())
-                .await
-                .map_err(|error| worker::Error::RustError(error.to_string()))?;
+            let config = super::config(&self.env).map_err(failed)?;
+            let storage = super::storage(&self.env, &config).map_err(failed)?;
+            sweep(&storage, &id, state.upload()).await.map_err(failed)?;
         }
         self.state.storage().delete_all().await?;
         Response::empty()
     }
+}
+
+fn failed(error: impl ToString) -> worker::Error {
+    worker::Error::RustError(error.to_string())
 }
 
 impl UploadSession {
