@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Measures uploads. Arguments go to bench/bench.mjs.
+# Measures: `reads`, `uploads`, or without a name both. What follows the name goes to bench/<name>.mjs.
 . "$(dirname "$0")/env.sh"
 bash scripts/build.sh --features test-endpoints >&2
-exec node bench/bench.mjs "$@"
+if [ $# -gt 0 ]; then exec node "bench/$1.mjs" "${@:2}"; fi
+node bench/reads.mjs
+exec node bench/uploads.mjs

@@ -4,6 +4,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 WASM_BINDGEN_VERSION=0.2.130 # exactly the library's, in Cargo.toml
 WORKER_BUILD_VERSION=0.8.7   # exactly the library's, in Cargo.toml
+S3S_FS_VERSION=0.14.1       # the S3 server that the tests store in
 WASM_TARGET=wasm32-unknown-unknown
 
 # Tools outlive a checkout: a second one need not build them again.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test. Stops at the first kind that fails.
 . "$(dirname "$0")/env.sh"
-bash scripts/setup.sh
+bash scripts/setup.sh tests
 
 step() {
   say "== $*"

@@ -1,12 +1,16 @@
-// Loaded into Node before the wasm tests: Miniflare's R2 and KV, with workerd behind them, in the global scope.
+// Loaded into Node before the wasm tests: Miniflare's R2 and KV, with workerd behind them, in the global scope,
+// and the address of a real S3 server.
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { getPlatformProxy } from "wrangler";
+import { S3Server } from "./support/s3.mjs";
 
 const configPath = fileURLToPath(new URL("bindings.toml", import.meta.url));
 const platform = await getPlatformProxy({ configPath, persist: false });
 globalThis.pierheadBucket = platform.env.BUCKET;
 globalThis.pierheadKv = platform.env.CACHE;
+const s3 = await S3Server.start();
+globalThis.pierheadS3 = s3.endpoint;
 
 // The one global of workerd's that the drivers use and Node lacks.
 crypto.DigestStream ??= class extends WritableStream {
@@ -23,4 +27,7 @@ crypto.DigestStream ??= class extends WritableStream {
 };
 
 // The runtime behind the bindings must not keep the test process alive.
-process.on("exit", () => void platform.dispose());
+process.on("exit", () => {
+  s3.stopNow();
+  void platform.dispose();
+});

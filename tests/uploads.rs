@@ -113,7 +113,7 @@ proptest! {
         prop_assert_eq!(answer.status, 200);
         prop_assert!(answer.body == bytes);
         prop_assert_eq!(registry.leftovers(), Vec::<String>::new());
-        prop_assert_eq!(registry.registry.uploads.open(), 0);
+        prop_assert_eq!(registry.shared.uploads.open(), 0);
     }
 
     #[test]
@@ -199,7 +199,7 @@ fn storage_may_fail_at_any_call() {
             let digest = Algorithm::Sha256.digest(&bytes);
             for fault in 0.. {
                 let registry = TestRegistry::new();
-                let storage = &registry.registry.storage;
+                let storage = &registry.storage;
                 registry.start_upload(""); // What signs locations is made before.
                 storage.fail_at(Some((fault, kind)));
                 upload_through_a_fault(&registry, &bytes, &digest);
@@ -229,10 +229,10 @@ fn a_blob_that_is_there_costs_its_links() {
             let location = registry.start_upload("");
             let stream = Some(MemoryStream::chunked(bytes.clone()));
             let patched = registry.send(&format!("PATCH {location}"), &[], stream);
-            registry.registry.storage.fail_at(None);
+            registry.storage.fail_at(None);
             let finish = format!("PUT {}&digest={digest}", patched.header("location"));
             assert_eq!(registry.get(&finish).status, 201);
-            let calls = registry.registry.storage.calls.borrow();
+            let calls = registry.storage.calls.borrow();
             let writes = calls
                 .iter()
                 .filter(|call| matches!(**call, "put" | "put_part" | "complete_multipart"))
@@ -248,20 +248,20 @@ fn a_blob_in_one_request_costs_its_write_and_two_links() {
     let registry = TestRegistry::new();
     let location = registry.start_upload("");
     let digest = Algorithm::Sha256.digest(b"blob");
-    registry.registry.storage.fail_at(None);
+    registry.storage.fail_at(None);
     let answer =
         registry.send(&format!("PUT {location}&digest={digest}"), &[], Some(MemoryStream::new("blob")));
     assert_eq!(answer.status, 201);
-    assert_eq!(*registry.registry.storage.calls.borrow(), ["put", "put", "put"]);
-    assert_eq!(registry.registry.uploads.open(), 0);
+    assert_eq!(*registry.storage.calls.borrow(), ["put", "put", "put"]);
+    assert_eq!(registry.shared.uploads.open(), 0);
 
-    registry.registry.storage.fail_at(None);
+    registry.storage.fail_at(None);
     assert_eq!(registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status, 200);
-    assert_eq!(*registry.registry.storage.calls.borrow(), ["head"]);
+    assert_eq!(*registry.storage.calls.borrow(), ["head"]);
 
-    registry.registry.storage.fail_at(None);
+    registry.storage.fail_at(None);
     assert_eq!(registry.get(&format!("GET /v2/a/blobs/{digest}")).body, b"blob");
-    assert_eq!(*registry.registry.storage.calls.borrow(), ["head", "get"]);
+    assert_eq!(*registry.storage.calls.borrow(), ["head", "get"]);
 }
 
 #[test]
@@ -282,8 +282,15 @@ fn an_upload_ends_when_its_time_is_over() {
 
 #[test]
 fn purging_removes_what_belongs_to_no_blob_and_nothing_else() {
+    for hides_facts in [false, true] {
+        purging_removes_what_belongs_to_no_blob(hides_facts);
+    }
+}
+
+fn purging_removes_what_belongs_to_no_blob(hides_facts: bool) {
     let registry = TestRegistry::new();
-    let storage = &registry.registry.storage;
+    let storage = &registry.storage;
+    storage.hides_facts.set(hides_facts);
     let (old, now) = (Timestamp(1_000), Timestamp(10_000));
     let bytes: Vec<u8> = (0..3 * PART + 5).map(|n| (n * 3) as u8).collect();
     let push = |bytes: &[u8]| {
@@ -327,7 +334,7 @@ fn purging_removes_what_belongs_to_no_blob_and_nothing_else() {
 #[test]
 fn purging_goes_on_where_it_stopped() {
     let registry = TestRegistry::new();
-    let storage = &registry.registry.storage;
+    let storage = &registry.storage;
     for n in 0..1_200 {
         let path = format!("pierhead/uploads/{n:08}-9f2a-4b5e-a1d2-3c4b5a697887/staged/1").parse().unwrap();
         block_on(storage.put(&path, Body::Empty, PutOptions::default())).unwrap();

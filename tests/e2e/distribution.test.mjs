@@ -3,19 +3,11 @@ import assert from "node:assert/strict";
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
-import { daemon, needs, run } from "../support/clients.mjs";
+import { dockerRegistry, needs, run } from "../support/clients.mjs";
 import { writeLayout } from "../support/images.mjs";
-import { Registry, digestOf, freePort, temporaryFolder, MANIFEST } from "../support/registry.mjs";
+import { Registry, digestOf, temporaryFolder, MANIFEST } from "../support/registry.mjs";
 
 const skopeo = (...args) => run("skopeo", ["--insecure-policy", ...args]);
-
-async function dockerRegistry(folder) {
-  const port = await freePort();
-  const config = path.join(folder, "registry.yml");
-  await writeFile(config, `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${folder}/registry\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:${port}\n`);
-  const stop = await daemon("docker-registry", ["serve", config], async () => (await fetch(`http://127.0.0.1:${port}/v2/`)).ok);
-  return { host: `localhost:${port}`, stop, files: path.join(folder, "registry") };
-}
 
 test("a bucket that docker-registry wrote is served as it is", needs("docker-registry", "skopeo"), async () => {
   const folder = await temporaryFolder();

@@ -1,7 +1,10 @@
 // Real clients. One that is missing skips its tests, except in CI, where it fails them.
 import { execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import path from "node:path";
 import { promisify } from "node:util";
+import { freePort } from "./registry.mjs";
 
 const execute = promisify(execFile);
 
@@ -47,4 +50,13 @@ export async function daemon(command, args, isReady, options = {}) {
   }
   await stop();
   throw new Error(`${command} did not start:\n${log}`);
+}
+
+// Docker's own registry, storing in this folder.
+export async function dockerRegistry(folder) {
+  const port = await freePort();
+  const config = path.join(folder, "registry.yml");
+  await writeFile(config, `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${folder}/registry\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:${port}\n`);
+  const stop = await daemon("docker-registry", ["serve", config], async () => (await fetch(`http://127.0.0.1:${port}/v2/`)).ok);
+  return { host: `localhost:${port}`, url: `http://127.0.0.1:${port}`, stop, files: path.join(folder, "registry") };
 }

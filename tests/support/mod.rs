@@ -1,22 +1,28 @@
 //! A registry over the memory driver, with parts of a few bytes and calls that can be counted and broken.
+#![allow(dead_code, reason = "each test file uses what it needs")]
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     rc::Rc,
 };
 
 use futures_executor::block_on;
+use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, Method, StatusCode};
 use pierhead::{
-    api::{Platform, Registry},
+    api::{Parts, Platform, Shared},
     auth::basic::{Anonymous, BasicAuth, Htpasswd},
+    background::Background,
     body::Body,
     clock::{Clock, Timestamp},
     config::Config,
+    edge::EdgeCache,
+    log::Sink,
     oci::{Algorithm, Digest},
     storage::{
-        ByteRange, Capabilities, Key, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path, PutOptions,
-        StorageDriver, StorageError, StorageErrorKind,
+        ByteRange, Capabilities, Driver, Key, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
+        PutOptions, StorageDriver, StorageError, StorageErrorKind,
         memory::{Memory, MemoryStream},
     },
     uploads::memory::MemorySessions,
@@ -25,12 +31,14 @@ use pierhead::{
 /// The size of a part in these tests, in bytes.
 pub const PART: usize = 64;
 
-/// A driver that notes every call and fails the one it is told to.
-#[derive(Default)]
+/// A driver that notes every call and fails the one it is told to. Clones share everything.
+#[derive(Default, Clone)]
 pub struct Faulty {
-    pub memory: Memory,
-    pub calls: RefCell<Vec<&'static str>>,
-    fail_at: Cell<Option<(usize, Fault)>>,
+    pub memory: Rc<Memory>,
+    pub calls: Rc<RefCell<Vec<&'static str>>>,
+    fail_at: Rc<Cell<Option<(usize, Fault)>>>,
+    /// Listings tell no facts, as those of S3.
+    pub hides_facts: Rc<Cell<bool>>,
 }
 
 /// How a call fails.
@@ -72,10 +80,12 @@ impl Faulty {
 
 impl StorageDriver for Faulty {
     type Stream = MemoryStream;
-    const CAPABILITIES: Capabilities = Memory::CAPABILITIES;
 
     fn name(&self) -> &'static str {
         "faulty"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists_facts: !self.hides_facts.get(), ..self.memory.capabilities() }
     }
     async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
         self.call("head", path.as_str(), self.memory.head(path)).await
@@ -99,7 +109,14 @@ impl StorageDriver for Faulty {
         self.call("delete", "", self.memory.delete(paths)).await
     }
     async fn list(&self, prefix: &str, page: Page<'_>) -> Result<Listing, StorageError> {
-        self.call("list", prefix, self.memory.list(prefix, page)).await
+        let mut listing = self.call("list", prefix, self.memory.list(prefix, page)).await?;
+        if self.hides_facts.get() {
+            for (_, meta) in &mut listing.objects {
+                meta.facts.clear();
+                meta.media_type = None;
+            }
+        }
+        Ok(listing)
     }
     async fn create_multipart(&self, path: &Path) -> Result<MultipartId, StorageError> {
         self.call("create_multipart", path.as_str(), self.memory.create_multipart(path)).await
@@ -139,18 +156,83 @@ impl Clock for TestClock {
     }
 }
 
+/// An edge cache in memory, if it has one.
+#[derive(Clone, Default)]
+pub struct MemoryEdge(pub Option<Rc<Kept>>);
+
+/// Blobs by digest.
+pub type Kept = RefCell<HashMap<Digest, Vec<u8>>>;
+
+impl EdgeCache for MemoryEdge {
+    type Stream = MemoryStream;
+
+    async fn get(
+        &self,
+        _: &str,
+        digest: &Digest,
+        size: u64,
+        range: Option<ByteRange>,
+    ) -> Option<Body<MemoryStream>> {
+        let bytes = self.0.as_ref()?.borrow().get(digest)?.clone();
+        assert_eq!(bytes.len() as u64, size);
+        let range = range.map_or(0..bytes.len(), |range| {
+            range.offset as usize..(range.offset + range.length.unwrap()) as usize
+        });
+        Some(Body::Bytes(bytes[range].to_vec().into()))
+    }
+
+    async fn put(&self, _: &str, digest: &Digest, _: u64, body: Body<MemoryStream>) -> Result<(), String> {
+        let entries = self.0.as_ref().ok_or("refused")?;
+        let bytes = body.read(usize::MAX).await.map_err(|error| error.to_string())?;
+        entries.borrow_mut().insert(digest.clone(), bytes.to_vec());
+        Ok(())
+    }
+}
+
+/// Work that waits until the test runs it.
+#[derive(Default)]
+pub struct Later(pub RefCell<Vec<LocalBoxFuture<'static, ()>>>);
+
+impl Background for Later {
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.0.borrow_mut().push(work);
+    }
+}
+
+/// Log lines, kept.
+#[derive(Default)]
+pub struct Lines(pub RefCell<Vec<serde_json::Value>>);
+
+impl Sink for Lines {
+    fn line(&self, line: serde_json::Value) {
+        self.0.borrow_mut().push(line);
+    }
+}
+
 pub struct Tested;
 
 impl Platform for Tested {
-    type Storage = Faulty;
+    type Stream = MemoryStream;
     type Uploads = MemorySessions<TestClock>;
     type Auth = BasicAuth;
-    type Clock = TestClock;
+    type Edge = MemoryEdge;
+}
+
+/// The parts that outlive an isolate.
+#[derive(Clone, Default)]
+pub struct Lasting {
+    pub storage: Faulty,
+    /// The far cache.
+    pub far: Option<Faulty>,
+    pub edge: MemoryEdge,
 }
 
 pub struct TestRegistry {
-    pub registry: Registry<Tested>,
+    pub shared: Rc<Shared<Tested>>,
+    pub storage: Faulty,
     pub clock: TestClock,
+    pub later: Rc<Later>,
+    pub lines: Rc<Lines>,
 }
 
 /// What came back.
@@ -169,16 +251,42 @@ impl Answer {
 
 impl TestRegistry {
     pub fn new() -> Self {
-        let clock = TestClock::default();
-        let registry = Registry {
-            config: Config { part_size: PART, ..Config::default() },
-            storage: Faulty { memory: Memory::with_min_part(PART), ..Faulty::default() },
+        let storage = Faulty { memory: Rc::new(Memory::with_min_part(PART)), ..Faulty::default() };
+        Self::with(&[], Lasting { storage, ..Lasting::default() })
+    }
+
+    /// A new isolate, with these variables, over what others have left.
+    pub fn with(vars: &[(&str, &str)], Lasting { storage, far, edge }: Lasting) -> Self {
+        let lookup =
+            |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());
+        let config = Config { part_size: PART, ..Config::from_vars(lookup).unwrap() };
+        let (clock, later, lines) =
+            (TestClock::default(), Rc::new(Later::default()), Rc::new(Lines::default()));
+        let shared = Shared::new(Parts {
+            config,
+            storage: Driver::new(storage.clone()),
             uploads: MemorySessions::new(clock.clone()),
             auth: BasicAuth::new(Htpasswd::default(), Anonymous::Push, [0; 16]),
-            clock: clock.clone(),
-            secret: Default::default(),
-        };
-        Self { registry, clock }
+            edge,
+            far: far.map(Driver::new),
+            clock: Rc::new(clock.clone()),
+            sink: lines.clone(),
+        });
+        Self { shared, storage, clock, later, lines }
+    }
+
+    /// Runs what outlives the answers so far.
+    pub fn finish_later(&self) {
+        for work in self.later.0.take() {
+            block_on(work);
+        }
+    }
+
+    /// The calls to storage that a request makes, and its answer.
+    pub fn calls(&self, line: &str, headers: &[(&str, &str)]) -> (Vec<&'static str>, Answer) {
+        self.storage.calls.borrow_mut().clear();
+        let answer = self.send(line, headers, None);
+        (self.storage.calls.borrow().clone(), answer)
     }
 
     /// A request; `line` is its method and target.
@@ -189,7 +297,8 @@ impl TestRegistry {
             request = request.header(*name, *value);
         }
         let request = request.body(body.map_or(Body::Empty, Body::Stream)).unwrap();
-        let (parts, body) = block_on(self.registry.handle(request)).into_parts();
+        let (parts, body) =
+            block_on(self.shared.handle(request, "test".into(), self.later.clone())).into_parts();
         let body = block_on(body.read(usize::MAX)).unwrap().to_vec();
         Answer { status: parts.status, headers: parts.headers, body }
     }
@@ -206,7 +315,7 @@ impl TestRegistry {
 
     /// What uploads have left behind: open multipart uploads, staged bytes, objects that are no blob.
     pub fn leftovers(&self) -> Vec<String> {
-        let memory = &self.registry.storage.memory;
+        let memory = &self.storage.memory;
         let described: Vec<String> = memory
             .paths()
             .iter()
@@ -230,7 +339,7 @@ impl TestRegistry {
 
     /// Every blob visible in the repository has the bytes its digest says.
     pub fn check_content(&self) {
-        for path in self.registry.storage.memory.paths() {
+        for path in self.storage.memory.paths() {
             let Some(rest) = path.strip_prefix("docker/registry/v2/repositories/a/_layers/") else {
                 continue;
             };

@@ -1,0 +1,257 @@
+// Where a GET of a blob is sent, and what a URL that anybody may use is good for.
+import assert from "node:assert/strict";
+import { createHmac, randomBytes } from "node:crypto";
+import { readFile, rm, writeFile } from "node:fs/promises";
+import path from "node:path";
+import { test } from "node:test";
+import { needs, run } from "../support/clients.mjs";
+import { Registry, digestOf, errorOf, temporaryFolder } from "../support/registry.mjs";
+import { BUCKET, KEY, S3Server, SECRET } from "../support/s3.mjs";
+
+const SIGNING_KEY = "a-key-of-more-than-thirty-two-characters";
+
+async function withRegistry(vars, use, { s3 } = {}) {
+  const registry = await Registry.start({ vars: { ANONYMOUS: "push", ...s3?.vars, ...vars } });
+  try {
+    await use(registry);
+  } finally {
+    if (process.env.SHOW_LOG) console.log(registry.log);
+    await registry.stop();
+    s3?.stopNow();
+  }
+}
+
+async function redirectOf(registry, target, headers = {}) {
+  const answer = await registry.expect(`GET ${target}`, 307, { headers });
+  assert.equal((await answer.arrayBuffer()).byteLength, 0);
+  assert.equal(answer.headers.get("docker-distribution-api-version"), "registry/2.0");
+  return new URL(answer.headers.get("location"), registry.url).href;
+}
+
+// What the registry itself logs: wrangler shows all variables at its start.
+const ownLines = (registry) => registry.log.match(/\{"(?:.*)\}/g) ?? [];
+
+// A line may come a moment after its answer.
+async function logged(registry, pattern) {
+  for (let tries = 0; tries < 50; tries++) {
+    const line = ownLines(registry).find((line) => pattern.test(line));
+    if (line) return line;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  throw new Error(`${pattern} was not logged:\n${registry.log}`);
+}
+
+const bytesOf = async (answer) => Buffer.from(await answer.arrayBuffer());
+const get = (url, headers = {}, method = "GET") =>
+  fetch(url, { method, headers: { "accept-encoding": "identity", ...headers } });
+
+// Cloudflare's token check, as its documentation describes it, for `/path?verify=<seconds>-<mac>`.
+function isTimedHmacValidV0(key, uri, ttl, now) {
+  const [message, token] = uri.split("?verify=");
+  const dash = token.indexOf("-");
+  const [seconds, mac] = [token.slice(0, dash), decodeURIComponent(token.slice(dash + 1))];
+  const expected = createHmac("sha256", key).update(message + seconds).digest("base64");
+  return mac === expected && now < Number(seconds) + ttl;
+}
+
+// A download that stopped half-way is taken up where it stopped, through the redirect.
+async function resumes(url, bytes) {
+  const folder = await temporaryFolder();
+  const file = path.join(folder, "blob");
+  await writeFile(file, bytes.subarray(0, bytes.length / 3));
+  await run("curl", ["-sSfL", "-C", "-", "-o", file, url]);
+  assert.ok(bytes.equals(await readFile(file)));
+  await rm(folder, { recursive: true });
+}
+
+test("signed URLs: for one blob, one method and a while", needs("curl"), async () => {
+  const vars = { BLOB_REDIRECT: "signed", BLOB_REDIRECT_KEYS: SIGNING_KEY, BLOB_REDIRECT_TTL: "20m", LOG_LEVEL: "debug" };
+  await withRegistry(vars, async (registry) => {
+    const bytes = randomBytes(3_000_000);
+    const digest = await registry.pushBlob("team/app", bytes);
+    const other = await registry.pushBlob("team/app", randomBytes(100));
+    const target = `/v2/team/app/blobs/${digest}`;
+
+    const head = await registry.expect(`HEAD ${target}`, 200);
+    assert.equal(head.headers.get("content-length"), String(bytes.length));
+    await registry.expect(`GET ${target}`, 304, { headers: { "if-none-match": `"${digest}"` } });
+    const url = await redirectOf(registry, target, { range: "bytes=0-1" });
+    const uri = url.slice(registry.url.length);
+    const now = Math.floor(Date.now() / 1000);
+    assert.ok(isTimedHmacValidV0(SIGNING_KEY, uri, 1200, now), uri);
+    assert.ok(!isTimedHmacValidV0(SIGNING_KEY, uri, 1200, now + 1200));
+
+    for (let round = 0; round < 3; round++) {
+      const whole = await get(url);
+      assert.equal(whole.status, 200);
+      assert.equal(whole.headers.get("content-length"), String(bytes.length));
+      assert.match(whole.headers.get("cache-control"), /^public, max-age=\d+, immutable, no-transform$/);
+      assert.ok(bytes.equals(await bytesOf(whole)));
+      for (const [range, from, to] of [["bytes=0-9", 0, 10], ["bytes=1000000-", 1_000_000], ["bytes=-7", -7]]) {
+        const part = await get(url, { range });
+        assert.equal(part.status, 206, range);
+        assert.ok(bytes.subarray(from, to).equals(await bytesOf(part)), range);
+      }
+      assert.equal((await get(url, { range: "bytes=9999999-" })).status, 416);
+    }
+    await resumes(`${registry.url}${target}`, bytes);
+
+    for (const method of ["HEAD", "PUT", "POST", "PATCH", "DELETE"]) {
+      assert.equal((await get(url, {}, method)).status, 405, method);
+    }
+    const [at, verify] = url.split("?verify=");
+    const [seconds, mac] = verify.split("-");
+    for (const forged of [
+      at,
+      `${at}?verify=`,
+      `${at}?verify=${seconds}-`,
+      `${at}?verify=${Number(seconds) + 60}-${mac}`,
+      `${at}?verify=${Number(seconds) - 60}-${mac}`,
+      `${at}?verify=${seconds}-${Buffer.alloc(32).toString("base64")}`,
+      `${at.replace(digest.slice(7), other.slice(7))}?verify=${verify}`,
+      `${at}/?verify=${verify}`,
+      `${url}&x=1`,
+      `${url.replace(/.(%3D)?$/, (end) => (end[0] === "A" ? "B" : "A") + end.slice(1))}`,
+    ]) {
+      const answer = await get(forged);
+      assert.ok([403, 404].includes(answer.status), `${forged}: ${answer.status}`);
+      await answer.arrayBuffer();
+    }
+    assert.equal((await errorOf(await get(at))).code, "DENIED");
+
+    await registry.expect(`DELETE ${target}`, 202);
+    for (const line of [`GET ${target}`, `HEAD ${target}`]) await registry.expect(line, 404);
+    assert.equal((await get(url)).status, 200);
+    assert.ok(!ownLines(registry).join().includes(SIGNING_KEY));
+  });
+});
+
+test("signed URLs end when they are said to, without any configured key", async () => {
+  await withRegistry({ BLOB_REDIRECT: "signed", BLOB_REDIRECT_TTL: "10s" }, async (registry) => {
+    const bytes = randomBytes(1000);
+    const digest = await registry.pushBlob("a", bytes);
+    const url = await redirectOf(registry, `/v2/a/blobs/${digest}`);
+    assert.ok(bytes.equals(await bytesOf(await get(url))));
+    await registry.expect(`DELETE /v2/a/blobs/${digest}`, 202);
+    const deadline = Date.now() + 11_000;
+    let status;
+    do {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      status = (await get(url)).status;
+    } while (status === 200 && Date.now() < deadline);
+    assert.equal(status, 403);
+  });
+});
+
+test("a restart and a second key change nothing for URLs that are about", async () => {
+  const old = { ANONYMOUS: "push", BLOB_REDIRECT: "signed", BLOB_REDIRECT_KEYS: SIGNING_KEY };
+  const registry = await Registry.start({ vars: old });
+  try {
+    const digest = await registry.pushBlob("a", randomBytes(1000));
+    const before = await redirectOf(registry, `/v2/a/blobs/${digest}`);
+    const other = "another-key-of-more-than-thirty-two-characters";
+    registry.vars = { ...old, BLOB_REDIRECT_KEYS: `${other} ${SIGNING_KEY}` };
+    await registry.restart();
+    const after = await redirectOf(registry, `/v2/a/blobs/${digest}`);
+    assert.notEqual(after, before);
+    for (const url of [before, after]) assert.equal((await get(url)).status, 200);
+    registry.vars = { ...old, BLOB_REDIRECT_KEYS: other };
+    await registry.restart();
+    assert.equal((await get(before)).status, 403);
+    assert.equal((await get(after)).status, 200);
+  } finally {
+    await registry.stop();
+  }
+});
+
+test("presigned URLs: straight to the S3 server that stores", needs("curl"), async () => {
+  const s3 = await S3Server.start();
+  const vars = { STORAGE: "s3", BLOB_REDIRECT: "presigned", BLOB_REDIRECT_TTL: "10s", LOG_LEVEL: "debug" };
+  await withRegistry(vars, async (registry) => {
+    // In one request, and in chunks of several parts.
+    const small = randomBytes(100_000);
+    const digest = await registry.pushBlob("a", small);
+    const large = randomBytes(20_000_000);
+    const first = await registry.startUpload("a");
+    let location = first;
+    for (let at = 0; at < large.length; at += 7_000_000) {
+      const chunk = large.subarray(at, at + 7_000_000);
+      location = (await registry.expect(`PATCH ${location}`, 202, { body: chunk })).headers.get("location");
+    }
+    await registry.expect(`PUT ${location}&digest=${digestOf(large)}`, 201);
+
+    for (const bytes of [small, large]) {
+      const target = `/v2/a/blobs/${digestOf(bytes)}`;
+      await registry.expect(`HEAD ${target}`, 200);
+      const url = await redirectOf(registry, target);
+      assert.ok(url.startsWith(`${s3.endpoint}/${BUCKET}/`), url);
+      const whole = await get(url);
+      assert.equal(whole.headers.get("content-type"), "application/octet-stream");
+      assert.ok(bytes.equals(await bytesOf(whole)));
+      const part = await get(url, { range: "bytes=10-19" });
+      assert.equal(part.status, 206);
+      assert.ok(bytes.subarray(10, 20).equals(await bytesOf(part)));
+      await resumes(`${registry.url}${target}`, bytes);
+    }
+
+    const target = `/v2/a/blobs/${digest}`;
+    const url = await redirectOf(registry, target);
+    for (const method of ["HEAD", "PUT", "DELETE"]) assert.equal((await get(url, {}, method)).status, 403, method);
+    for (const [part, forged] of [
+      [digest.slice(7), digestOf(large).slice(7)],
+      ["X-Amz-Expires=10", "X-Amz-Expires=1000"],
+      ["octet-stream", "html"],
+      [/Signature=\w{6}/, "Signature=000000"],
+    ]) {
+      assert.equal((await get(url.replace(part, forged))).status, 403, forged);
+    }
+
+    await registry.expect(`DELETE ${target}`, 202);
+    for (const line of [`GET ${target}`, `HEAD ${target}`]) await registry.expect(line, 404);
+    await new Promise((resolve) => setTimeout(resolve, 11_000));
+    assert.equal((await get(url)).status, 403);
+
+    // Every call has been told of, and no secret with it.
+    const lines = ownLines(registry).map((line) => JSON.parse(line));
+    const operations = new Set(lines.filter((line) => line.driver === "s3").map((line) => line.operation));
+    for (const operation of ["head", "get", "put", "put_part", "complete_multipart", "delete"]) {
+      assert.ok(operations.has(operation), `${operation} in ${[...operations]}`);
+    }
+    for (const secret of [SECRET, "X-Amz-Signature", "Signature="]) assert.ok(!ownLines(registry).join().includes(secret), secret);
+    assert.ok(url.includes(KEY));
+  }, { s3 });
+});
+
+test("what a registry does, on S3", async () => {
+  const s3 = await S3Server.start();
+  await withRegistry({ STORAGE: "s3", LOG_LEVEL: "debug" }, async (registry) => {
+    // Neither sha512 nor referrers: this server makes file names of keys, which are too long then.
+    const bytes = randomBytes(50_000);
+    const digest = await registry.pushBlob("deep", bytes);
+    const got = await registry.expect(`GET /v2/deep/blobs/${digest}`, 200);
+    assert.ok(bytes.equals(await bytesOf(got)));
+    const image = await registry.pushImage("deep", "v1");
+    await registry.pushImage("deep/er", "v1");
+    await registry.pushImage("deep", "v2");
+    const json = async (target) => (await registry.expect(`GET ${target}`, 200)).json();
+    assert.deepEqual((await json("/v2/_catalog")).repositories, ["deep", "deep/er"]);
+    assert.deepEqual((await json("/v2/deep/tags/list")).tags, ["v1", "v2"]);
+    await registry.expect(`POST /v2/other/blobs/uploads/?mount=${image.layer}`, 201);
+    await registry.expect(`DELETE /v2/deep/manifests/${image.digest}`, 202);
+    assert.deepEqual((await json("/v2/deep/tags/list")).tags, ["v2"]);
+    const cancelled = await registry.startUpload("deep");
+    const next = await registry.expect(`PATCH ${cancelled}`, 202, { body: randomBytes(9_000_000) });
+    await registry.expect(`DELETE ${next.headers.get("location")}`, 204);
+  }, { s3 });
+});
+
+test("credentials that the store refuses are an error that names no secret", async () => {
+  const s3 = await S3Server.start();
+  const vars = { STORAGE: "s3", S3_SECRET_ACCESS_KEY: "not-the-one-it-is-signed-with" };
+  await withRegistry(vars, async (registry) => {
+    const answer = await registry.expect("GET /v2/a/manifests/v1", 500);
+    assert.equal((await errorOf(answer)).code, "UNKNOWN");
+    const line = await logged(registry, /"level":"error".*403/);
+    assert.ok(!line.includes("not-the-one") && !line.includes("Signature="), line);
+  }, { s3 });
+});
