@@ -1,9 +1,17 @@
-// The floor: what the platform does when a worker does nothing but pass a body on to its bucket.
+// The floor: what the platform does when a worker does nothing but pass bodies on, or answers without looking.
 export default {
   async fetch(request, env) {
     const { pathname, searchParams } = new URL(request.url);
-    const sha256 = searchParams.get("sha256") ?? undefined;
-    if (request.method === "PUT") await env.BUCKET.put(pathname.slice(1), request.body, { sha256 });
-    return new Response(null, { status: request.method === "PUT" ? 201 : 200 });
+    const key = pathname.slice(1);
+    if (request.method === "PUT") {
+      await env.BUCKET.put(key, request.body, { sha256: searchParams.get("sha256") ?? undefined });
+      return new Response(null, { status: 201 });
+    }
+    if (key === "constant" || key === "v2/") return new Response("{}");
+    if (key === "head") return new Response(String(await env.BUCKET.head("blob")));
+    const object = await env.BUCKET.get(key, { range: request.headers });
+    if (!object) return new Response(null, { status: 404 });
+    const headers = { "content-type": "application/octet-stream", "cache-control": "no-transform" };
+    return new Response(object.body, { status: request.headers.has("range") ? 206 : 200, headers });
   },
 };

@@ -1,8 +1,8 @@
 // Measures uploads against the floor, and prints a table. See docs/benchmarks.md.
 //
-//   npm run bench                    everything, about 15 minutes
-//   npm run bench -- --sizes 64,512  only blobs of these MiB
-//   npm run bench -- --only PATCH    only the ways with this in their name
+//   npm run bench -- uploads                   about 15 minutes
+//   npm run bench -- uploads --sizes 64,512    only blobs of these MiB
+//   npm run bench -- uploads --only PATCH      only the ways with this in their name
 import { createHash, randomBytes } from "node:crypto";
 import { readFile, readdir } from "node:fs/promises";
 import http from "node:http";
@@ -10,6 +10,7 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 import { Registry, root } from "../tests/support/registry.mjs";
+import { median, table } from "./table.mjs";
 
 const MIB = 1024 * 1024;
 const { values: options } = parseArgs({ options: { sizes: { type: "string", default: "64,512,4096" }, only: { type: "string" } } });
@@ -127,13 +128,6 @@ async function timed(work) {
   const begun = performance.now();
   await work();
   return (performance.now() - begun) / 1000;
-}
-
-const median = (numbers) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
-
-function table(head, rows) {
-  const line = (cells) => `| ${cells.join(" | ")} |`;
-  console.log([line(head), line(head.map(() => "---")), ...rows.map(line)].join("\n") + "\n");
 }
 
 const floorConfig = path.join(root, "bench/floor.toml");
