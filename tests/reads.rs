@@ -254,6 +254,16 @@ fn a_signed_url_serves_the_blob_to_whoever_has_it() {
     assert_eq!((part.status.as_u16(), part.body.as_slice()), (206, b"bytes".as_slice()));
     assert_eq!(part.header("content-range"), "bytes 4-8/20");
     assert_eq!(get(&target, &[("range", "bytes=99-")]).status, 416);
+    let etag = format!("\"{}\"", layer());
+    for (if_range, status) in
+        [(etag.as_str(), 206), ("\"sha256:other\"", 200), ("Sat, 21 Nov 2026 00:00:00 GMT", 200)]
+    {
+        assert_eq!(
+            get(&target, &[("range", "bytes=4-8"), ("if-range", if_range)]).status,
+            status,
+            "{if_range}"
+        );
+    }
     assert_eq!(get(&target, &[("if-none-match", &format!("\"{}\"", layer()))]).status, 304);
 
     for method in ["HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"] {

@@ -15,10 +15,15 @@ use crate::{
     storage::{ByteRange, Path, Redirect, StorageDriver, redirect::Mode},
 };
 
-/// A blob's bytes, and where in the store they are when they come from there.
+/// A blob's bytes, of which place, and under which path of the store when they come from there.
 struct Opened<P: Platform> {
     body: Body<P::Stream>,
+    located: Located,
     path: Option<Path>,
+}
+
+fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
 }
 
 fn host<B>(request: &http::Request<B>) -> Option<&str> {
@@ -40,44 +45,32 @@ impl<P: Platform> Registry<P> {
             let located = content.resolve(name, digest).await?.ok_or_else(unknown)?;
             return self.serve_blob(digest, &located, request, headers::IMMUTABLE, None).await;
         }
-        let is_cached = headers::if_none_match(request.headers(), &digest.to_string());
-        let mode = if is_cached { Mode::Off } else { self.redirect_mode(name, request.headers()) };
+        let is_unchanged = headers::if_none_match(request.headers(), &digest.to_string());
+        let mode = if is_unchanged { Mode::Off } else { self.redirect_mode(name, request.headers()) };
         let has_foreign_links = &self.shared.has_foreign_links;
         let resolving = content.resolve_to_read(name, digest, &*self.by_digest, has_foreign_links);
-        let early = async {
-            let known = self.by_digest.known(digest).filter(|_| mode == Mode::Off && !is_cached)?;
-            let opened =
-                self.open_blob(digest, &known, self.plan(&known, request).ok()?, request).await.ok()?;
-            Some((known, opened))
+        let opening = async {
+            let known = self.by_digest.known(digest).filter(|_| mode == Mode::Off && !is_unchanged)?;
+            self.open_blob(digest, &known, request).await.ok()
         };
-        let (located, early) = join(resolving, early).await;
-        let located = match located {
-            Ok(Some(located)) => located,
-            other => {
-                // It was opened in vain.
-                early.into_iter().for_each(|(_, opened)| opened.body.cancel());
-                return Err(other.err().map_or_else(unknown, Error::from));
-            }
-        };
-        if mode != Mode::Off {
-            let redirect = Redirect { mode, digest };
-            if let Some(url) = self.storage.redirect_url(&located.path(digest), &redirect).await? {
-                let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
-                let fields = response.headers_mut();
-                headers::set(fields, headers::DOCKER_CONTENT_DIGEST, digest);
-                headers::set(fields, header::LOCATION, url);
-                // The URL ends some day.
-                fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                return Ok(response);
-            }
+        let (located, mut opened) = join(resolving, opening).await;
+        if !matches!((&located, &opened), (Ok(Some(located)), Some(opened)) if opened.located == *located) {
+            // It was opened in vain.
+            opened.take().into_iter().for_each(|opened| opened.body.cancel());
         }
-        let opened = early.and_then(|(known, opened)| {
-            if known == located {
-                return Some(opened);
-            }
-            opened.body.cancel();
-            None
-        });
+        let located = located?.ok_or_else(unknown)?;
+        let redirect = Redirect { mode, digest };
+        if mode != Mode::Off
+            && let Some(url) = self.storage.redirect_url(&located.path(digest), &redirect).await?
+        {
+            let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
+            let fields = response.headers_mut();
+            headers::set(fields, headers::DOCKER_CONTENT_DIGEST, digest);
+            headers::set(fields, header::LOCATION, url);
+            // The URL ends some day.
+            fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            return Ok(response);
+        }
         self.serve_blob(digest, &located, request, headers::IMMUTABLE, opened).await
     }
 
@@ -111,9 +104,17 @@ impl<P: Platform> Registry<P> {
     }
 
     /// Which part of a blob a request is about: `None` for all of it.
-    fn plan(&self, located: &Located, request: &Request<P>) -> Result<Option<ByteRange>, Error> {
-        // RFC 9110: a range is for GET only.
-        let requested = request.headers().get(header::RANGE).filter(|_| request.method() == Method::GET);
+    fn range(
+        &self,
+        digest: &Digest,
+        located: &Located,
+        request: &Request<P>,
+    ) -> Result<Option<ByteRange>, Error> {
+        // RFC 9110: a range is for GET only, and only of what `If-Range` names, if there is one.
+        let etag = etag(digest);
+        let is_of_this = request.headers().get(header::IF_RANGE).is_none_or(|value| value == etag.as_str());
+        let is_wanted = request.method() == Method::GET && is_of_this;
+        let requested = request.headers().get(header::RANGE).filter(|_| is_wanted);
         match headers::parse_range(requested, located.size) {
             RequestedRange::Whole => Ok(None),
             RequestedRange::Part(range) => Ok(Some(range)),
@@ -133,7 +134,7 @@ impl<P: Platform> Registry<P> {
         let mut response = empty(StatusCode::OK);
         let fields = response.headers_mut();
         headers::set(fields, headers::DOCKER_CONTENT_DIGEST, digest);
-        headers::set(fields, header::ETAG, format!("\"{digest}\""));
+        headers::set(fields, header::ETAG, etag(digest));
         fields.insert(header::CACHE_CONTROL, cache_control);
         fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if headers::if_none_match(request.headers(), &digest.to_string()) {
@@ -143,7 +144,7 @@ impl<P: Platform> Registry<P> {
         }
         // Never a type that something on the way would compress.
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type::OCTET_STREAM));
-        let range = self.plan(located, request)?;
+        let range = self.range(digest, located, request)?;
         let length = range.and_then(|range| range.length).unwrap_or(located.size);
         fields.insert(header::CONTENT_LENGTH, length.into());
         if let Some(range) = range {
@@ -156,9 +157,9 @@ impl<P: Platform> Registry<P> {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
         if request.method() != Method::HEAD {
-            let Opened { body, path } = match opened {
+            let Opened { body, path, .. } = match opened {
                 Some(opened) => opened,
-                None => self.open_blob(digest, located, range, request).await?,
+                None => self.open_blob(digest, located, request).await?,
             };
             *response.body_mut() = body;
             if let Some((host, path)) = host(request).zip(path).filter(|_| range.is_none()) {
@@ -170,22 +171,23 @@ impl<P: Platform> Registry<P> {
         Ok(response)
     }
 
-    /// The bytes: from the edge cache, or from the store.
+    /// The bytes that a request asks for: from the edge cache, or from the store.
     async fn open_blob(
         &self,
         digest: &Digest,
         located: &Located,
-        range: Option<ByteRange>,
         request: &Request<P>,
     ) -> Result<Opened<P>, Error> {
+        let range = self.range(digest, located, request)?;
+        let located = located.clone();
         if let Some(host) = host(request)
             && let Some(body) = self.shared.edge.get(host, digest, located.size, range).await
         {
-            return Ok(Opened { body, path: None });
+            return Ok(Opened { body, located, path: None });
         }
-        let opened = self.content().open(digest, located, range).await?;
+        let opened = self.content().open(digest, &located, range).await?;
         let (object, path) = opened.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
-        Ok(Opened { body: object.body, path: Some(path) })
+        Ok(Opened { body: object.body, located, path: Some(path) })
     }
 
     /// end-10: `DELETE /v2/<name>/blobs/<digest>`. The bytes stay for the other repositories that have them.

@@ -1,7 +1,7 @@
 // Where a GET of a blob is sent, and what a URL that anybody may use is good for.
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
-import { readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
 import { needs, run } from "../support/clients.mjs";
@@ -219,6 +219,24 @@ test("presigned URLs: straight to the S3 server that stores", needs("curl"), asy
     }
     for (const secret of [SECRET, "X-Amz-Signature", "Signature="]) assert.ok(!ownLines(registry).join().includes(secret), secret);
     assert.ok(url.includes(KEY));
+  }, { s3 });
+});
+
+test("presigned URLs of what R2 stores: the same keys, at its S3 endpoint", async () => {
+  const s3 = await S3Server.start();
+  await withRegistry({ BLOB_REDIRECT: "presigned", BLOB_REDIRECT_REPOSITORIES: "here/*=off" }, async (registry) => {
+    const bytes = randomBytes(10_000);
+    const digest = await registry.pushBlob("there/app", bytes);
+    await registry.expect(`POST /v2/here/app/blobs/uploads/?mount=${digest}&from=there/app`, 201);
+    const url = await redirectOf(registry, `/v2/there/app/blobs/${digest}`);
+    assert.equal((await get(url)).status, 404);
+    // What R2 does by itself: both names for one bucket.
+    const file = path.join(s3.folder, decodeURIComponent(new URL(url).pathname));
+    await mkdir(path.dirname(file), { recursive: true });
+    await writeFile(file, bytes);
+    assert.ok(bytes.equals(await bytesOf(await get(url))));
+    const here = await registry.expect(`GET /v2/here/app/blobs/${digest}`, 200);
+    assert.ok(bytes.equals(await bytesOf(here)));
   }, { s3 });
 });
 

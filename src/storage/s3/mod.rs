@@ -4,24 +4,24 @@
 //! and facts; S3's conditional writes and checksums do what R2's binding does. It has no checksum of sha512:
 //! such content is written beside its place, read back, and copied there.
 
+mod ask;
+
 use std::{rc::Rc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderMap, Request, Response, StatusCode, header};
-use rusty_s3::{
-    S3Action,
-    actions::{
-        AbortMultipartUpload, CompleteMultipartUpload, CreateMultipartUpload, DeleteObjects,
-        DeleteObjectsResponse, GetObject, HeadObject, ListObjectsV2, ObjectIdentifier, PutObject, UploadPart,
-    },
+use http::{HeaderMap, StatusCode, header};
+use rusty_s3::actions::{
+    AbortMultipartUpload, CompleteMultipartUpload, CreateMultipartUpload, DeleteObjects,
+    DeleteObjectsResponse, GetObject, HeadObject, ListObjectsV2, ObjectIdentifier, PutObject, UploadPart,
 };
 
+use self::ask::{Answer, Headers, MAX_ANSWER, element, escape, unescape};
 use super::{
     ByteRange, Capabilities, Condition, Facts, Key, Listing, MultipartId, Object, ObjectMeta, Page, Part,
     Path, PutOptions, Redirect, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind, copy,
     redirect::{
         Mode,
-        presigned::{Presigned, S3Bucket, timestamp},
+        presigned::{Presigned, S3Bucket},
     },
 };
 use crate::{
@@ -36,11 +36,6 @@ use crate::{
 const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024;
 /// How much of a larger object is copied at once, in bytes.
 const COPY_PART: u64 = 1024 * 1024 * 1024;
-/// How long a request may take to arrive after it was signed.
-const REQUEST_TTL: Duration = Duration::from_secs(300);
-/// The longest answer that is not an object, in bytes: a page of 1,000 keys of 1,024 bytes, and what is around
-/// them.
-const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// How much is hashed at once, in bytes.
 const STRIDE: usize = 1024 * 1024;
 /// What S3 says of an object that was stored without a type.
@@ -56,95 +51,11 @@ pub struct S3<C> {
     clock: Rc<dyn Clock>,
 }
 
-/// Headers that are signed.
-type Headers = Vec<(String, String)>;
-
-/// An answer whose body has been read.
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    text: String,
-}
-
 impl<C: HttpClient> S3<C> {
     /// A bucket, reached through `client`; `redirect_ttl` is how long presigned URLs work.
     pub fn new(client: C, bucket: S3Bucket, redirect_ttl: Duration, clock: Rc<dyn Clock>) -> Self {
         let presigned = Presigned { bucket: bucket.clone(), ttl: redirect_ttl, clock: clock.clone() };
         Self { client, bucket, presigned, clock }
-    }
-
-    fn backend(&self, path: &str, operation: &'static str, message: String, retryable: bool) -> StorageError {
-        self.error(path, StorageErrorKind::Backend { operation, message, retryable })
-    }
-
-    /// Signs and sends; `headers` are signed too.
-    async fn send<'a, A: S3Action<'a>>(
-        &self,
-        path: &str,
-        operation: &'static str,
-        mut action: A,
-        headers: Headers,
-        body: Body<C::Stream>,
-    ) -> Result<Response<Body<C::Stream>>, StorageError> {
-        for (name, value) in &headers {
-            action.headers_mut().insert(name.clone(), value.clone());
-        }
-        let url = action.sign_with_time(REQUEST_TTL, &timestamp(&*self.clock));
-        let mut request = Request::builder().method(A::METHOD.to_str()).uri(url.as_str());
-        for (name, value) in &headers {
-            request = request.header(name, value);
-        }
-        let request =
-            request.body(body).map_err(|error| self.backend(path, operation, error.to_string(), false))?;
-        self.client.send(request).await.map_err(|message| self.backend(path, operation, message, true))
-    }
-
-    /// Signs and sends, and reads the answer, whatever its status.
-    async fn ask_any<'a>(
-        &self,
-        path: &str,
-        operation: &'static str,
-        action: impl S3Action<'a>,
-        headers: Headers,
-        body: Body<C::Stream>,
-    ) -> Result<Answer, StorageError> {
-        let (parts, body) = self.send(path, operation, action, headers, body).await?.into_parts();
-        let text = body.read(MAX_ANSWER).await.map_err(|error| self.error(path, error))?;
-        let text = String::from_utf8_lossy(&text).into_owned();
-        Ok(Answer { status: parts.status, headers: parts.headers, text })
-    }
-
-    /// Signs and sends, and reads the answer. A status that is not a success is an error.
-    async fn ask<'a>(
-        &self,
-        path: &str,
-        operation: &'static str,
-        action: impl S3Action<'a>,
-        headers: Headers,
-        body: Body<C::Stream>,
-    ) -> Result<Answer, StorageError> {
-        let answer = self.ask_any(path, operation, action, headers, body).await?;
-        if answer.status.is_success() { Ok(answer) } else { Err(self.refused(path, operation, &answer)) }
-    }
-
-    fn refused(
-        &self,
-        path: &str,
-        operation: &'static str,
-        Answer { status, text, .. }: &Answer,
-    ) -> StorageError {
-        // The rest of S3's answer may repeat what was signed.
-        let (code, message) = (element(text, "Code"), element(text, "Message"));
-        if *status == StatusCode::PRECONDITION_FAILED {
-            return self.error(path, StorageErrorKind::Precondition);
-        }
-        if matches!(code, "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch") {
-            return self.error(path, StorageErrorKind::DigestMismatch);
-        }
-        let retryable = status.is_server_error()
-            || *status == StatusCode::TOO_MANY_REQUESTS
-            || matches!(code, "RequestTimeout" | "ConditionalRequestConflict" | "OperationAborted");
-        self.backend(path, operation, format!("{status} {code}: {message}"), retryable)
     }
 
     /// A write whose content this driver has to check itself: beside its place first.
@@ -269,23 +180,6 @@ fn number(headers: &HeaderMap, name: &header::HeaderName) -> Option<u64> {
 
 fn milliseconds(time: jiff::Timestamp) -> Timestamp {
     Timestamp(u64::try_from(time.as_millisecond()).unwrap_or_default())
-}
-
-/// The text of the first element of this name, or nothing.
-fn element<'a>(xml: &'a str, name: &str) -> &'a str {
-    let inner = || {
-        let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-        rest.split_once(&format!("</{name}>")).map(|(inner, _)| inner)
-    };
-    inner().unwrap_or_default()
-}
-
-fn unescape(text: &str) -> String {
-    text.replace("&quot;", "\"").replace("&#34;", "\"").replace("&amp;", "&")
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 impl<C: HttpClient> StorageDriver for S3<C> {
