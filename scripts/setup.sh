@@ -64,7 +64,7 @@ debian_wasm_target() {
 cargo_tool() { # crate, version, a binary of it, more arguments
   "$tools/bin/$3" --version 2>/dev/null | grep -qw "${2//./\\.}" && return
   say "Building $1 $2 (a few minutes, once)"
-  cargo install --quiet --locked --root "$tools" --version "$2" "$1" "${@:4}" >&2
+  cargo install --quiet --root "$tools" --version "$2" "$1" "${@:4}" >&2
 }
 
 node_packages
@@ -72,4 +72,4 @@ rust
 wasm_target
 cargo_tool wasm-bindgen-cli $WASM_BINDGEN_VERSION wasm-bindgen
 cargo_tool worker-build $WORKER_BUILD_VERSION worker-build
-if [ "${1:-}" = tests ]; then cargo_tool s3s-fs $S3S_FS_VERSION s3s-fs --features binary; fi
+if [ "${1:-}" = tests ]; then cargo_tool s3s-fs $S3S_FS_VERSION s3s-fs --locked --features binary; fi
