@@ -389,12 +389,15 @@ fn the_edge_cache_may_be_limited_and_may_refuse() {
     for (vars, edge) in
         [(vec![("EDGE_CACHE_MIB", "0")], MemoryEdge(Some(Rc::default()))), (vec![], MemoryEdge(None))]
     {
-        let registry = cold(&vars, &Lasting { edge, ..pushed() });
+        let registry = cold(&vars, &Lasting { edge: edge.clone(), ..pushed() });
         for _ in 0..2 {
-            let answer = registry.send(&get_layer(), &[("host", "registry.example")], None);
+            let (calls, answer) = registry.calls(&get_layer(), &[("host", "registry.example")]);
             assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, LAYER));
+            // From the store, every time.
+            assert_eq!(calls, ["head", "get"]);
             registry.finish_later();
         }
+        assert!(edge.0.is_none_or(|kept| kept.borrow().is_empty()));
     }
 }
 

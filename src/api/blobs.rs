@@ -95,12 +95,14 @@ impl<P: Platform> Registry<P> {
     /// How a client gets the blobs of a repository.
     fn redirect_mode(&self, name: &RepositoryName, headers: &HeaderMap) -> Mode {
         let config = &self.shared.config;
+        let mode = config.blob_redirect_repositories.mode(name).unwrap_or(config.blob_redirect);
+        if mode == Mode::Off || config.blob_redirect_skip_agents.is_empty() {
+            return mode;
+        }
         let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         let agent = agent.unwrap_or_default().to_lowercase();
-        if config.blob_redirect_skip_agents.iter().any(|skipped| agent.contains(skipped)) {
-            return Mode::Off;
-        }
-        config.blob_redirect_repositories.mode(name).unwrap_or(config.blob_redirect)
+        let is_skipped = config.blob_redirect_skip_agents.iter().any(|skipped| agent.contains(skipped));
+        if is_skipped { Mode::Off } else { mode }
     }
 
     /// Which part of a blob a request is about: `None` for all of it.

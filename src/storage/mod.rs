@@ -218,8 +218,9 @@ pub trait StorageDriver {
     /// Hashes a stored object without moving it through the caller.
     async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError>;
 
-    /// Copies an object with its media type and facts, over whatever is at `to`; `false` when there is
-    /// nothing at `from`. The bytes pass through here unless the driver knows better.
+    /// Copies an object, over whatever is at `to`; `false` when there is nothing at `from`. Media type and facts
+    /// come along, but for an object larger than `max_put`: those are written in parts, which carry none. The
+    /// bytes pass through here unless the driver knows better.
     async fn copy(&self, from: &Path, to: &Path) -> Result<bool, StorageError>
     where
         Self: Sized,

@@ -1,11 +1,33 @@
 // What nobody comes back for is removed, by the session's own alarm.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { readdir } from "node:fs/promises";
+import path from "node:path";
 import { test } from "node:test";
 import { PART, Registry, digestOf, errorOf } from "../support/registry.mjs";
+import { BUCKET, S3Server } from "../support/s3.mjs";
 
-test("an abandoned upload is gone when its time is over", async () => {
-  const registry = await Registry.start({ vars: { ANONYMOUS: "push", UPLOAD_TTL: "1m" } });
+// What is stored of uploads, with their names left out.
+async function inR2(registry) {
+  await registry.kill();
+  return registry.withBucket(async (bucket) => {
+    const { objects } = await bucket.list({ prefix: "pierhead/uploads/" });
+    return objects.map((object) => object.key);
+  });
+}
+
+async function onS3(s3) {
+  const files = await readdir(s3.folder, { recursive: true, withFileTypes: true });
+  const names = files.filter((file) => file.isFile()).map((file) => path.relative(s3.folder, path.join(file.parentPath, file.name)));
+  // The server keeps parts that are not joined yet, and what it knows of objects, beside the buckets.
+  return names
+    .filter((name) => name.startsWith(`${BUCKET}/pierhead/uploads/`) || name.startsWith(".upload"))
+    .map((name) => name.replace(`${BUCKET}/`, ""))
+    .sort();
+}
+
+async function abandon(vars, names) {
+  const registry = await Registry.start({ vars: { ANONYMOUS: "push", UPLOAD_TTL: "1m", ...vars } });
   try {
     const locations = [];
     for (const size of [1000, 2 * PART + 1000]) {
@@ -25,15 +47,20 @@ test("an abandoned upload is gone when its time is over", async () => {
       const got = await registry.expect(`GET /v2/kept/blobs/${digest}`, 200);
       assert.equal(digestOf(Buffer.from(await got.arrayBuffer())), digest);
     }
-    await registry.kill();
-    const names = await registry.withBucket(async (bucket) => {
-      const { objects } = await bucket.list({ prefix: "pierhead/uploads/" });
-      return objects.map((object) => object.key.replace(/[0-9a-f-]{36}/, "id"));
-    });
     // The blob of two parts, and the note which one it is.
-    assert.deepEqual(names, ["pierhead/uploads/id/1", "pierhead/uploads/id/1.blob"]);
+    const left = (await names(registry)).map((name) => name.replace(/[0-9a-f-]{36}/, "id"));
+    assert.deepEqual(left, ["pierhead/uploads/id/1", "pierhead/uploads/id/1.blob"]);
   } finally {
     await registry.stop();
+  }
+}
+
+test("an abandoned upload is gone when its time is over, from R2 and from S3", async () => {
+  const s3 = await S3Server.start();
+  try {
+    await Promise.all([abandon({}, inR2), abandon({ STORAGE: "s3", ...s3.vars }, () => onS3(s3))]);
+  } finally {
+    s3.stopNow();
   }
 });
 

@@ -32,10 +32,8 @@ use crate::{
     uploads::UploadId,
 };
 
-/// S3's own limit for one put, and for copying at once.
-const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024;
-/// How much of a larger object is copied at once, in bytes.
-const COPY_PART: u64 = 1024 * 1024 * 1024;
+/// How much one put takes, and one copy: S3's 5 GiB, less the 5 MiB that R2 wants it to be less.
+const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
 /// How much is hashed at once, in bytes.
 const STRIDE: usize = 1024 * 1024;
 /// What S3 says of an object that was stored without a type.
@@ -49,13 +47,15 @@ pub struct S3<C> {
     bucket: S3Bucket,
     presigned: Presigned,
     clock: Rc<dyn Clock>,
+    /// How much is copied at once, in bytes: [`MAX_PUT`], which only tests make smaller.
+    pub(crate) max_copy: u64,
 }
 
 impl<C: HttpClient> S3<C> {
     /// A bucket, reached through `client`; `redirect_ttl` is how long presigned URLs work.
     pub fn new(client: C, bucket: S3Bucket, redirect_ttl: Duration, clock: Rc<dyn Clock>) -> Self {
         let presigned = Presigned { bucket: bucket.clone(), ttl: redirect_ttl, clock: clock.clone() };
-        Self { client, bucket, presigned, clock }
+        Self { client, bucket, presigned, clock, max_copy: MAX_PUT }
     }
 
     /// A write whose content this driver has to check itself: beside its place first.
@@ -153,16 +153,27 @@ impl<C: HttpClient> S3<C> {
     async fn copy_parts(&self, from: &Path, to: &Path, size: u64) -> Result<(), StorageError> {
         let S3Bucket { bucket, credentials } = &self.bucket;
         let id = self.create_multipart(to).await?;
-        let mut parts = Vec::new();
-        for (number, offset) in (1_u16..).zip((0..size).step_by(COPY_PART as usize)) {
-            let action = UploadPart::new(bucket, Some(credentials), to.as_str(), number, &id.0);
-            let last = (offset + COPY_PART).min(size) - 1;
-            let mut headers = self.copy_source(from);
-            headers.push(("x-amz-copy-source-range".to_owned(), format!("bytes={offset}-{last}")));
-            let answer = self.ask(to.as_str(), "copy", action, headers, Body::Empty).await?;
-            parts.push(Part { number, etag: unescape(element(&answer.text, "ETag")) });
+        let copied = async {
+            let (mut parts, mut offset) = (Vec::new(), 0);
+            for number in 1_u16.. {
+                let action = UploadPart::new(bucket, Some(credentials), to.as_str(), number, &id.0);
+                let end = (offset + self.max_copy).min(size);
+                let mut headers = self.copy_source(from);
+                headers.push(("x-amz-copy-source-range".to_owned(), format!("bytes={offset}-{}", end - 1)));
+                let answer = self.ask(to.as_str(), "copy", action, headers, Body::Empty).await?;
+                parts.push(Part { number, etag: unescape(element(&answer.text, "ETag")) });
+                offset = end;
+                if end == size {
+                    break;
+                }
+            }
+            self.complete_multipart(to, &id, &parts).await.map(drop)
+        };
+        let copied = copied.await;
+        if copied.is_err() {
+            self.abort_multipart(to, &id).await?;
         }
-        self.complete_multipart(to, &id, &parts).await.map(drop)
+        copied
     }
 
     fn copy_source(&self, from: &Path) -> Headers {
@@ -426,7 +437,7 @@ impl<C: HttpClient> StorageDriver for S3<C> {
 
     async fn copy(&self, from: &Path, to: &Path) -> Result<bool, StorageError> {
         let Some(meta) = self.head(from).await? else { return Ok(false) };
-        if meta.size > MAX_PUT {
+        if meta.size > self.max_copy {
             self.copy_parts(from, to, meta.size).await?;
             return Ok(true);
         }
