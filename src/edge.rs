@@ -41,7 +41,7 @@ const LOST: u64 = 60;
 
 /// The platform's cache, with a limit, filled once for each blob.
 pub struct Edge<E> {
-    cache: E,
+    cache: Rc<E>,
     limit: u64,
     clock: Rc<dyn Clock>,
     filling: RefCell<HashMap<Digest, Timestamp>>,
@@ -49,7 +49,7 @@ pub struct Edge<E> {
 
 impl<E: EdgeCache + 'static> Edge<E> {
     /// A cache for blobs of up to `limit` bytes.
-    pub fn new(cache: E, limit: u64, clock: Rc<dyn Clock>) -> Self {
+    pub fn new(cache: Rc<E>, limit: u64, clock: Rc<dyn Clock>) -> Self {
         Self { cache, limit, clock, filling: RefCell::default() }
     }
 

@@ -101,13 +101,13 @@ impl<P: Platform> Shared<P> {
         background: Rc<dyn Background>,
         log: Rc<RequestLog>,
     ) -> Rc<dyn Handler<P>> {
-        let list = &self.config.middleware.0;
-        let mut storage = self.storage.clone();
+        let list = &self.parts.config.middleware.0;
+        let mut storage = self.parts.storage.clone();
         for middleware in list {
             storage = match middleware {
                 Middleware::StorageRedirect => storage.redirecting(self.signers()),
                 Middleware::StorageTrace => {
-                    let (log, clock) = (log.clone(), self.clock.clone());
+                    let (log, clock) = (log.clone(), self.parts.clock.clone());
                     Driver::new(Traced { inner: storage, log, clock })
                 }
                 Middleware::RepositoryCache | Middleware::RegistryServerTiming => storage,
@@ -118,7 +118,7 @@ impl<P: Platform> Shared<P> {
             by_digest = Rc::new(Cached {
                 inner: by_digest,
                 memory: self.memory.clone(),
-                far: self.far.clone(),
+                far: self.parts.far.clone(),
                 background: background.clone(),
                 log: log.clone(),
             });
@@ -126,7 +126,8 @@ impl<P: Platform> Shared<P> {
         let registry = Registry { shared: self.clone(), storage, by_digest, background, log: log.clone() };
         let mut handler: Rc<dyn Handler<P>> = Rc::new(registry);
         for _ in list.iter().filter(|middleware| **middleware == Middleware::RegistryServerTiming) {
-            handler = Rc::new(ServerTiming { inner: handler, log: log.clone(), clock: self.clock.clone() });
+            handler =
+                Rc::new(ServerTiming { inner: handler, log: log.clone(), clock: self.parts.clock.clone() });
         }
         handler
     }

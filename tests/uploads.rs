@@ -113,7 +113,7 @@ proptest! {
         prop_assert_eq!(answer.status, 200);
         prop_assert!(answer.body == bytes);
         prop_assert_eq!(registry.leftovers(), Vec::<String>::new());
-        prop_assert_eq!(registry.shared.uploads.open(), 0);
+        prop_assert_eq!(registry.shared.parts.uploads.open(), 0);
     }
 
     #[test]
@@ -253,7 +253,7 @@ fn a_blob_in_one_request_costs_its_write_and_two_links() {
         registry.send(&format!("PUT {location}&digest={digest}"), &[], Some(MemoryStream::new("blob")));
     assert_eq!(answer.status, 201);
     assert_eq!(*registry.storage.calls.borrow(), ["put", "put", "put"]);
-    assert_eq!(registry.shared.uploads.open(), 0);
+    assert_eq!(registry.shared.parts.uploads.open(), 0);
 
     registry.storage.fail_at(None);
     assert_eq!(registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status, 200);

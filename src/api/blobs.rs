@@ -86,7 +86,7 @@ impl<P: Platform> Registry<P> {
         let ends = signed.verify(request.uri().path(), query).await?.ok_or(Error::NotSigned)?;
         let located = self.by_digest.located(digest).await?;
         let located = located.ok_or_else(|| Error::BlobUnknown(digest.clone()))?;
-        let seconds_left = ends.0.saturating_sub(self.shared.clock.now().0) / 1000;
+        let seconds_left = ends.0.saturating_sub(self.shared.parts.clock.now().0) / 1000;
         let cache = format!("public, max-age={seconds_left}, immutable, no-transform");
         let cache = HeaderValue::from_str(&cache).map_err(|error| Error::Internal(error.to_string()))?;
         self.serve_blob(digest, &located, request, cache, None).await
@@ -94,7 +94,7 @@ impl<P: Platform> Registry<P> {
 
     /// How a client gets the blobs of a repository.
     fn redirect_mode(&self, name: &RepositoryName, headers: &HeaderMap) -> Mode {
-        let config = &self.shared.config;
+        let config = &self.shared.parts.config;
         let mode = config.blob_redirect_repositories.mode(name).unwrap_or(config.blob_redirect);
         if mode == Mode::Off || config.blob_redirect_skip_agents.is_empty() {
             return mode;

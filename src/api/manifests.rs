@@ -54,7 +54,7 @@ impl<P: Platform> Registry<P> {
 
     /// What a tag points at: what the store says, unless the configuration allows an older answer.
     async fn tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Revision>, Error> {
-        let (tags, now) = (&self.shared.tags, self.shared.clock.now());
+        let (tags, now) = (&self.shared.tags, self.shared.parts.clock.now());
         if let Some(revision) = tags.get(name, tag, now) {
             return Ok(Some(revision));
         }

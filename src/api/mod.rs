@@ -115,7 +115,7 @@ impl<P: Platform> Registry<P> {
     }
 
     async fn authorize(&self, headers: &HeaderMap, access: &[Access<'_>]) -> Result<(), Error> {
-        self.shared.auth.authorize(headers.get(header::AUTHORIZATION), access).await?;
+        self.shared.parts.auth.authorize(headers.get(header::AUTHORIZATION), access).await?;
         Ok(())
     }
 

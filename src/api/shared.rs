@@ -26,22 +26,30 @@ use crate::{
     },
 };
 
-/// What all requests of an isolate share.
-pub struct Shared<P: Platform> {
+/// What a platform brings to make a [`Shared`] of.
+pub struct Parts<P: Platform> {
     /// Settings.
     pub config: Config,
-    /// Storage, undecorated.
+    /// Storage.
     pub storage: Driver<P::Stream>,
     /// Upload sessions.
     pub uploads: P::Uploads,
     /// Rights.
     pub auth: P::Auth,
+    /// The cache of bodies.
+    pub edge: Rc<P::Edge>,
+    /// The cache behind the isolate's memory.
+    pub far: Option<Driver<P::Stream>>,
     /// Time.
     pub clock: Rc<dyn Clock>,
     /// Where log lines go.
     pub sink: Rc<dyn Sink>,
-    /// The cache behind the isolate's memory.
-    pub far: Option<Driver<P::Stream>>,
+}
+
+/// What all requests of an isolate share.
+pub struct Shared<P: Platform> {
+    /// What the platform has brought.
+    pub parts: Parts<P>,
     /// The isolate's memory of what digests stand for.
     pub memory: Rc<RefCell<MemoryCache>>,
     /// The isolate's memory of tags.
@@ -58,30 +66,10 @@ pub struct Shared<P: Platform> {
     pub has_foreign_links: Cell<bool>,
 }
 
-/// What a platform brings to make a [`Shared`] of.
-pub struct Parts<P: Platform> {
-    /// Settings.
-    pub config: Config,
-    /// Storage.
-    pub storage: Driver<P::Stream>,
-    /// Upload sessions.
-    pub uploads: P::Uploads,
-    /// Rights.
-    pub auth: P::Auth,
-    /// The cache of bodies.
-    pub edge: P::Edge,
-    /// The cache behind the isolate's memory.
-    pub far: Option<Driver<P::Stream>>,
-    /// Time.
-    pub clock: Rc<dyn Clock>,
-    /// Where log lines go.
-    pub sink: Rc<dyn Sink>,
-}
-
 impl<P: Platform> Shared<P> {
     /// What an isolate's requests share, made of these parts.
     pub fn new(parts: Parts<P>) -> Rc<Self> {
-        let Parts { config, storage, uploads, auth, edge, far, clock, sink } = parts;
+        let Parts { config, storage, clock, .. } = &parts;
         let secret = Rc::new(SecretStore::new(storage.clone()));
         let presigned = config.s3.clone().filter(|_| config.redirects(Mode::Presigned)).map(|bucket| {
             let ttl = Duration::from_secs(config.blob_redirect_ttl_seconds);
@@ -98,19 +86,13 @@ impl<P: Platform> Shared<P> {
         });
         Rc::new(Self {
             tags: TagCache::new(config.tag_cache_seconds),
-            edge: Rc::new(Edge::new(edge, config.edge_cache_bytes, clock.clone())),
+            edge: Rc::new(Edge::new(parts.edge.clone(), config.edge_cache_bytes, clock.clone())),
             memory: Rc::new(RefCell::new(MemoryCache::new(MEMORY))),
             has_foreign_links: Cell::new(false),
-            config,
-            storage,
-            uploads,
-            auth,
-            clock,
-            sink,
-            far,
             secret,
             presigned,
             signed,
+            parts,
         })
     }
 
@@ -121,10 +103,10 @@ impl<P: Platform> Shared<P> {
         id: String,
         background: Rc<dyn Background>,
     ) -> Response<P> {
-        let log = Rc::new(RequestLog::new(self.config.log_level, id, self.sink.clone()));
+        let log = Rc::new(RequestLog::new(self.parts.config.log_level, id, self.parts.sink.clone()));
         // A path may hold nothing secret, a query may: it is a signed URL's whole point.
         let line = format!("{} {}", request.method(), request.uri().path());
-        let begun = self.clock.now();
+        let begun = self.parts.clock.now();
         let response = self.compose(background, log.clone()).handle(request).await;
         let status = response.status().as_u16();
         if let Some(LogLine(message)) = response.extensions().get() {
@@ -139,7 +121,7 @@ impl<P: Platform> Shared<P> {
                 "id": log.id,
                 "request": line,
                 "status": status,
-                "milliseconds": self.clock.now().0.saturating_sub(begun.0),
+                "milliseconds": self.parts.clock.now().0.saturating_sub(begun.0),
                 "storage": {"calls": calls, "milliseconds": milliseconds},
                 "cache": log.cache_counts(),
             })

@@ -49,7 +49,7 @@ impl<P: Platform> Registry<P> {
             (None, None) => Algorithm::Sha256,
         };
         let id = UploadId::random();
-        let expires = self.shared.clock.now().plus_seconds(self.shared.config.upload_ttl_seconds);
+        let expires = self.shared.parts.clock.now().plus_seconds(self.shared.parts.config.upload_ttl_seconds);
         let state = UploadState { expires, algorithm, has_session: false };
         if let Some(digest) = digest {
             return self.finish(name, &id, state, &digest, request).await;
@@ -206,7 +206,8 @@ impl<P: Platform> Registry<P> {
     ) -> Result<UploadState, Error> {
         let value = parameter(request, "_state").ok_or(Error::UploadUnknown)?;
         let secret = self.secret().await?;
-        UploadState::verify(&value, secret, name, id, self.shared.clock.now()).ok_or(Error::UploadUnknown)
+        UploadState::verify(&value, secret, name, id, self.shared.parts.clock.now())
+            .ok_or(Error::UploadUnknown)
     }
 
     async fn location(
@@ -248,7 +249,7 @@ impl<P: Platform> Registry<P> {
                 // Not a range: the client hears where to go on, as for one out of order.
                 None => {
                     let status = Command::Status { repository: name.clone() };
-                    let offset = match self.shared.uploads.call(id, status).await {
+                    let offset = match self.shared.parts.uploads.call(id, status).await {
                         Ok(reply) => reply.upload.offset,
                         Err(CallError::Refused(UploadError::Unknown)) if !state.has_session => 0,
                         Err(error) => return Err(error.into()),
@@ -282,9 +283,9 @@ impl<P: Platform> Registry<P> {
     ) -> Result<(Writer<'a, P>, Tail<Block<P>>), Error> {
         let result = async {
             let chunk = self.chunk(name, id, state, &request).await?;
-            let (storage, part_size) = (&self.storage, self.shared.config.part_size);
+            let (storage, part_size) = (&self.storage, self.shared.parts.config.part_size);
             let mut writer =
-                ChunkWriter::begin(storage, &self.shared.uploads, id, part_size, chunk.begin).await?;
+                ChunkWriter::begin(storage, &self.shared.parts.uploads, id, part_size, chunk.begin).await?;
             let tail = match request.body_mut() {
                 Body::Stream(stream) => writer.write(stream, chunk.declared).await?,
                 _ => writer.nothing(),
@@ -304,7 +305,7 @@ impl<P: Platform> Registry<P> {
 
     /// How much of an upload is stored; `None` when it has no session.
     async fn offset(&self, name: &RepositoryName, id: &UploadId) -> Result<Option<u64>, Error> {
-        match self.shared.uploads.call(id, Command::Status { repository: name.clone() }).await {
+        match self.shared.parts.uploads.call(id, Command::Status { repository: name.clone() }).await {
             Ok(reply) => Ok(Some(reply.upload.offset)),
             Err(CallError::Refused(UploadError::Unknown)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -313,7 +314,7 @@ impl<P: Platform> Registry<P> {
 
     async fn close(&self, name: &RepositoryName, id: &UploadId, state: UploadState) -> Result<Upload, Error> {
         let command = Command::Close { repository: name.clone(), expires: state.expires };
-        Ok(self.shared.uploads.call(id, command).await?.upload)
+        Ok(self.shared.parts.uploads.call(id, command).await?.upload)
     }
 
     /// The error for the client, with the location that a chunk out of order is answered with.

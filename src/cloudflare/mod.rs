@@ -89,7 +89,7 @@ fn shared(env: &Env) -> Result<Rc<Shared<Cloudflare>>, Error> {
         storage: storage(env, &config)?,
         uploads: DurableSessions::new(sessions),
         auth: BasicAuth::new(config.users.clone(), config.anonymous, salt),
-        edge: CacheApi,
+        edge: Rc::new(CacheApi),
         far: env.kv(CACHE).ok().map(|store| Driver::new(Kv::new(store))),
         clock: Rc::new(SystemClock),
         sink: Rc::new(Console),
@@ -153,10 +153,10 @@ const PURGE_STEPS: usize = 10;
 async fn scheduled(_event: ScheduledEvent, env: Env, _context: ScheduleContext) {
     let purged = async {
         let shared = shared(&env)?;
-        let Config { upload_ttl_seconds, purge: mode, log_level, .. } = shared.config;
-        let before = shared.clock.now().minus_seconds(upload_ttl_seconds + PURGE_MARGIN);
+        let Config { upload_ttl_seconds, purge: mode, log_level, .. } = shared.parts.config;
+        let before = shared.parts.clock.now().minus_seconds(upload_ttl_seconds + PURGE_MARGIN);
         for _ in 0..PURGE_STEPS {
-            let report = purge(&shared.storage, before, mode).await?;
+            let report = purge(&shared.parts.storage, before, mode).await?;
             let finished = report.finished || mode == Purging::Off;
             let dry_run = mode == Purging::DryRun;
             if log_level >= Level::Info {

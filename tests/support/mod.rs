@@ -267,7 +267,7 @@ impl TestRegistry {
             storage: Driver::new(storage.clone()),
             uploads: MemorySessions::new(clock.clone()),
             auth: BasicAuth::new(Htpasswd::default(), Anonymous::Push, [0; 16]),
-            edge,
+            edge: Rc::new(edge),
             far: far.map(Driver::new),
             clock: Rc::new(clock.clone()),
             sink: lines.clone(),
