@@ -70,7 +70,7 @@ async function push(url) {
   return (await registry.pushImage("bench", "v1", { layer: large })).digest;
 }
 
-const timing = { MIDDLEWARE: "storage:redirect storage:trace repository:cache registry:server-timing" };
+const timing = { MIDDLEWARE: "server-timing" };
 const folder = await temporaryFolder();
 const servers = [];
 const start = async (settings) => {

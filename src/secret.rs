@@ -1,4 +1,4 @@
-//! The bucket's secret: 32 random bytes, made at its first use and stored, so that nothing has to be configured.
+//! The registry's secret: 32 random bytes, created at first use and stored, so that nothing has to be configured.
 
 use std::cell::OnceCell;
 
@@ -6,53 +6,53 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    body::{Body, ByteStream},
-    storage::{
-        Condition, Driver, Key, PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind,
-    },
+    layout::Key,
+    platform::Body,
+    storage::{Condition, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
-/// What signs upload locations and, unless keys are configured, blob URLs.
+/// The key for upload locations and, unless keys are configured, for blob URLs.
 #[derive(Clone)]
 pub struct Secret(pub [u8; 32]);
 
-/// Where the secret is kept. Read once by each isolate.
-pub struct SecretStore<S: ByteStream> {
-    storage: Driver<S>,
-    known: OnceCell<Secret>,
+/// The stored secret, read once by each isolate.
+pub struct SecretStore {
+    store: Store,
+    secret: OnceCell<Secret>,
 }
 
-impl<S: ByteStream> SecretStore<S> {
+impl SecretStore {
     /// The secret in this store.
-    pub fn new(storage: Driver<S>) -> Self {
-        Self { storage, known: OnceCell::new() }
+    pub fn new(store: Store) -> Self {
+        Self { store, secret: OnceCell::new() }
     }
 
-    /// The secret.
+    /// The secret, created if the store has none.
     pub async fn get(&self) -> Result<&Secret, StorageError> {
-        if let Some(secret) = self.known.get() {
+        if let Some(secret) = self.secret.get() {
             return Ok(secret);
         }
         let path = Key::Secret.path();
         let broken = |message: String| {
             let kind = StorageErrorKind::Backend { operation: "read", message, retryable: false };
-            self.storage.error(path.as_str(), kind)
+            self.store.error(&path, kind)
         };
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|error| broken(error.to_string()))?;
-        if self.storage.head(&path).await?.is_none() {
+        if self.store.head(&path).await?.is_none() {
             let options = PutOptions { condition: Condition::IfAbsent, ..PutOptions::default() };
-            let made = self.storage.put(&path, Body::Bytes(random.to_vec().into()), options).await;
-            match made {
-                // Another isolate was faster: its secret counts.
+            match self.store.put(&path, Body::Bytes(random.to_vec().into()), options).await {
+                // Another isolate was faster: its secret is the one to use.
                 Err(error) if error.kind != StorageErrorKind::Precondition => return Err(error),
                 _ => {}
             }
         }
-        let stored = self.storage.read(&path, 32).await?;
+        let stored = self.store.read(&path, 32).await?;
         let secret = stored.and_then(|(bytes, _)| bytes.as_ref().try_into().ok());
-        let secret = secret.ok_or_else(|| broken("it does not hold 32 bytes: delete it".into()))?;
-        Ok(self.known.get_or_init(|| Secret(secret)))
+        let secret = secret.ok_or_else(|| {
+            broken("the secret must have 32 bytes: delete the object to create a new one".to_owned())
+        })?;
+        Ok(self.secret.get_or_init(|| Secret(secret)))
     }
 }
 

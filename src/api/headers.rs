@@ -4,20 +4,20 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{
     oci::{Digest, RepositoryName},
-    storage::ByteRange,
+    platform::ByteRange,
 };
 
-/// The digest of what is answered.
+/// The digest of the content.
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// That this is a registry; on every answer.
+/// On every response: this is a registry.
 pub const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
-/// An upload's name.
+/// An upload's id.
 pub const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-/// The subject of a manifest that was pushed.
+/// The subject of the pushed manifest.
 pub const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
-/// The tags that a push by digest has set.
+/// The tags that a push by digest set.
 pub const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
-/// The filters that a referrers list has gone through.
+/// The filters applied to a list of referrers.
 pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// Content under its digest never changes; and nothing on the way may compress it, or lengths and ranges

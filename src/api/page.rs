@@ -2,25 +2,24 @@
 
 use http::{HeaderMap, header};
 
-use super::{headers, parameter};
-use crate::error::Error;
+use super::{Error, headers, parameter};
 
-/// What a client asks for of a list.
+/// The page of a list that a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// At most so many entries.
+    /// Page size.
     pub n: Option<usize>,
-    /// Those behind this one.
+    /// Start after this entry.
     pub last: Option<String>,
 }
 
 impl Asked {
     /// Reads `n` and `last`.
-    pub fn from_request<B>(request: &http::Request<B>) -> Result<Self, Error> {
-        let n = match parameter(request, "n") {
+    pub fn from_uri(uri: &http::Uri) -> Result<Self, Error> {
+        let n = match parameter(uri, "n") {
             None => None,
             Some(text) if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) => {
-                // More than fits is as much as there is.
+                // A number too large means everything.
                 Some(text.parse().unwrap_or(usize::MAX))
             }
             Some(_) => {
@@ -30,14 +29,14 @@ impl Asked {
                 });
             }
         };
-        Ok(Self { n, last: parameter(request, "last").filter(|last| !last.is_empty()) })
+        Ok(Self { n, last: parameter(uri, "last").filter(|last| !last.is_empty()) })
     }
 }
 
-/// Sets `Link` to the page behind `last`, keeping the request's other parameters.
-pub fn link_next<B>(headers: &mut HeaderMap, request: &http::Request<B>, n: Option<usize>, last: &str) {
+/// Sets `Link` to the page after `last`, with the request's other parameters.
+pub fn link_next(headers: &mut HeaderMap, uri: &http::Uri, n: Option<usize>, last: &str) {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    for (key, value) in form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()) {
+    for (key, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         if key != "n" && key != "last" {
             query.append_pair(&key, &value);
         }
@@ -46,9 +45,5 @@ pub fn link_next<B>(headers: &mut HeaderMap, request: &http::Request<B>, n: Opti
         query.append_pair("n", &n.to_string());
     }
     query.append_pair("last", last);
-    headers::set(
-        headers,
-        header::LINK,
-        format!("<{}?{}>; rel=\"next\"", request.uri().path(), query.finish()),
-    );
+    headers::set(headers, header::LINK, format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish()));
 }

@@ -1,32 +1,31 @@
-//! The endpoint table: what a method and a path mean, and which right that needs.
+//! The endpoint table: what a method and a path mean, and the right they need.
 //!
-//! In the order of the specification's table of endpoints, with its ids. [`Route`]'s variant in snake case
-//! is the method of [`Registry`](super::Registry) that answers it, in the file named after its noun.
+//! In the order of the specification's table of endpoints, with its ids. The variant of [`Route`] in snake case
+//! is the method of `Registry` that answers it, in the file named after its noun.
 
 use http::Method;
 
+use super::Error;
 use crate::{
     auth::{Access, Action},
-    error::Error,
-    oci::{Digest, Reference, RepositoryName},
-    uploads::UploadId,
+    oci::{Digest, Reference, RepositoryName, UploadId},
 };
 
 /// An endpoint, with its path's parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the path's parameters")]
 pub enum Route {
-    /// That this is a registry.
+    /// Whether this is a registry.
     Base,
     /// A blob's bytes.
     GetBlob { name: RepositoryName, digest: Digest },
     /// A manifest's bytes.
     GetManifest { name: RepositoryName, reference: Reference },
-    /// Start an upload, push a blob at once, or mount one.
+    /// Start an upload, push a whole blob, or mount one.
     StartUpload { name: RepositoryName },
     /// Send a chunk.
     PatchUpload { name: RepositoryName, id: UploadId },
-    /// Send the last chunk and say the digest.
+    /// Finish an upload, with its digest and perhaps its last chunk.
     FinishUpload { name: RepositoryName, id: UploadId },
     /// Push a manifest.
     PutManifest { name: RepositoryName, reference: Reference },
@@ -36,17 +35,17 @@ pub enum Route {
     DeleteManifest { name: RepositoryName, reference: Reference },
     /// Remove a blob from a repository.
     DeleteBlob { name: RepositoryName, digest: Digest },
-    /// What refers to a manifest.
+    /// The referrers of a manifest.
     ListReferrers { name: RepositoryName, digest: Digest },
-    /// How far an upload has come.
+    /// The progress of an upload.
     UploadStatus { name: RepositoryName, id: UploadId },
-    /// Forget an upload.
+    /// Cancel an upload.
     CancelUpload { name: RepositoryName, id: UploadId },
     /// The repositories.
     Catalog,
-    /// Add what another registry does not write to its bucket.
+    /// Index a bucket that `distribution` wrote.
     Rebuild,
-    /// A blob's bytes, for whoever has the URL.
+    /// A blob's bytes, for anyone with a signed URL.
     GetSignedBlob { digest: Digest },
 }
 
@@ -70,7 +69,7 @@ impl Route {
         let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
         Ok(match (verb, segments.as_slice()) {
             ("GET", [""]) => Self::Base, // end-1
-            ("GET", ["_catalog"]) => Self::Catalog, // not in the specification; Docker's
+            ("GET", ["_catalog"]) => Self::Catalog, // Docker's
             ("POST", ["_pierhead", "rebuild"]) => Self::Rebuild, // ours
             // Ours. HEAD is not GET here: a signature is for one method.
             (_, ["_pierhead", "blobs", alg, hex]) if method == Method::GET => Self::GetSignedBlob { digest: format!("{alg}:{hex}").parse()? },
@@ -97,8 +96,8 @@ impl Route {
         })
     }
 
-    /// The right it needs; none where the URL itself is the proof. A mount needs a second one, which
-    /// `api::uploads` asks for.
+    /// The right it needs; `None` if the URL itself is the proof. A mount needs a second right, which
+    /// `api::uploads` checks.
     pub fn access(&self) -> Option<Access<'_>> {
         Some(match self {
             Self::GetSignedBlob { .. } => return None,
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_path_is_said() {
+    fn malformed_paths_have_the_right_code() {
         for (line, code) in [
             ("GET /v2/A/manifests/latest", "NAME_INVALID"),
             ("GET /v2/manifests/latest", "NAME_INVALID"),

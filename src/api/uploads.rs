@@ -1,62 +1,53 @@
-//! Uploads: the specification's ways of pushing a blob.
-//!
-//! A blob that comes in one request with its length and digest goes straight to its place, verified by the
-//! store: no session, nothing in memory. Everything else goes through a [session](crate::uploads).
+//! Uploads: the specification's ways of pushing a blob. What happens to the bytes is in [`crate::uploads`].
 
-use http::{StatusCode, header};
+use http::{StatusCode, Uri, header, request::Parts};
 
-use super::{LogLine, Platform, Registry, Request, Response, empty, headers, parameter};
+use super::{Error, Registry, Request, Response, empty, headers, parameter};
 use crate::{
     auth::{Access, Action},
-    body::{Body, ByteStream},
-    content::Located,
-    error::Error,
-    oci::{Algorithm, Digest, RepositoryName},
-    storage::{Driver, StorageDriver},
-    uploads::{
-        CallError, Command, Upload, UploadError, UploadId, UploadSessions,
-        chunk::{ChunkError, ChunkWriter, Tail},
-        commit::{CommitError, discard, put_verified, sweep},
-        location::UploadState,
-    },
+    blobs::{Freshness, Located},
+    oci::{Algorithm, Digest, RepositoryName, UploadId},
+    platform::Body,
+    repository::catalog::repositories_of,
+    secret::Secret,
+    uploads::{CallError, Chunk, Refused, UploadAt, UploadError, UploadState},
 };
 
-/// How many repositories are tried as the source of a mount that names none.
+/// The most repositories tried as the source of a mount that names none.
 const MAX_SOURCES: usize = 20;
 
-/// How much of a refused chunk is still taken from its client, in bytes, so that it reads the answer.
-const DRAIN: usize = 64 * 1024 * 1024;
+/// How much of a refused chunk is still read, in bytes: a client that is sending may not see the response if the
+/// connection closes.
+const DRAIN: u64 = 64 * 1024 * 1024;
 
-impl<P: Platform> Registry<P> {
+impl Registry<'_> {
     /// end-4a: `POST /v2/<name>/blobs/uploads/`; end-4b: with `?digest=` and the blob as the body;
     /// end-11: with `?mount=<digest>&from=<name>`.
     pub(super) async fn start_upload(
         &self,
         name: &RepositoryName,
-        request: Request<P>,
-    ) -> Result<Response<P>, Error> {
-        if let Some(digest) = parameter(&request, "mount").and_then(|mount| mount.parse().ok())
-            && let Some(located) = self.find_mount(name, &digest, &request).await?
+        request: Request,
+    ) -> Result<Response, Error> {
+        let uri = request.uri();
+        if let Some(digest) = parameter(uri, "mount").and_then(|mount| mount.parse().ok())
+            && let Some(located) = self.find_mount(&digest, parameter(uri, "from")).await?
         {
-            self.content().link_blob(name, &digest, &located).await?;
+            self.repository(name).link_blob(&digest, &located).await?;
             return Ok(created(name, &digest));
         }
-        let digest: Option<Digest> =
-            parameter(&request, "digest").map(|digest| digest.parse()).transpose()?;
-        let algorithm = match (parameter(&request, "digest-algorithm"), &digest) {
+        let digest: Option<Digest> = parameter(uri, "digest").map(|digest| digest.parse()).transpose()?;
+        let algorithm = match (parameter(uri, "digest-algorithm"), &digest) {
             (Some(algorithm), _) => algorithm.parse()?,
             (None, Some(digest)) => digest.algorithm(),
             (None, None) => Algorithm::Sha256,
         };
-        let id = UploadId::random();
-        let expires = self.shared.parts.clock.now().plus_seconds(self.shared.parts.config.upload_ttl_seconds);
+        let expires = self.app.clock.now().plus_seconds(self.app.config.uploads.ttl_seconds);
         let state = UploadState { expires, algorithm, has_session: false };
-        if let Some(digest) = digest {
-            return self.finish(name, &id, state, &digest, request).await;
+        let at = UploadAt { repository: name.clone(), id: UploadId::random(), state };
+        match digest {
+            Some(digest) => self.finish(at, &digest, request).await,
+            None => self.progress(&at, 0, StatusCode::ACCEPTED).await,
         }
-        let mut response = self.accepted(name, &id, state, 0).await?;
-        *response.status_mut() = StatusCode::ACCEPTED;
-        Ok(response)
     }
 
     /// end-5: `PATCH /v2/<name>/blobs/uploads/<id>`: a chunk of any length.
@@ -64,17 +55,18 @@ impl<P: Platform> Registry<P> {
         &self,
         name: &RepositoryName,
         id: &UploadId,
-        request: Request<P>,
-    ) -> Result<Response<P>, Error> {
-        let state = self.state(name, id, &request).await?;
-        let (mut writer, tail) = self.write_chunk(name, id, state, request).await?;
-        if let Err(error) = writer.release(tail).await {
-            return Err(self.with_location(name, id, state, error).await?);
+        request: Request,
+    ) -> Result<Response, Error> {
+        let at = self.upload_at(name, id, request.uri()).await?;
+        let (parts, mut body) = request.into_parts();
+        let appended = async {
+            let chunk = self.chunk(&at, &parts, &mut body).await?;
+            self.app.uploads(name, &self.context).append(&at, chunk).await
+        };
+        match appended.await {
+            Ok(offset) => self.progress(&at.with_session(true), offset, StatusCode::ACCEPTED).await,
+            Err(error) => Err(self.refused(&at, error, &mut body).await?),
         }
-        let state = UploadState { has_session: true, ..state };
-        let mut response = self.accepted(name, id, state, writer.upload.offset).await?;
-        *response.status_mut() = StatusCode::ACCEPTED;
-        Ok(response)
     }
 
     /// end-6: `PUT /v2/<name>/blobs/uploads/<id>?digest=<digest>`, with or without the last chunk.
@@ -82,65 +74,35 @@ impl<P: Platform> Registry<P> {
         &self,
         name: &RepositoryName,
         id: &UploadId,
-        request: Request<P>,
-    ) -> Result<Response<P>, Error> {
-        let digest = parameter(&request, "digest").ok_or(Error::DigestMissing)?.parse()?;
-        let state = self.state(name, id, &request).await?;
-        self.finish(name, id, state, &digest, request).await
+        request: Request,
+    ) -> Result<Response, Error> {
+        let digest = parameter(request.uri(), "digest").ok_or(Error::DigestMissing)?.parse()?;
+        let at = self.upload_at(name, id, request.uri()).await?;
+        self.finish(at, &digest, request).await
     }
 
-    async fn finish(
-        &self,
-        name: &RepositoryName,
-        id: &UploadId,
-        state: UploadState,
-        digest: &Digest,
-        request: Request<P>,
-    ) -> Result<Response<P>, Error> {
-        if !state.has_session && is_whole_blob(&request, digest, self.storage.capabilities().max_put) {
-            let size = request.body().content_length().unwrap_or_default();
-            return match put_verified(&self.storage, request.into_body(), digest).await {
-                Ok(()) => {
-                    self.content().link_blob(name, digest, &Located { size, at: None }).await?;
-                    Ok(created(name, digest))
-                }
-                Err(CommitError::DigestMismatch(_)) => {
-                    // Perhaps it was only the last chunk, sent to the location that the POST gave.
-                    let offset = self.offset(name, id).await?;
-                    match offset.filter(|offset| *offset > 0) {
-                        Some(offset) => {
-                            let error = CallError::from(UploadError::OutOfOrder { offset }).into();
-                            Err(self.with_location(name, id, state, error).await?)
-                        }
-                        None => Err(Error::DigestMismatch(digest.clone())),
-                    }
-                }
+    async fn finish(&self, at: UploadAt, digest: &Digest, request: Request) -> Result<Response, Error> {
+        let uploads = self.app.uploads(&at.repository, &self.context);
+        let max_put = uploads.blobs.store().capabilities().max_put;
+        if !at.state.has_session && is_whole_blob(&request, digest, max_put) {
+            return match uploads.put(digest, request.into_body()).await {
+                Ok(()) => Ok(created(&at.repository, digest)),
+                // Perhaps it was only the last chunk, sent to the location of the POST.
+                Err(error @ UploadError::DigestMismatch(_)) => match uploads.offset(&at).await? {
+                    Some(offset) if offset > 0 => Err(self.out_of_order(&at, offset).await?),
+                    _ => Err(error.into()),
+                },
                 Err(error) => Err(error.into()),
             };
         }
-        let (mut writer, tail) = self.write_chunk(name, id, state, request).await?;
-        match writer.commit(tail, digest).await {
-            Ok(located) => {
-                self.content().link_blob(name, digest, &located).await?;
-                let mut response = created(name, digest);
-                // The blob is there: what fails now is done when the session's time is over.
-                let tidied = async {
-                    self.close(name, id, state).await?;
-                    discard(&self.storage, id, &writer.upload, located.at.as_ref()).await.map_err(Error::from)
-                };
-                if let Err(error) = tidied.await {
-                    let line =
-                        format!("upload {id} is not tidied up: {}", error.log_line().unwrap_or_default());
-                    response.extensions_mut().insert(LogLine(line));
-                }
-                Ok(response)
-            }
-            Err(CommitError::DigestMismatch(digest)) => {
-                let upload = self.close(name, id, state).await?;
-                sweep(&self.storage, id, &upload).await?;
-                Err(Error::DigestMismatch(digest))
-            }
-            Err(CommitError::Chunk(error)) => Err(self.with_location(name, id, state, error).await?),
+        let (parts, mut body) = request.into_parts();
+        let finished = async {
+            let chunk = self.chunk(&at, &parts, &mut body).await?;
+            uploads.finish(&at, chunk, digest).await
+        };
+        match finished.await {
+            Ok(()) => Ok(created(&at.repository, digest)),
+            Err(error) => Err(self.refused(&at, error, &mut body).await?),
         }
     }
 
@@ -149,47 +111,41 @@ impl<P: Platform> Registry<P> {
         &self,
         name: &RepositoryName,
         id: &UploadId,
-        request: &Request<P>,
-    ) -> Result<Response<P>, Error> {
-        let state = self.state(name, id, request).await?;
-        let offset = self.offset(name, id).await?;
-        // A location without a session is that of a POST: nothing has been sent to it yet.
-        if offset.is_none() && state.has_session {
+        uri: &Uri,
+    ) -> Result<Response, Error> {
+        let at = self.upload_at(name, id, uri).await?;
+        let offset = self.app.uploads(name, &self.context).offset(&at).await?;
+        // A location without a session is that of the POST: nothing was sent to it yet.
+        if offset.is_none() && at.state.has_session {
             return Err(Error::UploadUnknown);
         }
-        let state = UploadState { has_session: state.has_session || offset.is_some(), ..state };
-        self.accepted(name, id, state, offset.unwrap_or(0)).await
+        let at = at.with_session(at.state.has_session || offset.is_some());
+        self.progress(&at, offset.unwrap_or(0), StatusCode::NO_CONTENT).await
     }
 
-    /// end-14: `DELETE /v2/<name>/blobs/uploads/<id>`: forgets the upload and what is stored of it.
+    /// end-14: `DELETE /v2/<name>/blobs/uploads/<id>`: cancels the upload.
     pub(super) async fn cancel_upload(
         &self,
         name: &RepositoryName,
         id: &UploadId,
-        request: &Request<P>,
-    ) -> Result<Response<P>, Error> {
-        let state = self.state(name, id, request).await?;
-        let upload = self.close(name, id, state).await?;
-        sweep(&self.storage, id, &upload).await?;
+        uri: &Uri,
+    ) -> Result<Response, Error> {
+        let at = self.upload_at(name, id, uri).await?;
+        self.app.uploads(name, &self.context).cancel(&at).await?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    /// Where the blob of a mount is, when the client may read it somewhere: in the repository it names, or in
+    /// Where the blob of a mount is, if the client may pull it somewhere: from the repository it names, or from
     /// any that has it.
-    async fn find_mount(
-        &self,
-        name: &RepositoryName,
-        digest: &Digest,
-        request: &Request<P>,
-    ) -> Result<Option<Located>, Error> {
-        let sources = match parameter(request, "from") {
+    async fn find_mount(&self, digest: &Digest, from: Option<String>) -> Result<Option<Located>, Error> {
+        let sources = match from {
             Some(from) => from.parse().into_iter().collect(),
-            None => self.content().repositories_of(digest, MAX_SOURCES).await?,
+            None => repositories_of(&self.app.store(&self.context), digest, MAX_SOURCES).await?,
         };
         for from in sources {
-            let access = [Access::Repository(&from, Action::Pull), Access::Repository(name, Action::Push)];
-            if self.authorize(request.headers(), &access).await.is_ok()
-                && let Some(located) = self.content().resolve(&from, digest).await?
+            let access = Access::Repository(&from, Action::Pull);
+            if self.app.policy.allows(&self.context.principal, access)
+                && let Some(located) = self.repository(&from).locate(digest, Freshness::Strict).await?
             {
                 return Ok(Some(located));
             }
@@ -197,168 +153,91 @@ impl<P: Platform> Registry<P> {
         Ok(None)
     }
 
-    /// What the location says, if we gave it.
-    async fn state(
-        &self,
-        name: &RepositoryName,
-        id: &UploadId,
-        request: &Request<P>,
-    ) -> Result<UploadState, Error> {
-        let value = parameter(request, "_state").ok_or(Error::UploadUnknown)?;
-        let secret = self.secret().await?;
-        UploadState::verify(&value, secret, name, id, self.shared.parts.clock.now())
-            .ok_or(Error::UploadUnknown)
+    async fn secret(&self) -> Result<&Secret, Error> {
+        Ok(self.app.secret.get().await?)
     }
 
-    async fn location(
-        &self,
-        name: &RepositoryName,
-        id: &UploadId,
-        state: UploadState,
-    ) -> Result<String, Error> {
-        let signed = state.sign(self.secret().await?, name, id);
-        Ok(format!("/v2/{name}/blobs/uploads/{id}?_state={signed}"))
+    /// The upload that a location names, if the location is ours.
+    async fn upload_at(&self, name: &RepositoryName, id: &UploadId, uri: &Uri) -> Result<UploadAt, Error> {
+        let state = parameter(uri, "_state").ok_or(Error::UploadUnknown)?;
+        let at = UploadAt::verify(name, id, &state, self.secret().await?, self.app.clock.now());
+        at.ok_or(Error::UploadUnknown)
     }
 
-    async fn accepted(
-        &self,
-        name: &RepositoryName,
-        id: &UploadId,
-        state: UploadState,
-        offset: u64,
-    ) -> Result<Response<P>, Error> {
-        let mut response = empty(StatusCode::NO_CONTENT);
+    async fn location(&self, at: &UploadAt) -> Result<String, Error> {
+        let state = at.sign(self.secret().await?);
+        Ok(format!("/v2/{}/blobs/uploads/{}?_state={state}", at.repository, at.id))
+    }
+
+    /// The response that says where to continue.
+    async fn progress(&self, at: &UploadAt, offset: u64, status: StatusCode) -> Result<Response, Error> {
+        let mut response = empty(status);
         let fields = response.headers_mut();
-        headers::upload_headers(fields, &self.location(name, id, state).await?, offset);
-        headers::set(fields, headers::DOCKER_UPLOAD_UUID, id);
+        headers::upload_headers(fields, &self.location(at).await?, offset);
+        headers::set(fields, headers::DOCKER_UPLOAD_UUID, at.id);
         Ok(response)
     }
 
-    /// What a request says of its chunk.
-    async fn chunk(
+    /// The chunk of a request. A malformed `Content-Range` is out of order.
+    async fn chunk<'b>(
         &self,
-        name: &RepositoryName,
-        id: &UploadId,
-        state: UploadState,
-        request: &Request<P>,
-    ) -> Result<Chunk, ChunkError> {
-        let range = match request.headers().get(header::CONTENT_RANGE) {
+        at: &UploadAt,
+        parts: &Parts,
+        body: &'b mut Body,
+    ) -> Result<Chunk<'b>, UploadError> {
+        let range = match parts.headers.get(header::CONTENT_RANGE) {
             None => None,
             Some(value) => match headers::parse_content_range(value) {
                 Some(range) => Some(range),
-                // Not a range: the client hears where to go on, as for one out of order.
                 None => {
-                    let status = Command::Status { repository: name.clone() };
-                    let offset = match self.shared.parts.uploads.call(id, status).await {
-                        Ok(reply) => reply.upload.offset,
-                        Err(CallError::Refused(UploadError::Unknown)) if !state.has_session => 0,
-                        Err(error) => return Err(error.into()),
-                    };
-                    return Err(UploadError::OutOfOrder { offset }.into());
+                    let offset = self.app.uploads(&at.repository, &self.context).offset(at).await?;
+                    return Err(match offset {
+                        None if at.state.has_session => Refused::Unknown.into(),
+                        offset => Refused::OutOfOrder { offset: offset.unwrap_or(0) }.into(),
+                    });
                 }
             },
         };
-        let declared = range.map(|(_, length)| length);
-        if let (Some(declared), Some(received)) = (declared, request.body().content_length())
-            && declared != received
-        {
-            return Err(ChunkError::Length { declared, received });
-        }
-        let begin = Command::Begin {
-            repository: name.clone(),
-            algorithm: state.algorithm,
-            offset: range.map(|(first, _)| first),
-            expires: state.expires,
+        let stream = match body {
+            Body::Stream(stream) => Some(stream),
+            _ => None,
         };
-        Ok(Chunk { begin, declared })
+        Ok(Chunk { stream, range })
     }
 
-    /// Claims the session and writes the request's chunk, but for what does not fill a part.
-    async fn write_chunk<'a>(
-        &'a self,
-        name: &RepositoryName,
-        id: &'a UploadId,
-        state: UploadState,
-        mut request: Request<P>,
-    ) -> Result<(Writer<'a, P>, Tail<Block<P>>), Error> {
-        let result = async {
-            let chunk = self.chunk(name, id, state, &request).await?;
-            let (storage, part_size) = (&self.storage, self.shared.parts.config.part_size);
-            let mut writer =
-                ChunkWriter::begin(storage, &self.shared.parts.uploads, id, part_size, chunk.begin).await?;
-            let tail = match request.body_mut() {
-                Body::Stream(stream) => writer.write(stream, chunk.declared).await?,
-                _ => writer.nothing(),
-            };
-            Ok((writer, tail))
-        };
-        match result.await {
-            Ok(written) => Ok(written),
-            Err(error) => {
-                if let Body::Stream(stream) = request.body_mut() {
-                    stream.drain(DRAIN).await;
-                }
-                Err(self.with_location(name, id, state, error).await?)
+    /// The error for the client of a refused chunk, whose body is read first.
+    async fn refused(&self, at: &UploadAt, error: UploadError, body: &mut Body) -> Result<Error, Error> {
+        if let Body::Stream(stream) = body {
+            // The client may have gone; its chunk is refused anyway.
+            let _ = stream.discard(DRAIN, None).await;
+        }
+        match error {
+            UploadError::Session(CallError::Refused(Refused::OutOfOrder { offset })) => {
+                self.out_of_order(at, offset).await
             }
+            error => Ok(error.into()),
         }
     }
 
-    /// How much of an upload is stored; `None` when it has no session.
-    async fn offset(&self, name: &RepositoryName, id: &UploadId) -> Result<Option<u64>, Error> {
-        match self.shared.parts.uploads.call(id, Command::Status { repository: name.clone() }).await {
-            Ok(reply) => Ok(Some(reply.upload.offset)),
-            Err(CallError::Refused(UploadError::Unknown)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    async fn out_of_order(&self, at: &UploadAt, offset: u64) -> Result<Error, Error> {
+        let at = at.with_session(at.state.has_session || offset > 0);
+        Ok(Error::UploadOutOfOrder { location: self.location(&at).await?, offset })
     }
-
-    async fn close(&self, name: &RepositoryName, id: &UploadId, state: UploadState) -> Result<Upload, Error> {
-        let command = Command::Close { repository: name.clone(), expires: state.expires };
-        Ok(self.shared.parts.uploads.call(id, command).await?.upload)
-    }
-
-    /// The error for the client, with the location that a chunk out of order is answered with.
-    async fn with_location(
-        &self,
-        name: &RepositoryName,
-        id: &UploadId,
-        state: UploadState,
-        error: ChunkError,
-    ) -> Result<Error, Error> {
-        Ok(match error {
-            ChunkError::Session(CallError::Refused(UploadError::OutOfOrder { offset })) => {
-                let state = UploadState { has_session: state.has_session || offset > 0, ..state };
-                Error::UploadOutOfOrder { location: self.location(name, id, state).await?, offset }
-            }
-            error => error.into(),
-        })
-    }
-}
-
-type Writer<'a, P> = ChunkWriter<'a, Driver<<P as Platform>::Stream>, <P as Platform>::Uploads>;
-type Block<P> = <<P as Platform>::Stream as ByteStream>::Block;
-
-struct Chunk {
-    begin: Command,
-    declared: Option<u64>,
 }
 
 /// Whether a request carries a whole blob in a form that the store can take and verify by itself.
-fn is_whole_blob<S: ByteStream>(request: &http::Request<Body<S>>, digest: &Digest, max: u64) -> bool {
+fn is_whole_blob(request: &Request, digest: &Digest, max: u64) -> bool {
     let Some(length) = request.body().content_length() else { return false };
-    let starts_at_zero = match request.headers().get(header::CONTENT_RANGE).map(headers::parse_content_range)
-    {
-        None => true,
-        Some(range) => range == Some((0, length)),
-    };
+    let range = request.headers().get(header::CONTENT_RANGE).map(headers::parse_content_range);
+    let starts_at_zero = range.is_none_or(|range| range == Some((0, length)));
     let is_empty_blob = || *digest == digest.algorithm().digest(b"");
     starts_at_zero && length <= max && (length > 0 || is_empty_blob())
 }
 
-fn created<S: ByteStream>(name: &RepositoryName, digest: &Digest) -> http::Response<Body<S>> {
+fn created(name: &RepositoryName, digest: &Digest) -> Response {
     let mut response = empty(StatusCode::CREATED);
     let fields = response.headers_mut();
-    headers::set(fields, header::LOCATION, headers::blob_location(name, digest));
+    headers::set(fields, header::LOCATION, format!("/v2/{name}/blobs/{digest}"));
     headers::set(fields, headers::DOCKER_CONTENT_DIGEST, digest);
     response
 }

@@ -1,10 +1,10 @@
-//! The platform's clock. It stands still while a request computes, and moves on with every wait.
+//! The runtime's clock. It stands still while a request computes, and advances with every wait.
 
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 
-use crate::clock::{Clock, Timestamp};
+use crate::platform::{Clock, Timestamp};
 
 /// `Date.now()`.
 pub struct SystemClock;
@@ -15,7 +15,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Waits. The timer is the calling request's own, as the runtime demands.
+/// Waits. The timer belongs to the calling request, as the runtime demands.
 pub async fn sleep(milliseconds: u32) {
     let set_timeout =
         Reflect::get(&js_sys::global(), &"setTimeout".into()).map(JsCast::unchecked_into::<Function>);

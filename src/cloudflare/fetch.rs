@@ -1,18 +1,20 @@
 //! Requests to other servers, through the runtime's `fetch`.
 
-use http::{HeaderName, HeaderValue, Request, Response};
+use ::http::{HeaderName, HeaderValue, Method, Request, Response};
+use futures_util::future::LocalBoxFuture;
 use js_sys::{Array, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::ReadableStream;
 
 use super::{
+    buffers,
     clock::sleep,
-    stream::{JsStream, message},
+    stream::{self, JsStream, message},
 };
-use crate::{body::Body, http_client::HttpClient};
+use crate::platform::{Body, HttpClient};
 
-/// How long to wait before the same request is made again, in milliseconds.
+/// Waits between attempts, in milliseconds.
 const BACKOFF: [u32; 4] = [100, 300, 900, 2000];
 
 #[wasm_bindgen]
@@ -21,72 +23,75 @@ extern "C" {
     fn fetch(url: &str, init: &JsValue) -> Result<Promise, JsValue>;
 }
 
-/// The client.
+/// The HTTP client.
 pub struct Fetch;
 
 impl HttpClient for Fetch {
-    type Stream = JsStream;
+    fn send(&self, request: Request<Body>) -> LocalBoxFuture<'_, Result<Response<Body>, String>> {
+        Box::pin(send(request))
+    }
+}
 
-    async fn send(&self, request: Request<Body<JsStream>>) -> Result<Response<Body<JsStream>>, String> {
-        let (parts, body) = request.into_parts();
-        let length = body.content_length();
-        let mut is_stream = false;
-        let value: JsValue = match &body {
-            Body::Empty if parts.method == http::Method::PUT => Uint8Array::new_with_length(0).into(),
-            Body::Empty => JsValue::UNDEFINED,
-            Body::Bytes(bytes) => Uint8Array::from(bytes.as_ref()).into(),
-            Body::Block { block, from, to } => block.view(*from, *to).into(),
-            Body::Stream(stream) => {
-                is_stream = true;
-                stream.raw().clone().into()
-            }
+async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
+    let (parts, body) = request.into_parts();
+    let length = body.content_length();
+    let foreign = || "the body belongs to another platform".to_owned();
+    let mut is_stream = false;
+    let value: JsValue = match &body {
+        Body::Empty if parts.method == Method::PUT => Uint8Array::new_with_length(0).into(),
+        Body::Empty => JsValue::UNDEFINED,
+        Body::Bytes(bytes) => Uint8Array::from(bytes.as_ref()).into(),
+        Body::Buffer { buffer, range } => buffers::view(&**buffer, range.clone()).ok_or_else(foreign)?.into(),
+        Body::Stream(stream) => {
+            is_stream = true;
+            stream::raw(stream).ok_or_else(foreign)?.into()
+        }
+    };
+    let headers = Array::new();
+    let header = |name: &str, value: &str| headers.push(&Array::of2(&name.into(), &value.into()));
+    for (name, value) in &parts.headers {
+        header(name.as_str(), value.to_str().unwrap_or_default());
+    }
+    // The response is passed on as it is, with its length.
+    header("accept-encoding", "identity");
+    if let Some(length) = length.filter(|_| is_stream) {
+        header("content-length", &length.to_string());
+    }
+    let init = Object::new();
+    let set = |name: &str, value: &JsValue| Reflect::set(&init, &name.into(), value).map_err(text);
+    set("method", &parts.method.as_str().into())?;
+    set("headers", &headers)?;
+    set("redirect", &"manual".into())?;
+    set("body", &value)?;
+    if is_stream {
+        set("duplex", &"half".into())?;
+    }
+
+    let mut backoff = BACKOFF.into_iter().filter(|_| !is_stream);
+    let url = parts.uri.to_string();
+    loop {
+        let response = attempt(&url, &init, parts.method == Method::HEAD).await;
+        let is_transient = match &response {
+            Ok(response) => matches!(response.status().as_u16(), 429 | 500 | 502 | 503 | 504),
+            Err(_) => true,
         };
-        let headers = Array::new();
-        let header = |name: &str, value: &str| headers.push(&Array::of2(&name.into(), &value.into()));
-        for (name, value) in &parts.headers {
-            header(name.as_str(), value.to_str().unwrap_or_default());
-        }
-        // What comes back is passed on as it is, with its length.
-        header("accept-encoding", "identity");
-        if let Some(length) = length.filter(|_| is_stream) {
-            header("content-length", &length.to_string());
-        }
-        let init = Object::new();
-        let set = |name: &str, value: &JsValue| Reflect::set(&init, &name.into(), value).map_err(text);
-        set("method", &parts.method.as_str().into())?;
-        set("headers", &headers)?;
-        set("redirect", &"manual".into())?;
-        set("body", &value)?;
-        if is_stream {
-            set("duplex", &"half".into())?;
-        }
-
-        let mut backoff = BACKOFF.into_iter().filter(|_| !is_stream);
-        let url = parts.uri.to_string();
-        loop {
-            let answer = attempt(&url, &init, parts.method == http::Method::HEAD).await;
-            let may_work_later = match &answer {
-                Ok(response) => matches!(response.status().as_u16(), 429 | 500 | 502 | 503 | 504),
-                Err(_) => true,
-            };
-            match backoff.next().filter(|_| may_work_later) {
-                Some(wait) => {
-                    // An answer that nobody reads would hold its connection.
-                    answer.map(Response::into_body).unwrap_or(Body::Empty).cancel();
-                    sleep(wait).await;
+        match backoff.next().filter(|_| is_transient) {
+            Some(wait) => {
+                // A response that nobody reads would hold its connection.
+                response.map(Response::into_body).unwrap_or(Body::Empty).cancel();
+                sleep(wait).await;
+            }
+            None => {
+                if let Body::Buffer { buffer, .. } = body {
+                    buffers::recycle(&*buffer);
                 }
-                None => {
-                    if let Body::Block { block, .. } = body {
-                        block.recycle();
-                    }
-                    return answer;
-                }
+                return response;
             }
         }
     }
 }
 
-async fn attempt(url: &str, init: &Object, is_head: bool) -> Result<Response<Body<JsStream>>, String> {
+async fn attempt(url: &str, init: &Object, is_head: bool) -> Result<Response<Body>, String> {
     let answer = JsFuture::from(fetch(url, init).map_err(text)?).await.map_err(text)?;
     let get = |name: &str| Reflect::get(&answer, &name.into()).map_err(text);
     let status = get("status")?.as_f64().unwrap_or_default() as u16;
@@ -104,7 +109,7 @@ async fn attempt(url: &str, init: &Object, is_head: bool) -> Result<Response<Bod
         }
     }
     let body = match get("body")?.dyn_into::<ReadableStream>() {
-        Ok(stream) if length != Some(0) && !is_head => Body::Stream(JsStream::new(stream, length)),
+        Ok(stream) if length != Some(0) && !is_head => JsStream::body(stream, length),
         _ => Body::Empty,
     };
     response.body(body).map_err(|error| error.to_string())

@@ -1,36 +1,26 @@
-//! Streams and buffers that stay in JavaScript: bytes enter wasm only to be hashed.
+//! Streams that stay in JavaScript: bytes enter WebAssembly only to be hashed.
 
-use std::cell::RefCell;
+use std::{any::Any, ops::Range};
 
 use bytes::Bytes;
-use js_sys::{ArrayBuffer, Reflect, Uint8Array};
+use futures_util::future::LocalBoxFuture;
+use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{ReadableStream, ReadableStreamDefaultReader};
 
-use super::clock::sleep;
+use super::buffers::JsBuffer;
 use crate::{
-    body::{Block, ByteStream, ReadError},
     oci::Hasher,
-    uploads::PART_SIZE,
+    platform::{Body, Buffer, ByteStream, ReadError, Stream},
 };
 
-/// How much is read from a stream at once, in bytes: large, since every read costs a few microseconds, but
-/// small enough that hashing starts while the next is on its way.
+/// How much one read takes from a stream, in bytes: large, since every read costs a few microseconds, but small
+/// enough that hashing overlaps with the next read.
 const STRIDE: usize = 1024 * 1024;
 
-/// How much is copied into wasm at once to be hashed, in bytes: fits the processor's cache.
+/// How much is copied into WebAssembly at once to be hashed, in bytes: fits the processor's cache.
 const WINDOW: usize = 64 * 1024;
-
-/// How many bytes of buffers an isolate hands out: half of its 128 MB. Uploads wait when they are spent.
-const BUDGET: usize = 64 * 1024 * 1024;
-
-/// A buffer that nothing has happened to for so long belongs to a request that is gone, in milliseconds.
-/// The runtime may drop a request without telling us.
-const ABANDONED: f64 = 120_000.0;
-
-/// How often a waiting upload looks again, in milliseconds.
-const RETRY: u32 = 10;
 
 #[wasm_bindgen]
 extern "C" {
@@ -41,7 +31,7 @@ extern "C" {
     fn read(this: &ByobReader, view: Uint8Array, options: &JsValue) -> Result<js_sys::Promise, JsValue>;
 }
 
-/// A platform stream.
+/// A `ReadableStream` of bytes.
 pub struct JsStream {
     raw: ReadableStream,
     length: Option<u64>,
@@ -49,19 +39,14 @@ pub struct JsStream {
 }
 
 impl JsStream {
-    /// Wraps a byte stream whose length, if known, is `length`.
+    /// Wraps a byte stream of `length` bytes, if known.
     pub fn new(raw: ReadableStream, length: Option<u64>) -> Self {
         Self { raw, length, reader: None }
     }
 
-    /// The stream's handle.
-    pub fn raw(&self) -> &ReadableStream {
-        &self.raw
-    }
-
-    /// The stream itself.
-    pub fn into_raw(self) -> ReadableStream {
-        self.raw
+    /// A body that passes a byte stream on.
+    pub fn body(raw: ReadableStream, length: Option<u64>) -> Body {
+        Body::Stream(Box::new(Self::new(raw, length)))
     }
 
     fn reader(&mut self) -> Result<&ByobReader, JsValue> {
@@ -84,167 +69,114 @@ impl JsStream {
     }
 }
 
+/// The handle of a stream of this platform; `None` for any other.
+pub fn raw(stream: &Stream) -> Option<ReadableStream> {
+    let stream: &dyn Any = &**stream;
+    stream.downcast_ref::<JsStream>().map(|stream| stream.raw.clone())
+}
+
 /// An error as text.
 pub fn message(error: &JsValue) -> String {
     let text = Reflect::get(error, &"message".into()).ok().and_then(|message| message.as_string());
     text.unwrap_or_else(|| format!("{error:?}"))
 }
 
-impl ByteStream for JsStream {
-    type Block = JsBlock;
+fn broken(error: JsValue) -> ReadError {
+    ReadError::Broken(message(&error))
+}
 
+/// Copies bytes into WebAssembly, a window at a time, and hashes them.
+fn hash(bytes: &Uint8Array, window: &mut Vec<u8>, hasher: &mut Hasher) {
+    let length = bytes.length() as usize;
+    window.resize(WINDOW.min(length), 0);
+    for start in (0..length).step_by(WINDOW) {
+        let end = length.min(start + WINDOW);
+        if let Some(window) = window.get_mut(..end - start) {
+            bytes.subarray(start as u32, end as u32).copy_to(window);
+            hasher.update(window);
+        }
+    }
+}
+
+impl ByteStream for JsStream {
     fn content_length(&self) -> Option<u64> {
         self.length
     }
 
-    async fn read_into(
-        &mut self,
-        block: &mut JsBlock,
-        from: usize,
-        to: usize,
-        mut hasher: Option<&mut Hasher>,
-    ) -> Result<usize, ReadError> {
-        let mut window = vec![0; if hasher.is_some() { WINDOW.min(to - from) } else { 0 }];
-        let mut at = from;
-        while at < to {
-            let want = STRIDE.min(to - at);
-            let view = Uint8Array::new_with_byte_offset_and_length(&block.buffer, at as u32, want as u32);
-            let read = self.fill(view).await.map_err(|error| ReadError::Broken(message(&error)))?;
-            // Reading detaches the buffer and gives it back as a new one.
-            block.buffer = read.buffer();
-            block.touch();
-            let length = read.length() as usize;
-            if let Some(hasher) = hasher.as_deref_mut() {
-                for start in (0..length).step_by(WINDOW) {
-                    let end = length.min(start + WINDOW);
-                    if let Some(window) = window.get_mut(..end - start) {
-                        read.subarray(start as u32, end as u32).copy_to(window);
-                        hasher.update(window);
-                    }
+    fn read_into<'a>(
+        &'a mut self,
+        buffer: &'a mut dyn Buffer,
+        range: Range<usize>,
+        mut hasher: Option<&'a mut Hasher>,
+    ) -> LocalBoxFuture<'a, Result<usize, ReadError>> {
+        Box::pin(async move {
+            let buffer: &mut dyn Any = buffer;
+            let Some(buffer) = buffer.downcast_mut::<JsBuffer>() else {
+                return Err(ReadError::Broken("the buffer belongs to another platform".into()));
+            };
+            let mut window = Vec::new();
+            let mut at = range.start;
+            while at < range.end {
+                let want = STRIDE.min(range.end - at);
+                let read = self.fill(buffer.view(at..at + want)).await.map_err(broken)?;
+                // Reading detaches the memory and gives it back as a new object.
+                buffer.put_back(read.buffer());
+                let length = read.length() as usize;
+                if let Some(hasher) = hasher.as_deref_mut() {
+                    hash(&read, &mut window, hasher);
+                }
+                at += length;
+                if length < want {
+                    break;
                 }
             }
-            at += length;
-            if length < want {
-                break;
-            }
-        }
-        Ok(at)
+            Ok(at)
+        })
     }
 
-    async fn read(self, limit: usize) -> Result<Bytes, ReadError> {
-        let broken = |error: JsValue| ReadError::Broken(message(&error));
-        let reader: ReadableStreamDefaultReader = self.raw.get_reader().unchecked_into();
-        let mut bytes = Vec::new();
-        loop {
-            let read = JsFuture::from(reader.read()).await.map_err(broken)?;
-            let value = Reflect::get(&read, &"value".into()).map_err(broken)?;
-            // No value: the end.
-            let Ok(piece) = value.dyn_into::<Uint8Array>() else { return Ok(bytes.into()) };
-            if bytes.len() + piece.length() as usize > limit {
-                // The runtime need not keep what nobody will read.
-                let _ = reader.cancel();
-                return Err(ReadError::TooLarge { limit });
+    fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, ReadError>> {
+        Box::pin(async move {
+            let reader: ReadableStreamDefaultReader = self.raw.get_reader().unchecked_into();
+            let mut bytes = Vec::new();
+            loop {
+                let read = JsFuture::from(reader.read()).await.map_err(broken)?;
+                let value = Reflect::get(&read, &"value".into()).map_err(broken)?;
+                // No value: the end.
+                let Ok(piece) = value.dyn_into::<Uint8Array>() else { return Ok(bytes.into()) };
+                if bytes.len() + piece.length() as usize > limit {
+                    // The runtime need not keep what nobody will read.
+                    let _ = reader.cancel();
+                    return Err(ReadError::TooLarge { limit });
+                }
+                bytes.extend_from_slice(&piece.to_vec());
             }
-            bytes.extend_from_slice(&piece.to_vec());
-        }
+        })
     }
 
-    async fn drain(&mut self, limit: usize) {
-        let mut view = Uint8Array::new_with_length(STRIDE as u32);
-        for _ in 0..limit / STRIDE {
-            match self.fill(view).await {
-                Ok(read) if read.length() as usize == STRIDE => view = Uint8Array::new(&read.buffer()),
-                _ => break,
+    fn discard<'a>(
+        &'a mut self,
+        limit: u64,
+        mut hasher: Option<&'a mut Hasher>,
+    ) -> LocalBoxFuture<'a, Result<(), ReadError>> {
+        Box::pin(async move {
+            let (mut view, mut window) = (Uint8Array::new_with_length(STRIDE as u32), Vec::new());
+            for _ in 0..limit / STRIDE as u64 {
+                let read = self.fill(view).await.map_err(broken)?;
+                if let Some(hasher) = hasher.as_deref_mut() {
+                    hash(&read, &mut window, hasher);
+                }
+                if (read.length() as usize) < STRIDE {
+                    break;
+                }
+                view = Uint8Array::new(&read.buffer());
             }
-        }
+            Ok(())
+        })
     }
 
-    fn cancel(self) {
+    fn cancel(self: Box<Self>) {
         let cancelled = self.raw.cancel();
         // What fails here has ended already.
         wasm_bindgen_futures::spawn_local(async { drop(JsFuture::from(cancelled).await) });
-    }
-}
-
-/// A buffer in JavaScript's memory.
-pub struct JsBlock {
-    buffer: ArrayBuffer,
-    id: u64,
-}
-
-impl JsBlock {
-    /// The bytes `from..to`, without copying them.
-    pub fn view(&self, from: usize, to: usize) -> Uint8Array {
-        Uint8Array::new_with_byte_offset_and_length(&self.buffer, from as u32, (to - from) as u32)
-    }
-
-    /// Gives the buffer back to be used again, once nobody reads from it any more. One that is only dropped
-    /// waits for the garbage collector, which lets many pile up before it runs.
-    pub fn recycle(self) {
-        let bytes = self.buffer.byte_length() as usize;
-        if bytes == PART_SIZE {
-            LENT.with_borrow_mut(|lent| lent.idle.push(self.buffer.clone()));
-        }
-    }
-
-    fn touch(&self) {
-        LENT.with_borrow_mut(|lent| {
-            if let Some(loan) = lent.loans.iter_mut().find(|loan| loan.id == self.id) {
-                loan.seen = js_sys::Date::now();
-            }
-        });
-    }
-}
-
-impl Drop for JsBlock {
-    fn drop(&mut self) {
-        LENT.with_borrow_mut(|lent| lent.loans.retain(|loan| loan.id != self.id));
-    }
-}
-
-struct Loan {
-    id: u64,
-    bytes: usize,
-    seen: f64,
-}
-
-/// The buffers of an isolate: those in use, and those of a part's size that wait to be used again.
-#[derive(Default)]
-struct Lent {
-    loans: Vec<Loan>,
-    idle: Vec<ArrayBuffer>,
-    next: u64,
-}
-
-thread_local! {
-    static LENT: RefCell<Lent> = RefCell::default();
-}
-
-fn lend(bytes: usize) -> Option<JsBlock> {
-    LENT.with_borrow_mut(|lent| {
-        let now = js_sys::Date::now();
-        lent.loans.retain(|loan| now - loan.seen < ABANDONED);
-        let used: usize = lent.loans.iter().map(|loan| loan.bytes).sum();
-        if used > 0 && used + bytes > BUDGET {
-            return None;
-        }
-        let reused = if bytes == PART_SIZE { lent.idle.pop() } else { None };
-        // Idle buffers are within the budget too.
-        lent.idle.truncate(BUDGET.saturating_sub(used + bytes) / PART_SIZE);
-        lent.next += 1;
-        lent.loans.push(Loan { id: lent.next, bytes, seen: now });
-        Some(JsBlock { buffer: reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32)), id: lent.next })
-    })
-}
-
-impl Block for JsBlock {
-    async fn new(capacity: usize) -> Self {
-        loop {
-            if let Some(block) = lend(capacity) {
-                return block;
-            }
-            // A timer of this request's own: another request may not wake this one up.
-            sleep(RETRY).await;
-        }
     }
 }

@@ -1,22 +1,34 @@
-//! The driver suite on the platform's own bindings, which `tests/bindings.mjs` puts into the global scope.
+//! The driver suite on the platform's bindings, which `tests/bindings.mjs` puts into the global scope, and streams
+//! and buffers.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use js_sys::Reflect;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_test::{console_log, wasm_bindgen_test};
 
-use super::{clock::SystemClock, fetch::Fetch, kv::Kv, r2::R2, stream::JsStream};
+use super::{
+    buffers::{self, JsBuffers},
+    clock::SystemClock,
+    fetch::Fetch,
+    kv::Kv,
+    r2::R2,
+    stream::JsStream,
+};
 use crate::{
-    body::{Block, Body, ByteStream, ReadError},
     oci::Algorithm,
-    storage::{PutOptions, StorageDriver, StorageDriverExt, contract, redirect::presigned::S3Bucket, s3::S3},
+    platform::{Body, Buffers, ByteStream, ReadError},
+    storage::{
+        PutOptions, Store, contract,
+        s3::{S3, S3Bucket},
+    },
+    uploads::PART_SIZE,
 };
 
-/// Runs the suite. `known` names what a server does otherwise: the case, and what it then says.
-async fn run<S: StorageDriver + 'static>(make: impl Fn() -> S, known: &[(&str, &str)]) {
+/// Runs the suite. `known` lists the cases that a server fails, and its words.
+async fn run(make: impl Fn() -> Store, known: &[(&str, &str)]) {
     let mut failures = Vec::new();
-    let cases = contract::cases::<S>(make().capabilities());
+    let cases = contract::cases(make().capabilities());
     assert!(cases.len() >= 25, "the suite has lost its cases");
     for (name, case) in cases {
         let driver = make();
@@ -37,12 +49,12 @@ async fn run<S: StorageDriver + 'static>(make: impl Fn() -> S, known: &[(&str, &
 #[wasm_bindgen_test]
 async fn r2_keeps_the_contract() {
     let bucket = Reflect::get(&js_sys::global(), &"pierheadBucket".into()).unwrap();
-    run(|| R2::new(bucket.clone().unchecked_into()), &[]).await;
+    run(|| Store::new(R2::new(bucket.clone().unchecked_into())), &[]).await;
 }
 
 #[wasm_bindgen_test]
 async fn kv_keeps_the_contract() {
-    let kv = || Kv::new(worker::KvStore::from_this(&js_sys::global(), "pierheadKv").unwrap());
+    let kv = || Store::new(Kv::new(worker::KvStore::from_this(&js_sys::global(), "pierheadKv").unwrap()));
     run(kv, &[]).await;
 }
 
@@ -53,10 +65,10 @@ async fn s3_keeps_the_contract() {
     let s3 = |secret: String| {
         let (endpoint, name, region) = (setting("S3_ENDPOINT"), setting("S3_BUCKET"), setting("S3_REGION"));
         let bucket = S3Bucket::new(&endpoint, &name, &region, setting("S3_ACCESS_KEY_ID"), secret).unwrap();
-        S3::new(Fetch, bucket, Duration::from_secs(60), Rc::new(SystemClock))
+        S3::new(Rc::new(Fetch), bucket, Rc::new(SystemClock), "scratch".parse().unwrap())
     };
-    // s3s-fs keeps what it refuses, forgets which uploads there were, wants parts numbered without gaps, and takes a
-    // folder of its disk for an object. S3 does nothing of that, and the registry asks for no folder.
+    // s3s-fs keeps what it refuses, forgets aborted uploads, wants parts numbered without gaps, and takes a folder
+    // of its disk for an object. S3 does none of that, and the registry asks for no folder.
     let known = [
         ("verified stream, sha256", "a refused write left [\"v/right\", \"v/source\", \"v/wrong\"]"),
         ("stat of file and folder", "a: Some(File(ObjectMeta { size: 4096"),
@@ -64,11 +76,12 @@ async fn s3_keeps_the_contract() {
         ("multipart, part numbers left out", "invalid part order"),
     ];
     let known = if setting("S3_IS_FILES").is_empty() { &[][..] } else { &known };
-    run(|| s3(setting("S3_SECRET_ACCESS_KEY")), known).await;
+    run(|| Store::new(s3(setting("S3_SECRET_ACCESS_KEY"))), known).await;
 
     // Objects too large to be copied at once are copied in parts, by the server.
     let mut small = s3(setting("S3_SECRET_ACCESS_KEY"));
     small.max_copy = 6 * 1024 * 1024;
+    let small = Store::new(small);
     let (from, to) = ("large/from".parse().unwrap(), "large/to".parse().unwrap());
     for size in [6 * 1024 * 1024 + 1, 18 * 1024 * 1024, 20_000_000] {
         let content = noise(size);
@@ -81,7 +94,7 @@ async fn s3_keeps_the_contract() {
     assert!(small.head(&from).await.unwrap().is_none());
 
     // The server does check.
-    let (path, wrong) = ("a".parse().unwrap(), || s3("another".repeat(9)));
+    let (path, wrong) = ("a".parse().unwrap(), || Store::new(s3("another".repeat(9))));
     for error in [
         wrong().head(&path).await.err(),
         wrong().get(&path, None).await.err(),
@@ -92,7 +105,7 @@ async fn s3_keeps_the_contract() {
     }
 }
 
-/// A byte stream that gives its bytes in pieces of the given sizes, as a network would.
+/// A byte stream that arrives in pieces of the given sizes.
 fn stream(bytes: &[u8], sizes: &[usize], breaks: bool) -> JsStream {
     let make = js_sys::Function::new_with_args(
         "bytes, sizes, breaks",
@@ -117,16 +130,16 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[wasm_bindgen_test]
-async fn a_stream_fills_blocks_whatever_its_pieces() {
+async fn a_stream_fills_buffers_whatever_its_pieces() {
     let bytes = noise(3_000_000);
     for sizes in [&[1_000_000_usize, 1, 70_000][..], &[65_536], &[2_999_999]] {
         let mut stream = stream(&bytes, sizes, false);
         let mut hasher = crate::oci::Hasher::new(Algorithm::Sha256);
         let mut back = Vec::new();
         loop {
-            let mut block = super::stream::JsBlock::new(1_300_000).await;
-            let end = stream.read_into(&mut block, 100, 1_300_000, Some(&mut hasher)).await.unwrap();
-            back.extend(block.view(100, end).to_vec());
+            let mut buffer = JsBuffers.lend(1_300_000).await;
+            let end = stream.read_into(&mut *buffer, 100..1_300_000, Some(&mut hasher)).await.unwrap();
+            back.extend(buffers::view(&*buffer, 100..end).unwrap().to_vec());
             if end < 1_300_000 {
                 break;
             }
@@ -139,10 +152,10 @@ async fn a_stream_fills_blocks_whatever_its_pieces() {
 #[wasm_bindgen_test]
 async fn a_stream_that_breaks_is_an_error() {
     let mut broken = stream(&noise(100), &[10], true);
-    let mut block = super::stream::JsBlock::new(1000).await;
-    let error = broken.read_into(&mut block, 0, 1000, None).await;
+    let mut buffer = JsBuffers.lend(1000).await;
+    let error = broken.read_into(&mut *buffer, 0..1000, None).await;
     assert!(matches!(error, Err(ReadError::Broken(_))), "{error:?}");
-    assert!(stream(&noise(100), &[10], true).read(1000).await.is_err());
+    assert!(Box::new(stream(&noise(100), &[10], true)).read(1000).await.is_err());
 }
 
 #[wasm_bindgen_test]
@@ -150,7 +163,7 @@ async fn reading_into_memory_has_a_limit() {
     for (length, limit, fits) in
         [(100_000, 100_000, true), (100_000, 99_999, false), (0, 0, true), (65_536, 65_536, true)]
     {
-        let body = Body::Stream(stream(&noise(length), &[7_000], false));
+        let body = Body::Stream(Box::new(stream(&noise(length), &[7_000], false)));
         match body.read(limit).await {
             Ok(bytes) => assert!(fits && bytes == noise(length)),
             Err(error) => assert!(!fits && error == ReadError::TooLarge { limit }, "{error:?}"),
@@ -159,16 +172,27 @@ async fn reading_into_memory_has_a_limit() {
 }
 
 #[wasm_bindgen_test]
-async fn uploads_wait_while_the_budget_is_spent() {
-    let mut blocks = Vec::new();
-    for _ in 0..8 {
-        blocks.push(super::stream::JsBlock::new(crate::uploads::PART_SIZE).await);
+async fn discarded_bytes_are_hashed() {
+    for length in [0, 1, 1024 * 1024, 3_000_000] {
+        let bytes = noise(length);
+        let mut hasher = crate::oci::Hasher::new(Algorithm::Sha256);
+        stream(&bytes, &[70_000], false).discard(u64::MAX, Some(&mut hasher)).await.unwrap();
+        assert_eq!(hasher.finish(), Algorithm::Sha256.digest(&bytes), "{length}");
     }
-    let mut waiting = Box::pin(super::stream::JsBlock::new(crate::uploads::PART_SIZE));
+    assert!(stream(&noise(100), &[10], true).discard(u64::MAX, None).await.is_err());
+}
+
+#[wasm_bindgen_test]
+async fn uploads_wait_while_the_budget_is_spent() {
+    let mut lent = Vec::new();
+    for _ in 0..8 {
+        lent.push(JsBuffers.lend(PART_SIZE).await);
+    }
+    let mut waiting = JsBuffers.lend(PART_SIZE);
     match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
         futures_util::future::Either::Left(_) => panic!("a ninth buffer within the budget of eight"),
         futures_util::future::Either::Right(_) => {}
     }
-    blocks.pop().unwrap().recycle();
-    waiting.await.recycle();
+    buffers::recycle(&*lent.pop().unwrap());
+    buffers::recycle(&*waiting.await);
 }

@@ -6,9 +6,11 @@ mod manifest;
 pub mod media_type;
 mod name;
 mod reference;
+mod upload_id;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
 pub use manifest::{InvalidManifest, Manifest};
 pub use name::{InvalidName, RepositoryName};
 pub use reference::{InvalidReference, InvalidTag, Reference, Tag};
+pub use upload_id::{InvalidUploadId, UploadId};

@@ -1,4 +1,4 @@
-//! Paths: the keys of a store, checked once.
+//! Paths: the keys of a store, validated once.
 
 use std::{fmt, str::FromStr};
 
@@ -16,8 +16,8 @@ impl Path {
     /// The longest path, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// Wraps a path made from parts that are valid by their types: see [`super::Key`].
-    pub(super) fn trusted(path: String) -> Self {
+    /// Wraps a path composed of parts that are valid by their types: see [`crate::layout`].
+    pub(crate) fn trusted(path: String) -> Self {
         debug_assert!(path.parse::<Self>().is_ok(), "{path}");
         Self(path)
     }

@@ -1,128 +1,113 @@
-//! Committing an upload: a blob out of what was written, without reading it again.
+//! Committing an upload: a blob of what was written, in a time that does not depend on its size.
 
 use super::{
-    Command, Upload, UploadId, UploadSessions,
-    chunk::{ChunkError, ChunkWriter, Tail, forget},
-    purge::note_blob,
+    UploadError,
+    append::{Tail, Writer},
+    ledger::{NextPart, StoredPart},
 };
 use crate::{
-    body::{Block, Body, ByteStream},
-    content::{Content, Located},
+    blobs::{Blobs, Freshness, Located},
+    layout::Key,
     oci::Digest,
-    storage::{Key, Path, PutOptions, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind},
+    platform::Body,
+    storage::{Metadata, ObjectMeta, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
-/// Why an upload was not committed.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// The bytes have another digest than the client says. The upload is gone.
-    #[error("the uploaded content does not have the digest {0}")]
-    DigestMismatch(Digest),
-    /// Something else. The upload can be taken up where its last checkpoint is.
-    #[error(transparent)]
-    Chunk(#[from] ChunkError),
-}
+/// The metadata of [`Key::UploadBlob`] that holds the digest.
+const DIGEST: &str = "digest";
 
-impl From<StorageError> for CommitError {
-    fn from(error: StorageError) -> Self {
-        Self::Chunk(error.into())
-    }
-}
-
-impl<S: StorageDriver, U: UploadSessions> ChunkWriter<'_, S, U> {
-    /// Makes the blob `digest` of everything written and `tail`, and says where it is. The caller links it
-    /// and closes the session.
+impl Writer {
+    /// Makes a blob with this digest of everything written and `tail`. The caller links it and closes the
+    /// session.
     ///
-    /// Costs a look-up, and one write for a blob smaller than a part; otherwise the last part's write, one completion and
-    /// one descriptor, whatever the size. Repeating it after a failure is harmless.
+    /// Costs a look-up and, for a blob smaller than a part, one write; otherwise the last part's write, one
+    /// completion, one note and one descriptor. Safe to repeat after a failure.
     pub async fn commit(
         &mut self,
-        mut tail: Tail<<S::Stream as ByteStream>::Block>,
+        blobs: &Blobs,
+        mut tail: Tail,
         digest: &Digest,
-    ) -> Result<Located, CommitError> {
-        let size = self.upload.offset + (tail.to - tail.from) as u64;
-        // The running hash tells at once; only a digest of the other algorithm has to wait for storage.
-        let is_verified = digest.algorithm() == self.upload.algorithm;
+    ) -> Result<Located, UploadError> {
+        let size = self.ledger.upload.offset + tail.range.len() as u64;
+        // The running hash decides at once; only a digest of the other algorithm has to wait for storage.
+        let is_verified = digest.algorithm() == self.ledger.upload.algorithm;
         if is_verified && self.hasher.clone().finish() != *digest {
-            return Err(CommitError::DigestMismatch(digest.clone()));
+            return Err(UploadError::DigestMismatch(digest.clone()));
         }
-        // Somebody has pushed the same before: it costs its links only.
-        if is_verified && let Some(located) = Content::new(self.storage()).locate(digest).await? {
+        // A blob that is there already costs its links only.
+        if is_verified && let Some(located) = blobs.locate(digest, Freshness::Strict).await? {
             return Ok(located);
         }
-        if self.upload.multipart.is_none() {
-            return self.commit_small(tail, digest, size).await;
+        if self.ledger.upload.multipart.is_none() {
+            let body = self.small_body(tail).await?;
+            put_verified(blobs, digest, body).await?;
+            return Ok(Located { size, at: None });
         }
-        if tail.to > 0 {
-            let mut block = match tail.block.take() {
-                Some(block) => block,
-                None => <S::Stream as ByteStream>::Block::new(tail.to).await,
+        let end = tail.range.end;
+        if end > 0 {
+            let mut buffer = match tail.buffer.take() {
+                Some(buffer) => buffer,
+                None => self.buffers.lend(end).await,
             };
-            self.fill_front(&mut block).await?;
-            let (number, id, epoch) = self.next_part().await?;
-            let path = Key::Upload(self.id(), epoch).path();
-            let body = Body::Block { block, from: 0, to: tail.to };
-            let part = self.storage().put_part(&path, &id, number, body).await?;
-            self.store(part, size).await?;
+            self.ledger.read_staged(&mut *buffer).await?;
+            let NextPart { path, multipart, number } = self.ledger.next_part().await?;
+            let body = Body::Buffer { buffer, range: 0..end };
+            let part = self.ledger.store.put_part(&path, &multipart, number, body).await?;
+            self.ledger.record(StoredPart { part, offset: size, hash: self.hasher.state() }).await?;
         }
-        self.commit_parts(digest, size, is_verified).await
+        self.commit_parts(blobs, digest, size, is_verified).await
     }
 
-    async fn commit_small(
-        &self,
-        tail: Tail<<S::Stream as ByteStream>::Block>,
-        digest: &Digest,
-        size: u64,
-    ) -> Result<Located, CommitError> {
-        let body = match (tail.block, self.upload.staged.as_slice()) {
+    /// The body of a blob without parts: what is staged, and the tail.
+    async fn small_body(&self, tail: Tail) -> Result<Body, UploadError> {
+        let end = tail.range.end;
+        Ok(match (tail.buffer, self.ledger.upload.staged.as_slice()) {
             (None, []) => Body::Empty,
-            // One piece passes through as it is.
+            // A single piece passes through as it is.
             (None, [staged]) => {
-                let path = Key::Staged(self.id(), staged.epoch).path();
-                self.storage().get(&path, None).await?.map_or(Body::Empty, |object| object.body)
+                let path = Key::Staged(&self.ledger.id, staged.epoch).path();
+                self.ledger.store.get(&path, None).await?.map_or(Body::Empty, |object| object.body)
             }
-            (block, _) => {
-                let mut block = match block {
-                    Some(block) => block,
-                    None => <S::Stream as ByteStream>::Block::new(tail.to).await,
+            (buffer, _) => {
+                let mut buffer = match buffer {
+                    Some(buffer) => buffer,
+                    None => self.buffers.lend(end).await,
                 };
-                self.fill_front(&mut block).await?;
-                Body::Block { block, from: 0, to: tail.to }
+                self.ledger.read_staged(&mut *buffer).await?;
+                Body::Buffer { buffer, range: 0..end }
             }
-        };
-        put_verified(self.storage(), body, digest).await?;
-        Ok(Located { size, at: None })
+        })
     }
 
     async fn commit_parts(
         &self,
+        blobs: &Blobs,
         digest: &Digest,
         size: u64,
         is_verified: bool,
-    ) -> Result<Located, CommitError> {
-        let (storage, content) = (self.storage(), Content::new(self.storage()));
-        let Some(((id, _), path)) = self.upload.multipart.as_ref().zip(self.upload.object(self.id())) else {
-            return Err(ChunkError::TooLarge.into());
+    ) -> Result<Located, UploadError> {
+        let (store, upload) = (&self.ledger.store, &self.ledger.upload);
+        let Some(((id, _), path)) = upload.multipart.as_ref().zip(upload.object(&self.ledger.id)) else {
+            return Err(UploadError::TooLarge);
         };
-        let command = Command::Finish { epoch: self.upload.epoch };
-        let parts = self.sessions().call(self.id(), command).await.map_err(ChunkError::from)?.parts;
-        if let Err(error) = storage.complete_multipart(&path, id, &parts).await {
+        let parts = self.ledger.parts().await?;
+        if let Err(error) = store.complete_multipart(&path, id, &parts).await {
             // An earlier attempt may have come this far.
-            match storage.head(&path).await? {
+            match store.head(&path).await? {
                 Some(meta) if meta.size == size => {}
                 _ => return Err(error.into()),
             }
         }
-        if !is_verified && storage.digest(&path, digest.algorithm()).await?.as_ref() != Some(digest) {
-            storage.delete(&[path]).await?;
-            return Err(CommitError::DigestMismatch(digest.clone()));
+        if !is_verified && store.digest(&path, digest.algorithm()).await?.as_ref() != Some(digest) {
+            store.delete(&[path]).await?;
+            return Err(UploadError::DigestMismatch(digest.clone()));
         }
-        note_blob(storage, &path, digest).await?;
+        note_blob(store, &path, digest).await?;
         let located = Located { size, at: Some(path.clone()) };
-        Ok(match content.describe(digest, &located).await? {
-            // Somebody else was faster with the same blob.
+        Ok(match blobs.describe(digest, &located).await? {
+            // Another upload of the same blob was faster.
             Some(winner) if winner.at.as_ref() != Some(&path) => {
-                storage.delete(&[Key::UploadBlob(&path).path(), path]).await?;
+                store.delete(&[Key::UploadBlob(&path).path(), path]).await?;
                 winner
             }
             _ => located,
@@ -130,44 +115,24 @@ impl<S: StorageDriver, U: UploadSessions> ChunkWriter<'_, S, U> {
     }
 }
 
-/// Writes a blob to its place, verified by the store on the way.
-pub async fn put_verified<S: StorageDriver>(
-    storage: &S,
-    body: Body<S::Stream>,
-    digest: &Digest,
-) -> Result<(), CommitError> {
-    let options = PutOptions { digest: Some(digest), ..PutOptions::default() };
-    match storage.put(&Key::Data(digest).path(), body, options).await {
-        Ok(_) => Ok(()),
-        Err(StorageError { kind: StorageErrorKind::DigestMismatch, .. }) => {
-            Err(CommitError::DigestMismatch(digest.clone()))
+/// Writes a blob to its canonical path, verified by the store.
+pub(super) async fn put_verified(blobs: &Blobs, digest: &Digest, body: Body) -> Result<(), UploadError> {
+    blobs.put(digest, body).await.map_err(|error| match error {
+        StorageError { kind: StorageErrorKind::DigestMismatch, .. } => {
+            UploadError::DigestMismatch(digest.clone())
         }
-        Err(error) => Err(error.into()),
-    }
+        error => error.into(),
+    })
 }
 
-/// Removes what an upload that is over has stored: its parts, and what it staged. `keep` is the object
-/// that became a blob. Repeating it is harmless.
-pub async fn discard<S: StorageDriver>(
-    storage: &S,
-    id: &UploadId,
-    upload: &Upload,
-    keep: Option<&Path>,
-) -> Result<(), StorageError> {
-    if let Some(((multipart, _), path)) = upload.multipart.as_ref().zip(upload.object(id))
-        && keep != Some(&path)
-    {
-        storage.abort_multipart(&path, multipart).await?;
-    }
-    forget(storage, id, &upload.staged).await
+/// Notes the digest of a multipart blob beside it, before its descriptor is written.
+async fn note_blob(store: &Store, path: &Path, digest: &Digest) -> Result<(), StorageError> {
+    let metadata = Metadata::from([(DIGEST.to_owned(), digest.to_string())]);
+    let options = PutOptions { metadata, ..PutOptions::default() };
+    store.put(&Key::UploadBlob(path).path(), Body::Empty, options).await.map(drop)
 }
 
-/// Removes everything an abandoned upload may have stored, also what its session does not know of.
-pub async fn sweep<S: StorageDriver>(
-    storage: &S,
-    id: &UploadId,
-    upload: &Upload,
-) -> Result<(), StorageError> {
-    discard(storage, id, upload, None).await?;
-    storage.delete_tree(&Key::StagedAll(id).path()).await
+/// The digest in the note beside a multipart blob.
+pub fn noted_digest(note: &ObjectMeta) -> Option<Digest> {
+    note.metadata.get(DIGEST)?.parse().ok()
 }

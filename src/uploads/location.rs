@@ -1,55 +1,72 @@
-//! Upload locations: `…/blobs/uploads/<uuid>?_state=…`, signed so that a session can begin at its first
-//! chunk instead of at its POST, and a blob sent in one piece needs none.
+//! Upload locations: `…/blobs/uploads/<id>?_state=<state>`, signed, so that a session starts at its first chunk
+//! and not at its `POST`, and a blob sent in one piece needs none.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use super::UploadId;
 use crate::{
-    clock::Timestamp,
-    oci::{Algorithm, RepositoryName},
+    oci::{Algorithm, RepositoryName, UploadId},
+    platform::Timestamp,
     secret::{self, Secret},
 };
+
+/// An upload as a location names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadAt {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The session's id.
+    pub id: UploadId,
+    /// What the location says of the upload.
+    pub state: UploadState,
+}
 
 /// What a location says of its upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadState {
-    /// When it ends.
+    /// When it expires.
     pub expires: Timestamp,
-    /// What a running hash would compute.
+    /// The algorithm of a running hash.
     pub algorithm: Algorithm,
-    /// Whether a chunk has been sent, so that there is a session to ask.
+    /// Whether a chunk was sent, so that there is a session.
     pub has_session: bool,
 }
 
-impl UploadState {
-    /// The value of `_state`: the fields, a dot, and the signature of name, upload and fields.
-    pub fn sign(&self, secret: &Secret, name: &RepositoryName, id: &UploadId) -> String {
-        let fields = format!("{}.{}.{}", self.expires.0, self.algorithm, u8::from(self.has_session));
-        let signature = URL_SAFE_NO_PAD.encode(mac(secret, name, id, &fields).finalize().into_bytes());
-        format!("{fields}.{signature}")
+impl UploadAt {
+    /// The location's `_state`: the fields, a dot, and a signature of repository, id and fields.
+    pub fn sign(&self, secret: &Secret) -> String {
+        let UploadState { expires, algorithm, has_session } = self.state;
+        let fields = format!("{}.{algorithm}.{}", expires.0, u8::from(has_session));
+        let mac = mac(secret, &self.repository, &self.id, &fields);
+        format!("{fields}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
     }
 
-    /// Reads a `_state` back; `None` when it was not made by [`UploadState::sign`] for this upload in this
-    /// repository, or is over at `now`.
+    /// Reads a location back; `None` if [`sign`](Self::sign) did not make its `_state` for this upload of this
+    /// repository, or if it has expired at `now`.
     pub fn verify(
+        repository: &RepositoryName,
+        id: &UploadId,
         value: &str,
         secret: &Secret,
-        name: &RepositoryName,
-        id: &UploadId,
         now: Timestamp,
     ) -> Option<Self> {
         let (fields, signature) = value.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        mac(secret, name, id, fields).verify_slice(&signature).ok()?;
+        mac(secret, repository, id, fields).verify_slice(&signature).ok()?;
         let mut parts = fields.split('.');
-        let state = Self {
+        let state = UploadState {
             expires: Timestamp(parts.next()?.parse().ok()?),
             algorithm: parts.next()?.parse().ok()?,
             has_session: parts.next()? == "1",
         };
-        (now < state.expires).then_some(state)
+        (now < state.expires).then(|| Self { repository: repository.clone(), id: *id, state })
+    }
+
+    /// The same upload after its first chunk.
+    #[must_use]
+    pub fn with_session(&self, has_session: bool) -> Self {
+        Self { state: UploadState { has_session, ..self.state }, ..self.clone() }
     }
 }
 
@@ -65,15 +82,17 @@ mod tests {
     #[test]
     fn only_what_was_signed_is_accepted() {
         let (secret, id) = (Secret([7; 32]), UploadId::random());
-        let name: RepositoryName = "a/b".parse().unwrap();
+        let repository: RepositoryName = "a/b".parse().unwrap();
         let state = UploadState { expires: Timestamp(1000), algorithm: Algorithm::Sha512, has_session: true };
-        let value = state.sign(&secret, &name, &id);
-        let verify = |value: &str| UploadState::verify(value, &secret, &name, &id, Timestamp(999));
-        assert_eq!(verify(&value), Some(state));
-        assert_eq!(UploadState::verify(&value, &secret, &name, &id, Timestamp(1000)), None);
-        assert_eq!(UploadState::verify(&value, &Secret([8; 32]), &name, &id, Timestamp(0)), None);
-        assert_eq!(UploadState::verify(&value, &secret, &"a/c".parse().unwrap(), &id, Timestamp(0)), None);
-        assert_eq!(UploadState::verify(&value, &secret, &name, &UploadId::random(), Timestamp(0)), None);
+        let at = UploadAt { repository: repository.clone(), id, state };
+        let value = at.sign(&secret);
+        let now = Timestamp(999);
+        let verify = |value: &str| UploadAt::verify(&repository, &id, value, &secret, now);
+        assert_eq!(verify(&value), Some(at));
+        assert_eq!(UploadAt::verify(&repository, &id, &value, &secret, Timestamp(1000)), None);
+        assert_eq!(UploadAt::verify(&repository, &id, &value, &Secret([8; 32]), now), None);
+        assert_eq!(UploadAt::verify(&"a/c".parse().unwrap(), &id, &value, &secret, now), None);
+        assert_eq!(UploadAt::verify(&repository, &UploadId::random(), &value, &secret, now), None);
         for forged in ["", ".", "1000.sha512.1", &value.replace("1000", "2000"), &value.replace(".1.", ".0.")]
         {
             assert_eq!(verify(forged), None, "{forged}");

@@ -1,17 +1,19 @@
-//! Sessions in a map: hosts the same state machine as production, for native tests.
+//! Sessions in a map, for native tests: a host of the same state machine as production.
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
 };
 
+use futures_util::future::{LocalBoxFuture, ready};
+
 use super::{
-    CallError, Command, Reply, UploadId, UploadSessions,
+    CallError, Command, Reply, UploadSessions,
     session::{State, Transition, apply},
 };
-use crate::{clock::Clock, storage::Part};
+use crate::{oci::UploadId, platform::Clock, storage::Part};
 
-/// The sessions, and where their time comes from.
+/// The sessions, and the clock by which they expire.
 pub struct MemorySessions<C> {
     clock: C,
     sessions: RefCell<HashMap<UploadId, Session>>,
@@ -20,32 +22,40 @@ pub struct MemorySessions<C> {
 /// A session's state, and its parts by number.
 type Session = (State, BTreeMap<u16, Part>);
 
-impl<C> MemorySessions<C> {
+impl<C: Clock> MemorySessions<C> {
     /// No sessions yet.
     pub fn new(clock: C) -> Self {
         Self { clock, sessions: RefCell::default() }
     }
 
-    /// How many sessions can be written to.
+    /// The number of open sessions.
     pub fn open(&self) -> usize {
         self.sessions.borrow().values().filter(|(state, _)| matches!(state, State::Open(_))).count()
     }
-}
 
-impl<C: Clock> UploadSessions for MemorySessions<C> {
-    async fn call(&self, id: &UploadId, command: Command) -> Result<Reply, CallError> {
+    fn carry_out(&self, id: &UploadId, command: &Command) -> Result<Reply, CallError> {
         let mut sessions = self.sessions.borrow_mut();
         let (state, mut parts) = match sessions.get(id) {
             Some((state, parts)) => (Some(state.clone()), parts.clone()),
             None => (None, BTreeMap::new()),
         };
-        let Transition { state, upload } = apply(state, &command, self.clock.now())?;
-        if let Command::Checkpoint(checkpoint) | Command::Release(checkpoint) = &command {
-            parts.extend(checkpoint.parts.iter().map(|part| (part.number, part.clone())));
+        let Transition { state, upload, rows } = apply(state, command, self.clock.now())?;
+        if rows.clear {
+            parts.clear();
         }
-        let is_finish = matches!(command, Command::Finish { .. });
-        let reply = Reply { upload, parts: parts.values().filter(|_| is_finish).cloned().collect() };
+        parts.extend(rows.insert.into_iter().map(|part| (part.number, part)));
+        let reply = Reply { upload, parts: parts.values().filter(|_| rows.list).cloned().collect() };
         sessions.insert(*id, (state, parts));
         Ok(reply)
+    }
+}
+
+impl<C: Clock> UploadSessions for MemorySessions<C> {
+    fn call<'a>(
+        &'a self,
+        id: &'a UploadId,
+        command: Command,
+    ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
+        Box::pin(ready(self.carry_out(id, &command)))
     }
 }

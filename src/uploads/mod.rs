@@ -1,227 +1,195 @@
 //! Uploads: how bytes become a blob.
 //!
-//! Two ways lead there. When the digest is known before the bytes ([`api::uploads`](crate::api) does this by
-//! itself) the store verifies them and no session is involved. Otherwise a session remembers, between
-//! requests, how far the upload has come: [`session`] is that memory as a pure state machine, [`chunk`] turns
-//! a request's stream into parts of fixed size, [`commit`] makes a blob of them in a time that does not
-//! depend on its size.
+//! If the digest is known before the bytes, the store verifies them and no session is involved
+//! ([`Uploads::put`]). Otherwise a session remembers between requests how far the upload has come: [`session`]
+//! is that memory as a pure state machine, [`plan`] cuts a stream into parts, `append` writes them, `ledger`
+//! keeps session and storage in step, and `commit` makes a blob of the parts in a time that does not depend on
+//! its size.
 
-pub mod chunk;
-pub mod commit;
+mod append;
+mod commit;
+mod ledger;
 pub mod location;
 pub mod memory;
-pub mod purge;
+pub mod plan;
+pub mod protocol;
 pub mod session;
 
-use std::{fmt, str::FromStr};
+use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
-    clock::Timestamp,
-    oci::{Algorithm, HashState, RepositoryName},
-    storage::{Key, MultipartId, Part, Path},
+    blobs::{Blobs, Located},
+    context::Context,
+    oci::{Digest, InvalidHashState},
+    platform::{Body, Buffers, Level, ReadError, Stream},
+    repository::{Repository, RepositoryError},
+    storage::StorageError,
+};
+
+pub use append::IN_FLIGHT;
+pub use commit::noted_digest;
+pub use ledger::sweep;
+pub use location::{UploadAt, UploadState};
+pub use protocol::{CallError, Checkpoint, Command, Refused, Reply, Staged, Upload, UploadSessions};
+
+use self::{
+    append::{Tail, Writer},
+    ledger::{Ledger, discard},
+    plan::WrongLength,
 };
 
 /// The size of a part, in bytes.
 ///
-/// R2 wants parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB makes room for blobs of 78 GiB.
-/// An upload holds [`chunk::IN_FLIGHT`] parts on their way to storage and one being filled: 24 MiB of the
-/// 128 MB that an isolate has, so a few uploads fit at once. A cut connection costs at most one part.
+/// R2 wants parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB allows blobs of 78 GiB. An upload
+/// holds [`IN_FLIGHT`] parts on their way to storage and one being filled: 24 MiB of an isolate's 128 MB, so a
+/// few uploads fit at once. A cut connection costs at most one part.
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
-/// The largest part number R2 takes.
-pub const MAX_PARTS: u16 = 10_000;
+/// The largest part number of R2.
+const MAX_PARTS: u16 = 10_000;
 
-/// An upload session's name: random, unguessable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct UploadId(uuid::Uuid);
+/// Why an upload failed. Unless the digest is wrong, it can go on from its last checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The session refuses, or cannot be reached.
+    #[error(transparent)]
+    Session(#[from] CallError),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The blob could not be linked.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// The client's stream failed.
+    #[error(transparent)]
+    Body(#[from] ReadError),
+    /// The session's hash cannot be read.
+    #[error(transparent)]
+    Hash(#[from] InvalidHashState),
+    /// The chunk has another length than announced.
+    #[error(transparent)]
+    Length(#[from] WrongLength),
+    /// The blob would have more than 10,000 parts.
+    #[error("the blob is larger than {} GiB", MAX_PARTS as u64 * PART_SIZE as u64 / (1 << 30))]
+    TooLarge,
+    /// The bytes have another digest. The upload is gone.
+    #[error("the uploaded content does not have the digest {0}")]
+    DigestMismatch(Digest),
+}
 
-/// A text that is not an upload's name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not an upload")]
-pub struct InvalidUploadId;
-
-impl UploadId {
-    /// A new name.
-    pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4())
+impl From<Refused> for UploadError {
+    fn from(error: Refused) -> Self {
+        Self::Session(error.into())
     }
 }
 
-impl FromStr for UploadId {
-    type Err = InvalidUploadId;
-
-    fn from_str(s: &str) -> Result<Self, InvalidUploadId> {
-        let id = Self(uuid::Uuid::try_parse(s).map_err(|_| InvalidUploadId)?);
-        // One session has one name: other spellings of the same number are not it.
-        if id.to_string() == s { Ok(id) } else { Err(InvalidUploadId) }
-    }
+/// A chunk as the client sends it.
+pub struct Chunk<'a> {
+    /// Its bytes; `None` for an empty body.
+    pub stream: Option<&'a mut Stream>,
+    /// The first byte and the length that `Content-Range` announces.
+    pub range: Option<(u64, u64)>,
 }
 
-impl fmt::Display for UploadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+/// The uploads to one repository.
+pub struct Uploads {
+    /// The repository.
+    pub repository: Rc<dyn Repository>,
+    /// Where bytes go.
+    pub blobs: Blobs,
+    /// Where sessions live.
+    pub sessions: Rc<dyn UploadSessions>,
+    /// Where parts are buffered.
+    pub buffers: Rc<dyn Buffers>,
+    /// The request's context.
+    pub context: Context,
 }
 
-/// The state of an upload session: how far it has come, and what is stored of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Upload {
-    /// The repository it was started in.
-    pub repository: RepositoryName,
-    /// What its running hash computes.
-    pub algorithm: Algorithm,
-    /// How many bytes are safely stored.
-    pub offset: u64,
-    /// The hash of those bytes, to be resumed.
-    pub hash: HashState,
-    /// The multipart upload that holds the parts, once there are any, and the epoch it was made in.
-    pub multipart: Option<(MultipartId, u32)>,
-    /// The number of the next part.
-    pub next_part: u16,
-    /// Bytes behind the last part that do not fill one: the lengths of what is staged, by epoch.
-    pub staged: Vec<Staged>,
-    /// Counts the writers. A writer whose epoch is over may not write any more.
-    pub epoch: u32,
-    /// Whether the writer of this epoch is, as far as we know, still writing.
-    pub is_claimed: bool,
-    /// When it ends by itself.
-    pub expires: Timestamp,
-}
-
-/// Bytes put aside until there are enough for a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Staged {
-    /// The epoch that put them aside: names the object.
-    pub epoch: u32,
-    /// How many, in bytes.
-    pub length: u64,
-}
-
-impl Upload {
-    /// How many bytes are staged.
-    pub fn staged_length(&self) -> u64 {
-        self.staged.iter().map(|staged| staged.length).sum()
+impl Uploads {
+    /// Stores a whole blob whose digest is known, and links it. One write, verified by the store, then two links.
+    pub async fn put(&self, digest: &Digest, body: Body) -> Result<(), UploadError> {
+        let size = body.content_length().unwrap_or_default();
+        commit::put_verified(&self.blobs, digest, body).await?;
+        Ok(self.repository.link_blob(digest, &Located { size, at: None }).await?)
     }
 
-    /// A checkpoint that changes nothing.
-    fn checkpoint(&self) -> Checkpoint {
-        Checkpoint {
-            epoch: self.epoch,
-            offset: self.offset,
-            hash: self.hash.clone(),
-            multipart: self.multipart.clone(),
-            parts: Vec::new(),
-            staged: self.staged.clone(),
+    /// Adds a chunk. Returns the length of the upload, in bytes.
+    pub async fn append(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<u64, UploadError> {
+        let (mut writer, tail) = self.write(at, chunk).await?;
+        writer.release(tail).await
+    }
+
+    /// Adds the last chunk, which may be empty, and makes a linked blob of the upload.
+    pub async fn finish(&self, at: &UploadAt, chunk: Chunk<'_>, digest: &Digest) -> Result<(), UploadError> {
+        let (mut writer, tail) = self.write(at, chunk).await?;
+        match writer.commit(&self.blobs, tail, digest).await {
+            Ok(located) => {
+                self.repository.link_blob(digest, &located).await?;
+                // The blob is there. What fails now is done when the session expires.
+                if let Err(error) = self.tidy(at, &writer.ledger.upload, &located).await {
+                    self.context.log.write(Level::Error, || {
+                        let (upload, message) = (at.id.to_string(), error.to_string());
+                        json!({"level": "error", "id": self.context.log.id, "upload": upload, "message": message})
+                    });
+                }
+                Ok(())
+            }
+            Err(UploadError::DigestMismatch(digest)) => {
+                self.cancel(at).await?;
+                Err(UploadError::DigestMismatch(digest))
+            }
+            Err(error) => Err(error),
         }
     }
 
-    /// Where the multipart upload's object is, or will be.
-    pub fn object(&self, id: &UploadId) -> Option<Path> {
-        self.multipart.as_ref().map(|(_, epoch)| Key::Upload(id, *epoch).path())
+    /// The length of the upload, in bytes; `None` if nothing was ever appended.
+    pub async fn offset(&self, at: &UploadAt) -> Result<Option<u64>, UploadError> {
+        match self.sessions.call(&at.id, Command::Status { repository: at.repository.clone() }).await {
+            Ok(reply) => Ok(Some(reply.upload.offset)),
+            Err(CallError::Refused(Refused::Unknown)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
-}
 
-/// What a session can be told.
-///
-/// A writer claims the session with `Begin`, stores parts by itself, and reports each with `Checkpoint`;
-/// `Release` ends its chunk. Every command but `Begin` of a writer carries the epoch it was given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-pub enum Command {
-    /// Claim the right to write the next chunk, making the session if there is none.
-    Begin {
-        /// The repository of the request.
-        repository: RepositoryName,
-        /// What a new session's hash computes.
-        algorithm: Algorithm,
-        /// Where the chunk starts, when the client says so.
-        offset: Option<u64>,
-        /// When a new session ends by itself.
-        expires: Timestamp,
-    },
-    /// Parts are stored.
-    Checkpoint(Checkpoint),
-    /// The chunk is stored.
-    Release(Checkpoint),
-    /// How far has it come?
-    Status {
-        /// The repository of the request.
-        repository: RepositoryName,
-    },
-    /// Name the parts, so that they can be joined.
-    Finish {
-        /// The writer's epoch.
-        epoch: u32,
-    },
-    /// It is over: completed, cancelled, or its content was wrong. The name is never used again.
-    Close {
-        /// The repository of the request.
-        repository: RepositoryName,
-        /// Until when the name could be tried again.
-        expires: Timestamp,
-    },
-}
+    /// Ends an upload and removes what it has stored.
+    pub async fn cancel(&self, at: &UploadAt) -> Result<(), UploadError> {
+        let upload = self.close(at).await?;
+        Ok(sweep(self.blobs.store(), &at.id, &upload).await?)
+    }
 
-/// How far a writer has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checkpoint {
-    /// The writer's epoch.
-    pub epoch: u32,
-    /// How many bytes are safely stored now.
-    pub offset: u64,
-    /// The hash of those bytes.
-    pub hash: HashState,
-    /// The multipart upload.
-    pub multipart: Option<(MultipartId, u32)>,
-    /// The parts stored since the last checkpoint.
-    pub parts: Vec<Part>,
-    /// What is staged now.
-    pub staged: Vec<Staged>,
-}
+    async fn close(&self, at: &UploadAt) -> Result<Upload, CallError> {
+        let close = Command::Close { repository: at.repository.clone(), expires: at.state.expires };
+        Ok(self.sessions.call(&at.id, close).await?.upload)
+    }
 
-/// What a session answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
-    /// The state that the command left behind, or found, where it ended the session.
-    pub upload: Upload,
-    /// The names of all parts, in order: only for [`Command::Finish`].
-    #[serde(default)]
-    pub parts: Vec<Part>,
-}
+    async fn tidy(&self, at: &UploadAt, upload: &Upload, located: &Located) -> Result<(), UploadError> {
+        self.close(at).await?;
+        Ok(discard(self.blobs.store(), &at.id, upload, located.at.as_ref()).await?)
+    }
 
-/// Why a session refuses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(tag = "error", rename_all = "snake_case")]
-pub enum UploadError {
-    /// There is none, it has expired, or it belongs to another repository.
-    #[error("there is no such upload: start a new one")]
-    Unknown,
-    /// It was completed or cancelled.
-    #[error("the upload is completed or cancelled: start a new one")]
-    Closed,
-    /// The chunk does not start where the upload ends, or another writer has taken over.
-    #[error("the next chunk must start at byte {offset}")]
-    OutOfOrder {
-        /// How many bytes are stored.
-        offset: u64,
-    },
-}
-
-/// Why a command has no reply.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// The session refuses.
-    #[error(transparent)]
-    Refused(#[from] UploadError),
-    /// The session cannot be reached, or does not understand: nothing is known of what happened.
-    #[error("the upload session cannot be reached: {0}")]
-    Unreachable(String),
-}
-
-/// Where the sessions live.
-pub trait UploadSessions {
-    /// Tells a session something. Commands to one session happen one after the other, each whole or not.
-    async fn call(&self, id: &UploadId, command: Command) -> Result<Reply, CallError>;
+    /// Claims the session and writes the chunk, but for what does not fill a part.
+    async fn write(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(Writer, Tail), UploadError> {
+        let declared = chunk.range.map(|(_, length)| length);
+        let received = chunk.stream.as_ref().map_or(Some(0), |stream| stream.content_length());
+        if let (Some(declared), Some(received)) = (declared, received)
+            && declared != received
+        {
+            return Err(WrongLength { declared, received }.into());
+        }
+        let begin = Command::Begin {
+            repository: at.repository.clone(),
+            algorithm: at.state.algorithm,
+            offset: chunk.range.map(|(first, _)| first),
+            expires: at.state.expires,
+        };
+        let ledger = Ledger::claim(self.blobs.store().clone(), self.sessions.clone(), at.id, begin).await?;
+        let mut writer = Writer::resume(ledger, self.buffers.clone())?;
+        let tail = match chunk.stream {
+            Some(stream) => writer.write(&mut **stream, declared).await?,
+            None => writer.nothing(),
+        };
+        Ok((writer, tail))
+    }
 }

@@ -1,24 +1,25 @@
 //! The upload session as a pure state machine: `(state, command, now) -> state`.
 //!
-//! The newest writer wins. A client whose connection was cut comes back long before anybody could know
-//! that its old request is dead, so `Begin` always takes over; the writer it replaces learns of it at its
-//! next checkpoint, and what it stored since is not counted. It may still be storing parts, so the new
-//! writer leaves out the part numbers that the old one could be writing to.
+//! The newest writer wins. A client whose connection was cut comes back long before anyone can know that its old
+//! request is dead, so `Begin` always takes over. The replaced writer learns of it at its next checkpoint, and
+//! what it has stored since does not count. It may still be storing parts, so the new writer skips the part
+//! numbers that the old one could be writing to.
 
-use super::{Checkpoint, Command, Upload, UploadError, chunk::IN_FLIGHT};
+use super::{Checkpoint, Command, IN_FLIGHT, Refused, Upload};
 use crate::{
-    clock::Timestamp,
-    oci::{Hasher, RepositoryName},
+    oci::{Algorithm, Hasher, RepositoryName},
+    platform::Timestamp,
+    storage::Part,
 };
 
-/// A session's memory.
+/// The state of a session.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
-    /// It can be written to.
+    /// It accepts chunks.
     Open(Upload),
-    /// It is over. Kept until nobody can present its location any more, so that it is never opened again; what
-    /// a writer that did not know may have stored since is removed then.
+    /// It has ended. Kept until its last location has expired, so that it is never opened again. What a writer
+    /// that did not know may have stored since is removed then.
     Closed(Upload),
 }
 
@@ -38,21 +39,36 @@ pub struct Transition {
     pub state: State,
     /// The state to answer with.
     pub upload: Upload,
+    /// What happens to the rows of parts, together with the state.
+    pub rows: Rows,
+}
+
+/// What a command does to the rows of parts, which a host stores beside the state: one each, so that no row grows
+/// with the blob.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Remove all of them.
+    pub clear: bool,
+    /// Add or replace these.
+    pub insert: Vec<Part>,
+    /// Answer with all of them, in order.
+    pub list: bool,
 }
 
 /// Carries a command out.
-pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<Transition, UploadError> {
+pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<Transition, Refused> {
     let state = match state {
-        Some(State::Closed(upload)) if now < upload.expires => return Err(UploadError::Closed),
+        Some(State::Closed(upload)) if now < upload.expires => return Err(Refused::Closed),
         Some(State::Open(upload)) if now < upload.expires => Some(upload),
         _ => None,
     };
-    let stay = |upload: Upload| Transition { state: State::Open(upload.clone()), upload };
+    let stay = |upload: Upload, rows: Rows| Transition { state: State::Open(upload.clone()), upload, rows };
+    let insert = |checkpoint: &Checkpoint| Rows { insert: checkpoint.parts.clone(), ..Rows::default() };
     match command {
         Command::Begin { repository, algorithm, offset, expires } => {
             let mut upload = match state {
                 Some(upload) => of_repository(upload, repository)?,
-                None if now >= *expires => return Err(UploadError::Unknown),
+                None if now >= *expires => return Err(Refused::Unknown),
                 None => Upload {
                     repository: repository.clone(),
                     algorithm: *algorithm,
@@ -67,33 +83,38 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
                 },
             };
             if offset.is_some_and(|offset| offset != upload.offset) {
-                return Err(UploadError::OutOfOrder { offset: upload.offset });
+                return Err(Refused::OutOfOrder { offset: upload.offset });
             }
             if upload.is_claimed && upload.multipart.is_some() {
                 upload.next_part = upload.next_part.saturating_add(IN_FLIGHT);
             }
             upload.epoch += 1;
             upload.is_claimed = true;
-            Ok(stay(upload))
+            Ok(stay(upload, Rows::default()))
         }
-        Command::Checkpoint(checkpoint) => Ok(stay(advance(of_epoch(state, checkpoint.epoch)?, checkpoint))),
+        Command::Checkpoint(checkpoint) => {
+            let upload = advance(of_epoch(state, checkpoint.epoch)?, checkpoint);
+            Ok(stay(upload, insert(checkpoint)))
+        }
         Command::Release(checkpoint) => {
             let mut upload = advance(of_epoch(state, checkpoint.epoch)?, checkpoint);
             upload.is_claimed = false;
-            Ok(stay(upload))
+            Ok(stay(upload, insert(checkpoint)))
         }
         Command::Status { repository } => {
-            Ok(stay(of_repository(state.ok_or(UploadError::Unknown)?, repository)?))
+            Ok(stay(of_repository(state.ok_or(Refused::Unknown)?, repository)?, Rows::default()))
         }
-        Command::Finish { epoch } => Ok(stay(of_epoch(state, *epoch)?)),
+        Command::Finish { epoch } => {
+            Ok(stay(of_epoch(state, *epoch)?, Rows { list: true, ..Rows::default() }))
+        }
         Command::Close { repository, expires } => {
             let upload = match state {
                 Some(upload) => of_repository(upload, repository)?,
-                // Nothing was written yet: there is nothing but the name to close.
+                // Nothing was written: only the id is closed.
                 None => {
                     let begin = Command::Begin {
                         repository: repository.clone(),
-                        algorithm: crate::oci::Algorithm::Sha256,
+                        algorithm: Algorithm::Sha256,
                         offset: None,
                         expires: *expires,
                     };
@@ -101,19 +122,20 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
                 }
             };
             let closed = Upload { expires: *expires, ..upload.clone() };
-            Ok(Transition { state: State::Closed(closed), upload })
+            let rows = Rows { clear: true, ..Rows::default() };
+            Ok(Transition { state: State::Closed(closed), upload, rows })
         }
     }
 }
 
-fn of_repository(upload: Upload, repository: &RepositoryName) -> Result<Upload, UploadError> {
-    if upload.repository == *repository { Ok(upload) } else { Err(UploadError::Unknown) }
+fn of_repository(upload: Upload, repository: &RepositoryName) -> Result<Upload, Refused> {
+    if upload.repository == *repository { Ok(upload) } else { Err(Refused::Unknown) }
 }
 
-fn of_epoch(state: Option<Upload>, epoch: u32) -> Result<Upload, UploadError> {
+fn of_epoch(state: Option<Upload>, epoch: u32) -> Result<Upload, Refused> {
     match state {
-        None => Err(UploadError::Unknown),
-        Some(upload) if upload.epoch != epoch => Err(UploadError::OutOfOrder { offset: upload.offset }),
+        None => Err(Refused::Unknown),
+        Some(upload) if upload.epoch != epoch => Err(Refused::OutOfOrder { offset: upload.offset }),
         Some(upload) => Ok(upload),
     }
 }
@@ -134,10 +156,7 @@ fn advance(upload: Upload, checkpoint: &Checkpoint) -> Upload {
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
-    use crate::{
-        oci::Algorithm,
-        storage::{MultipartId, Part},
-    };
+    use crate::storage::MultipartId;
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -169,19 +188,19 @@ mod tests {
     #[test]
     fn a_chunk_must_start_where_the_upload_ends() {
         let upload = open(None, &begin(Some(0)));
-        assert_eq!(apply(None, &begin(Some(5)), NOW), Err(UploadError::OutOfOrder { offset: 0 }));
+        assert_eq!(apply(None, &begin(Some(5)), NOW), Err(Refused::OutOfOrder { offset: 0 }));
         let upload = open(Some(State::Open(upload.clone())), &Command::Release(checkpoint(&upload, 0, 10)));
         assert!(!upload.is_claimed);
         for offset in [0, 9, 11] {
             let result = apply(Some(State::Open(upload.clone())), &begin(Some(offset)), NOW);
-            assert_eq!(result, Err(UploadError::OutOfOrder { offset: 10 }));
+            assert_eq!(result, Err(Refused::OutOfOrder { offset: 10 }));
         }
         assert_eq!(open(Some(State::Open(upload.clone())), &begin(Some(10))).offset, 10);
         assert_eq!(open(Some(State::Open(upload)), &begin(None)).offset, 10);
     }
 
     #[test]
-    fn the_newest_writer_wins_and_leaves_the_others_part_numbers_alone() {
+    fn the_newest_writer_wins_and_skips_part_numbers_in_use() {
         let first = open(None, &begin(None));
         let first = open(Some(State::Open(first.clone())), &Command::Checkpoint(checkpoint(&first, 2, 20)));
         assert_eq!((first.offset, first.next_part), (20, 3));
@@ -189,7 +208,7 @@ mod tests {
         assert_eq!(second.next_part, 3 + IN_FLIGHT);
         let late =
             apply(Some(State::Open(second.clone())), &Command::Checkpoint(checkpoint(&first, 1, 10)), NOW);
-        assert_eq!(late, Err(UploadError::OutOfOrder { offset: 20 }));
+        assert_eq!(late, Err(Refused::OutOfOrder { offset: 20 }));
         let second = open(Some(State::Open(second.clone())), &Command::Release(checkpoint(&second, 1, 10)));
         assert_eq!((second.offset, second.next_part), (30, 4 + IN_FLIGHT));
     }
@@ -207,19 +226,36 @@ mod tests {
             Command::Status { repository: name("b") },
             Command::Close { repository: name("b"), expires: LATER },
         ] {
-            assert_eq!(apply(state.clone(), &command, NOW), Err(UploadError::Unknown));
+            assert_eq!(apply(state.clone(), &command, NOW), Err(Refused::Unknown));
         }
     }
 
     #[test]
-    fn what_is_closed_stays_closed_until_nobody_can_ask() {
+    fn a_closed_session_stays_closed_until_its_locations_expire() {
         let state =
             apply(None, &Command::Close { repository: name("a"), expires: LATER }, NOW).unwrap().state;
         for command in [begin(None), Command::Status { repository: name("a") }, Command::Finish { epoch: 1 }]
         {
-            assert_eq!(apply(Some(state.clone()), &command, NOW), Err(UploadError::Closed));
+            assert_eq!(apply(Some(state.clone()), &command, NOW), Err(Refused::Closed));
         }
-        assert_eq!(apply(Some(state), &begin(None), LATER), Err(UploadError::Unknown));
+        assert_eq!(apply(Some(state), &begin(None), LATER), Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn rows_follow_from_the_command() {
+        let first = open(None, &begin(None));
+        let state = Some(State::Open(first.clone()));
+        let rows = |command: &Command| apply(state.clone(), command, NOW).unwrap().rows;
+        let checkpoint = checkpoint(&first, 2, 20);
+        let insert = Rows { insert: checkpoint.parts.clone(), ..Rows::default() };
+        assert_eq!(rows(&Command::Checkpoint(checkpoint.clone())), insert);
+        assert_eq!(rows(&Command::Release(checkpoint)), insert);
+        assert_eq!(rows(&Command::Finish { epoch: first.epoch }), Rows { list: true, ..Rows::default() });
+        let close = Command::Close { repository: name("a"), expires: LATER };
+        assert_eq!(rows(&close), Rows { clear: true, ..Rows::default() });
+        for command in [begin(None), Command::Status { repository: name("a") }] {
+            assert_eq!(rows(&command), Rows::default());
+        }
     }
 
     #[test]
@@ -227,12 +263,12 @@ mod tests {
         let state = Some(State::Open(open(None, &begin(None))));
         let status = Command::Status { repository: name("a") };
         assert!(apply(state.clone(), &status, NOW).is_ok());
-        assert_eq!(apply(state, &status, LATER), Err(UploadError::Unknown));
+        assert_eq!(apply(state, &status, LATER), Err(Refused::Unknown));
     }
 
     proptest! {
-        /// Two writers, interleaved in any way: of the checkpoints that are accepted each starts where the
-        /// one before it ended, and no part number is given to both.
+        /// Two writers, interleaved in any way: each accepted checkpoint starts where the last one ended, and no
+        /// part number is given to both.
         #[test]
         fn no_interleaving_mixes_two_writers(steps in prop::collection::vec((0usize..2, 0u8..4), 1..40)) {
             let mut state: Option<State> = None;
@@ -246,7 +282,7 @@ mod tests {
                     (Some(upload), _) => Command::Checkpoint(checkpoint(upload, 1, 1)),
                 };
                 match apply(state.clone(), &command, NOW) {
-                    Ok(Transition { state: next, upload }) => {
+                    Ok(Transition { state: next, upload, .. }) => {
                         if let Command::Checkpoint(made) | Command::Release(made) = &command {
                             accepted += 1;
                             prop_assert_eq!(made.offset, accepted);
@@ -259,7 +295,7 @@ mod tests {
                         writers[who] = (!matches!(command, Command::Release(_))).then_some(upload);
                     }
                     Err(error) => {
-                        prop_assert_eq!(error, UploadError::OutOfOrder { offset: accepted });
+                        prop_assert_eq!(error, Refused::OutOfOrder { offset: accepted });
                         writers[who] = None;
                     }
                 }

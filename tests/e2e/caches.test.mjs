@@ -4,7 +4,7 @@ import { randomBytes } from "node:crypto";
 import { after, before, test } from "node:test";
 import { Registry } from "../support/registry.mjs";
 
-const TIMED = { MIDDLEWARE: "storage:redirect storage:trace repository:cache registry:server-timing" };
+const TIMED = { MIDDLEWARE: "server-timing" };
 
 let registry;
 before(async () => (registry = await Registry.start({ vars: { ANONYMOUS: "push", ...TIMED } })));
@@ -15,7 +15,7 @@ function timing(answer) {
   const text = answer.headers.get("server-timing");
   const [, calls] = text.match(/^total;dur=\d+, storage;dur=\d+;desc="(\d+) calls", cache;desc="/);
   const count = (name) => Number(text.match(new RegExp(`${name} (\\d+)`))[1]);
-  return { calls: Number(calls), memory: count("memory"), far: count("far"), miss: count("miss"), error: count("error") };
+  return { calls: Number(calls), memory: count("memory"), kv: count("kv"), miss: count("miss"), error: count("error") };
 }
 
 const bytesOf = async (answer) => Buffer.from(await answer.arrayBuffer());
@@ -67,17 +67,17 @@ test("manifests come from memory, after a restart from KV, and are forgotten whe
     assert.ok(manifest.equals(await bytesOf(answer)));
     return counts;
   };
-  assert.deepEqual(await get(digest), { calls: 2, memory: 0, far: 0, miss: 1, error: 0 });
+  assert.deepEqual(await get(digest), { calls: 2, memory: 0, kv: 0, miss: 1, error: 0 });
   for (const reference of [digest, "v1"]) {
-    assert.deepEqual(await get(reference), { calls: 1, memory: 1, far: 0, miss: 0, error: 0 });
+    assert.deepEqual(await get(reference), { calls: 1, memory: 1, kv: 0, miss: 0, error: 0 });
   }
   await registry.restart();
-  assert.deepEqual(await get("v1"), { calls: 1, memory: 0, far: 1, miss: 0, error: 0 });
-  assert.deepEqual(await get("v1"), { calls: 1, memory: 1, far: 0, miss: 0, error: 0 });
+  assert.deepEqual(await get("v1"), { calls: 1, memory: 0, kv: 1, miss: 0, error: 0 });
+  assert.deepEqual(await get("v1"), { calls: 1, memory: 1, kv: 0, miss: 0, error: 0 });
 
   await registry.expect(`DELETE /v2/kv/manifests/${digest}`, 202);
   for (const reference of [digest, "v1"]) await registry.expect(`GET /v2/kv/manifests/${reference}`, 404);
   await registry.pushManifest("kv", "v1", manifest);
   await registry.restart();
-  assert.deepEqual(await get("v1"), { calls: 2, memory: 0, far: 0, miss: 1, error: 0 });
+  assert.deepEqual(await get("v1"), { calls: 2, memory: 0, kv: 0, miss: 1, error: 0 });
 });

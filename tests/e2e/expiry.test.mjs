@@ -73,7 +73,7 @@ test("the hourly job reports what it has found", async () => {
     for (let tries = 0; tries < 50 && !registry.log.includes("purge\""); tries++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
-    assert.match(registry.log, /"dry_run":true,"job":"purge".*"finished":true,"purged":\[\],"seen":1/);
+    assert.match(registry.log, /"job":"purge".*"dry_run":true,"finished":true,"purged":\[\],"seen":1/);
     await registry.expect(`GET ${patched.headers.get("location")}`, 204);
   } finally {
     await registry.stop();

@@ -1,12 +1,13 @@
-//! The driver for S3 and whatever speaks its language.
+//! The driver for S3 and compatible stores.
 //!
-//! Every request is signed in its query (AWS Signature Version 4). Listings do not tell an object's media type
-//! and facts; S3's conditional writes and checksums do what R2's binding does. It has no checksum of sha512:
-//! such content is written beside its place, read back, and copied there.
+//! Every request is signed in its query (AWS Signature Version 4). Listings carry no media types or metadata.
+//! Conditional writes and SHA-256 checksums are S3's own. S3 has no SHA-512 checksum: such content is written to
+//! a temporary object, read back, and copied to its path.
 
-mod ask;
+mod bucket;
+mod request;
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, StatusCode, header};
@@ -15,81 +16,76 @@ use rusty_s3::actions::{
     DeleteObjectsResponse, GetObject, HeadObject, ListObjectsV2, ObjectIdentifier, PutObject, UploadPart,
 };
 
-use self::ask::{Answer, Headers, MAX_ANSWER, element, escape, unescape};
+use self::request::{Headers, MAX_RESPONSE, Reply, element, escape, unescape};
 use super::{
-    ByteRange, Capabilities, Condition, Facts, Key, Listing, MultipartId, Object, ObjectMeta, Page, Part,
-    Path, PutOptions, Redirect, StorageDriver, StorageDriverExt, StorageError, StorageErrorKind, copy,
-    redirect::{
-        Mode,
-        presigned::{Presigned, S3Bucket},
-    },
+    Answer, Capabilities, Condition, Copied, Errors, Listing, Metadata, MultipartId, Object, ObjectMeta,
+    Page, Part, Path, PutOptions, StorageDriver, StorageError, StorageErrorKind,
 };
 use crate::{
-    body::{Block, Body, ByteStream},
-    clock::{Clock, Timestamp},
-    http_client::HttpClient,
     oci::{Algorithm, Digest, Hasher},
-    uploads::UploadId,
+    platform::{Body, ByteRange, Clock, HttpClient, Timestamp},
 };
 
-/// How much one put takes, and one copy: S3's 5 GiB, less the 5 MiB that R2 wants it to be less.
-const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
-/// How much is hashed at once, in bytes.
-const STRIDE: usize = 1024 * 1024;
-/// What S3 says of an object that was stored without a type.
-const NO_TYPE: &str = "binary/octet-stream";
-/// The headers that carry facts.
-const FACT: &str = "x-amz-meta-";
+pub use bucket::S3Bucket;
+pub(crate) use bucket::signing_time;
 
-/// The bucket.
-pub struct S3<C> {
-    client: C,
+/// The largest put and the largest copy, in bytes: S3's 5 GiB, less 5 MiB, which is R2's limit.
+const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
+/// The type that S3 reports for an object stored without one.
+const NO_TYPE: &str = "binary/octet-stream";
+/// The prefix of the headers that carry metadata.
+const METADATA: &str = "x-amz-meta-";
+
+/// The driver of one bucket.
+pub struct S3 {
+    client: Rc<dyn HttpClient>,
     bucket: S3Bucket,
-    presigned: Presigned,
     clock: Rc<dyn Clock>,
-    /// How much is copied at once, in bytes: [`MAX_PUT`], which only tests make smaller.
+    scratch: Path,
+    /// The largest copy, in bytes; a test makes it smaller.
     pub(crate) max_copy: u64,
 }
 
-impl<C: HttpClient> S3<C> {
-    /// A bucket, reached through `client`; `redirect_ttl` is how long presigned URLs work.
-    pub fn new(client: C, bucket: S3Bucket, redirect_ttl: Duration, clock: Rc<dyn Clock>) -> Self {
-        let presigned = Presigned { bucket: bucket.clone(), ttl: redirect_ttl, clock: clock.clone() };
-        Self { client, bucket, presigned, clock, max_copy: MAX_PUT }
+impl S3 {
+    /// The driver of `bucket`. It writes temporary objects below `scratch`; one may stay there after a crash.
+    pub fn new(client: Rc<dyn HttpClient>, bucket: S3Bucket, clock: Rc<dyn Clock>, scratch: Path) -> Self {
+        Self { client, bucket, clock, scratch, max_copy: MAX_PUT }
     }
 
-    /// A write whose content this driver has to check itself: beside its place first.
+    /// A write whose digest S3 cannot verify.
     async fn put_checked(
         &self,
         path: &Path,
         digest: &Digest,
-        body: Body<C::Stream>,
+        body: Body,
         options: PutOptions<'_>,
     ) -> Result<ObjectMeta, StorageError> {
         if options.condition != Condition::Always {
             let what = "conditional puts of streams with such a digest";
             return Err(self.error(path.as_str(), StorageErrorKind::Unsupported(what)));
         }
-        let beside = Key::Staged(&UploadId::random(), 0).path();
+        let temporary = Path::trusted(format!("{}/{}", self.scratch, uuid::Uuid::new_v4()));
         let copied = async {
-            self.put_object(&beside, body, options, None).await?;
-            if self.digest(&beside, digest.algorithm()).await?.as_ref() != Some(digest) {
+            self.put_object(&temporary, body, options.clone(), None).await?;
+            if self.digest(&temporary, digest.algorithm()).await?.as_ref() != Some(digest) {
                 return Err(self.error(path.as_str(), StorageErrorKind::DigestMismatch));
             }
-            // Boxed: a copy may come back here.
-            Box::pin(self.copy(&beside, path)).await?;
+            if self.copy(&temporary, path).await? != Copied::Done {
+                let body = self.get(&temporary, None).await?.map_or(Body::Empty, |object| object.body);
+                self.put_object(path, body, options, None).await?;
+            }
             self.head(path).await
         };
         let copied = copied.await;
-        self.delete(std::slice::from_ref(&beside)).await?;
-        copied?.ok_or_else(|| self.backend(path.as_str(), "put", "what was copied is not there".into(), true))
+        self.delete(std::slice::from_ref(&temporary)).await?;
+        copied?.ok_or_else(|| self.backend(path.as_str(), "put", "the copy is not there".into(), true))
     }
 
-    /// A write that S3 checks against `sha256`, if that is given.
+    /// A write that S3 verifies against `sha256`, if given.
     async fn put_object(
         &self,
         path: &Path,
-        body: Body<C::Stream>,
+        body: Body,
         options: PutOptions<'_>,
         sha256: Option<&Digest>,
     ) -> Result<ObjectMeta, StorageError> {
@@ -111,42 +107,44 @@ impl<C: HttpClient> S3<C> {
                 headers.push(("if-match".to_owned(), etag.clone()));
             }
         }
-        headers.extend(options.facts.iter().map(|(name, value)| (format!("{FACT}{name}"), value.clone())));
+        headers.extend(
+            options.metadata.iter().map(|(name, value)| (format!("{METADATA}{name}"), value.clone())),
+        );
         let S3Bucket { bucket, credentials } = &self.bucket;
         let action = PutObject::new(bucket, Some(credentials), path.as_str());
-        let answer = self.ask_any(path.as_str(), "put", action, headers, body).await?;
+        let reply = self.exchange(path.as_str(), "put", action, headers, body).await?;
         let is_condition = matches!(options.condition, Condition::IfMatch(_));
-        match answer.status {
+        match reply.status {
             status if status.is_success() => {}
-            // What S3 answers to `If-Match` where there is nothing.
+            // S3's answer to `If-Match` on an absent object.
             StatusCode::NOT_FOUND if is_condition => {
                 return Err(self.error(path.as_str(), StorageErrorKind::Precondition));
             }
-            _ => return Err(self.refused(path.as_str(), "put", &answer)),
+            _ => return Err(self.refused(path.as_str(), "put", &reply)),
         }
         Ok(ObjectMeta {
             size,
-            etag: text(&answer.headers, &header::ETAG).unwrap_or_default().to_owned(),
+            etag: text_of(&reply.headers, &header::ETAG).unwrap_or_default().to_owned(),
             modified: self.clock.now(),
             media_type: options.media_type.map(str::to_owned),
-            facts: options.facts,
+            metadata: options.metadata,
         })
     }
 
     fn meta(&self, headers: &HeaderMap, size: u64) -> ObjectMeta {
-        let facts = headers.iter().filter_map(|(name, value)| {
-            let name = name.as_str().strip_prefix(FACT)?;
+        let metadata = headers.iter().filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix(METADATA)?;
             Some((name.to_owned(), value.to_str().ok()?.to_owned()))
         });
-        let modified = text(headers, &header::LAST_MODIFIED)
+        let modified = text_of(headers, &header::LAST_MODIFIED)
             .and_then(|date| jiff::fmt::rfc2822::parse(date).ok())
             .map(|date| milliseconds(date.timestamp()));
         ObjectMeta {
             size,
-            etag: text(headers, &header::ETAG).unwrap_or_default().to_owned(),
+            etag: text_of(headers, &header::ETAG).unwrap_or_default().to_owned(),
             modified: modified.unwrap_or_else(|| self.clock.now()),
-            media_type: text(headers, &header::CONTENT_TYPE).filter(|t| *t != NO_TYPE).map(str::to_owned),
-            facts: facts.collect(),
+            media_type: text_of(headers, &header::CONTENT_TYPE).filter(|t| *t != NO_TYPE).map(str::to_owned),
+            metadata: metadata.collect(),
         }
     }
 
@@ -160,8 +158,8 @@ impl<C: HttpClient> S3<C> {
                 let end = (offset + self.max_copy).min(size);
                 let mut headers = self.copy_source(from);
                 headers.push(("x-amz-copy-source-range".to_owned(), format!("bytes={offset}-{}", end - 1)));
-                let answer = self.ask(to.as_str(), "copy", action, headers, Body::Empty).await?;
-                parts.push(Part { number, etag: unescape(element(&answer.text, "ETag")) });
+                let reply = self.request(to.as_str(), "copy", action, headers, Body::Empty).await?;
+                parts.push(Part { number, etag: unescape(element(&reply.text, "ETag")) });
                 offset = end;
                 if end == size {
                     break;
@@ -181,21 +179,19 @@ impl<C: HttpClient> S3<C> {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+fn text_of<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn number(headers: &HeaderMap, name: &header::HeaderName) -> Option<u64> {
-    text(headers, name)?.parse().ok()
+    text_of(headers, name)?.parse().ok()
 }
 
 fn milliseconds(time: jiff::Timestamp) -> Timestamp {
     Timestamp(u64::try_from(time.as_millisecond()).unwrap_or_default())
 }
 
-impl<C: HttpClient> StorageDriver for S3<C> {
-    type Stream = C::Stream;
-
+impl StorageDriver for S3 {
     fn name(&self) -> &'static str {
         "s3"
     }
@@ -205,257 +201,260 @@ impl<C: HttpClient> StorageDriver for S3<C> {
             conditional_put: true,
             multipart: true,
             max_put: MAX_PUT,
-            lists_facts: false,
+            lists_metadata: false,
             // Some servers keep objects as files.
             nests: false,
         }
     }
 
-    async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let action = HeadObject::new(bucket, Some(credentials), path.as_str());
-        let response = self.send(path.as_str(), "head", action, Vec::new(), Body::Empty).await?;
-        let (status, headers) = (response.status(), response.headers());
-        match number(headers, &header::CONTENT_LENGTH) {
-            _ if status == StatusCode::NOT_FOUND => Ok(None),
-            Some(size) if status.is_success() => Ok(Some(self.meta(headers, size))),
-            _ => {
-                let answer = Answer { status, headers: HeaderMap::new(), text: String::new() };
-                Err(self.refused(path.as_str(), "head", &answer))
-            }
-        }
-    }
-
-    async fn get(
-        &self,
-        path: &Path,
-        range: Option<ByteRange>,
-    ) -> Result<Option<Object<C::Stream>>, StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let action = GetObject::new(bucket, Some(credentials), path.as_str());
-        let mut headers = Vec::new();
-        if let Some(ByteRange { offset, length }) = range {
-            let last = length.map(|length| offset.saturating_add(length.saturating_sub(1)).to_string());
-            headers.push(("range".to_owned(), format!("bytes={offset}-{}", last.unwrap_or_default())));
-        }
-        let response = self.send(path.as_str(), "get", action, headers, Body::Empty).await?;
-        let (parts, body) = response.into_parts();
-        if !parts.status.is_success() {
-            let text = body.read(MAX_ANSWER).await.unwrap_or_default();
-            let text = String::from_utf8_lossy(&text).into_owned();
-            return match (parts.status, range) {
-                (StatusCode::NOT_FOUND, _) if element(&text, "Code") != "NoSuchBucket" => Ok(None),
-                (StatusCode::RANGE_NOT_SATISFIABLE, Some(ByteRange { offset, .. })) => {
-                    Err(self.error(path.as_str(), StorageErrorKind::InvalidOffset { offset }))
+    fn head<'a>(&'a self, path: &'a Path) -> Answer<'a, Option<ObjectMeta>> {
+        Box::pin(async move {
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let action = HeadObject::new(bucket, Some(credentials), path.as_str());
+            let response = self.send(path.as_str(), "head", action, Vec::new(), Body::Empty).await?;
+            let (status, headers) = (response.status(), response.headers());
+            match number(headers, &header::CONTENT_LENGTH) {
+                _ if status == StatusCode::NOT_FOUND => Ok(None),
+                Some(size) if status.is_success() => Ok(Some(self.meta(headers, size))),
+                _ => {
+                    let reply = Reply { status, headers: HeaderMap::new(), text: String::new() };
+                    Err(self.refused(path.as_str(), "head", &reply))
                 }
-                (status, _) => {
-                    Err(self.refused(path.as_str(), "get", &Answer { status, headers: parts.headers, text }))
-                }
-            };
-        }
-        let total = text(&parts.headers, &header::CONTENT_RANGE)
-            .and_then(|range| range.rsplit_once('/')?.1.parse().ok())
-            .or_else(|| number(&parts.headers, &header::CONTENT_LENGTH));
-        match total {
-            Some(size) if body.content_length().is_some() => {
-                Ok(Some(Object { meta: self.meta(&parts.headers, size), body }))
             }
-            _ => {
-                let message = "the answer does not say its length".to_owned();
-                Err(self.backend(path.as_str(), "get", message, false))
+        })
+    }
+
+    fn get<'a>(&'a self, path: &'a Path, range: Option<ByteRange>) -> Answer<'a, Option<Object>> {
+        Box::pin(async move {
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let action = GetObject::new(bucket, Some(credentials), path.as_str());
+            let mut headers = Vec::new();
+            if let Some(ByteRange { offset, length }) = range {
+                let last = length.map(|length| offset.saturating_add(length.saturating_sub(1)).to_string());
+                headers.push(("range".to_owned(), format!("bytes={offset}-{}", last.unwrap_or_default())));
             }
-        }
-    }
-
-    async fn put(
-        &self,
-        path: &Path,
-        body: Body<C::Stream>,
-        options: PutOptions<'_>,
-    ) -> Result<ObjectMeta, StorageError> {
-        let Some(digest) = options.digest else { return self.put_object(path, body, options, None).await };
-        // What is in memory anyway need not be sent to be refused.
-        if let Body::Bytes(bytes) = &body
-            && digest.algorithm().digest(bytes) != *digest
-        {
-            return Err(self.error(path.as_str(), StorageErrorKind::DigestMismatch));
-        }
-        match (digest.algorithm(), &body) {
-            (Algorithm::Sha256, _) => self.put_object(path, body, options, Some(digest)).await,
-            (Algorithm::Sha512, Body::Bytes(_)) => self.put_object(path, body, options, None).await,
-            (Algorithm::Sha512, _) => self.put_checked(path, digest, body, options).await,
-        }
-    }
-
-    async fn delete(&self, paths: &[Path]) -> Result<(), StorageError> {
-        let Some(first) = paths.first() else { return Ok(()) };
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let objects: Vec<_> = paths.iter().map(|path| ObjectIdentifier::new(path.to_string())).collect();
-        let mut action = DeleteObjects::new(bucket, Some(credentials), objects.iter());
-        action.set_quiet(true);
-        let (body, md5) = action.clone().body_with_md5();
-        let headers = vec![("content-md5".to_owned(), md5)];
-        let body = Body::Bytes(body.into());
-        let answer = self.ask(first.as_str(), "delete", action, headers, body).await?;
-        let failed = DeleteObjectsResponse::parse(&answer.text)
-            .map_err(|error| self.backend(first.as_str(), "delete", error.to_string(), false))?
-            .errors;
-        match failed.first() {
-            None => Ok(()),
-            Some(error) => Err(self.backend(first.as_str(), "delete", format!("{error:?}"), true)),
-        }
-    }
-
-    async fn list(&self, prefix: &str, page: Page<'_>) -> Result<Listing, StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let mut action = ListObjectsV2::new(bucket, Some(credentials));
-        action.with_prefix(prefix);
-        action.with_max_keys(page.limit);
-        if page.folders {
-            action.with_delimiter("/");
-        }
-        if let Some(after) = page.after {
-            // Behind a folder: behind everything in it. No path has a character as great as DEL.
-            let behind = if after.ends_with('/') { "\u{7f}" } else { "" };
-            action.with_start_after(format!("{after}{behind}"));
-        }
-        let answer = self.ask(prefix, "list", action, Vec::new(), Body::Empty).await?;
-        let found = ListObjectsV2::parse_response(&answer.text)
-            .map_err(|error| self.backend(prefix, "list", error.to_string(), false))?;
-        let objects: Vec<_> = found
-            .contents
-            .into_iter()
-            .map(|object| {
-                let modified = object.last_modified.and_then(|time| time.parse().ok()).map(milliseconds);
-                let meta = ObjectMeta {
-                    size: object.size.unwrap_or_default(),
-                    etag: object.etag.unwrap_or_default(),
-                    modified: modified.unwrap_or_default(),
-                    media_type: None,
-                    facts: Facts::new(),
-                };
-                (object.key, meta)
-            })
-            .collect();
-        let folders: Vec<_> = found.common_prefixes.into_iter().map(|folder| folder.prefix).collect();
-        let last = objects.last().map(|(path, _)| path).into_iter().chain(folders.last()).max().cloned();
-        Ok(Listing { next: last.filter(|_| found.next_continuation_token.is_some()), objects, folders })
-    }
-
-    async fn create_multipart(&self, path: &Path) -> Result<MultipartId, StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let action = CreateMultipartUpload::new(bucket, Some(credentials), path.as_str());
-        let operation = "create_multipart";
-        let answer = self.ask(path.as_str(), operation, action, Vec::new(), Body::Empty).await?;
-        let created = CreateMultipartUpload::parse_response(&answer.text)
-            .map_err(|error| self.backend(path.as_str(), operation, error.to_string(), false))?;
-        Ok(MultipartId(created.upload_id().to_owned()))
-    }
-
-    async fn put_part(
-        &self,
-        path: &Path,
-        id: &MultipartId,
-        number: u16,
-        body: Body<C::Stream>,
-    ) -> Result<Part, StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let action = UploadPart::new(bucket, Some(credentials), path.as_str(), number, &id.0);
-        let answer = self.ask(path.as_str(), "put_part", action, Vec::new(), body).await?;
-        match text(&answer.headers, &header::ETAG) {
-            Some(etag) => Ok(Part { number, etag: etag.to_owned() }),
-            None => Err(self.backend(path.as_str(), "put_part", "the answer has no ETag".into(), false)),
-        }
-    }
-
-    async fn complete_multipart(
-        &self,
-        path: &Path,
-        id: &MultipartId,
-        parts: &[Part],
-    ) -> Result<ObjectMeta, StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let operation = "complete_multipart";
-        // The crate would number the parts anew.
-        let none = std::iter::empty();
-        let action = CompleteMultipartUpload::new(bucket, Some(credentials), path.as_str(), &id.0, none);
-        let parts: String = parts
-            .iter()
-            .map(|Part { number, etag }| {
-                let etag = escape(etag);
-                format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
-            })
-            .collect();
-        let body = format!(
-            "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>"
-        );
-        let body = Body::Bytes(body.into());
-        let answer = self.ask(path.as_str(), operation, action, Vec::new(), body).await?;
-        // S3 begins its answer before it is done, and says in it when that failed.
-        if answer.text.contains("<Error>") {
-            let retryable = element(&answer.text, "Code") == "InternalError";
-            return Err(self.backend(
-                path.as_str(),
-                operation,
-                element(&answer.text, "Message").into(),
-                retryable,
-            ));
-        }
-        let meta = self.head(path).await?;
-        meta.ok_or_else(|| self.backend(path.as_str(), operation, "it is not there".into(), true))
-    }
-
-    async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<(), StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let action = AbortMultipartUpload::new(bucket, Some(credentials), path.as_str(), &id.0);
-        let operation = "abort_multipart";
-        let answer = self.ask_any(path.as_str(), operation, action, Vec::new(), Body::Empty).await?;
-        if answer.status.is_success() || answer.status == StatusCode::NOT_FOUND {
-            return Ok(());
-        }
-        Err(self.refused(path.as_str(), operation, &answer))
-    }
-
-    async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError> {
-        let Some(object) = self.get(path, None).await? else { return Ok(None) };
-        let mut hasher = Hasher::new(algorithm);
-        match object.body {
-            Body::Stream(mut stream) => {
-                let mut block = <C::Stream as ByteStream>::Block::new(STRIDE).await;
-                loop {
-                    let read = stream.read_into(&mut block, 0, STRIDE, Some(&mut hasher)).await;
-                    if read.map_err(|error| self.error(path.as_str(), error))? < STRIDE {
-                        break;
+            let response = self.send(path.as_str(), "get", action, headers, Body::Empty).await?;
+            let (parts, body) = response.into_parts();
+            if !parts.status.is_success() {
+                let text = body.read(MAX_RESPONSE).await.unwrap_or_default();
+                let text = String::from_utf8_lossy(&text).into_owned();
+                return match (parts.status, range) {
+                    (StatusCode::NOT_FOUND, _) if element(&text, "Code") != "NoSuchBucket" => Ok(None),
+                    (StatusCode::RANGE_NOT_SATISFIABLE, Some(ByteRange { offset, .. })) => {
+                        Err(self.error(path.as_str(), StorageErrorKind::InvalidOffset { offset }))
                     }
+                    (status, _) => Err(self.refused(
+                        path.as_str(),
+                        "get",
+                        &Reply { status, headers: parts.headers, text },
+                    )),
+                };
+            }
+            let total = text_of(&parts.headers, &header::CONTENT_RANGE)
+                .and_then(|range| range.rsplit_once('/')?.1.parse().ok())
+                .or_else(|| number(&parts.headers, &header::CONTENT_LENGTH));
+            match total {
+                Some(size) if body.content_length().is_some() => {
+                    Ok(Some(Object { meta: self.meta(&parts.headers, size), body }))
+                }
+                _ => {
+                    let message = "the answer does not say its length".to_owned();
+                    Err(self.backend(path.as_str(), "get", message, false))
                 }
             }
-            Body::Bytes(bytes) => hasher.update(&bytes),
-            Body::Empty | Body::Block { .. } => {}
-        }
-        Ok(Some(hasher.finish()))
+        })
     }
 
-    async fn copy(&self, from: &Path, to: &Path) -> Result<bool, StorageError> {
-        let Some(meta) = self.head(from).await? else { return Ok(false) };
-        if meta.size > self.max_copy {
-            self.copy_parts(from, to, meta.size).await?;
-            return Ok(true);
-        }
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let action = PutObject::new(bucket, Some(credentials), to.as_str());
-        let answer = self.ask_any(to.as_str(), "copy", action, self.copy_source(from), Body::Empty).await?;
-        // S3 begins its answer before it is done, and says in it when that failed. Not every server can copy.
-        if answer.status.is_success() && !answer.text.contains("<Error>") {
-            return Ok(true);
-        }
-        copy::through(self, from, to).await
+    fn put<'a>(&'a self, path: &'a Path, body: Body, options: PutOptions<'a>) -> Answer<'a, ObjectMeta> {
+        Box::pin(async move {
+            let Some(digest) = options.digest else {
+                return self.put_object(path, body, options, None).await;
+            };
+            // Content in memory is checked before it is sent.
+            if let Body::Bytes(bytes) = &body
+                && digest.algorithm().digest(bytes) != *digest
+            {
+                return Err(self.error(path.as_str(), StorageErrorKind::DigestMismatch));
+            }
+            match (digest.algorithm(), &body) {
+                (Algorithm::Sha256, _) => self.put_object(path, body, options, Some(digest)).await,
+                (Algorithm::Sha512, Body::Bytes(_)) => self.put_object(path, body, options, None).await,
+                (Algorithm::Sha512, _) => self.put_checked(path, digest, body, options).await,
+            }
+        })
     }
 
-    async fn redirect_url(
-        &self,
-        path: &Path,
-        redirect: &Redirect<'_>,
-    ) -> Result<Option<String>, StorageError> {
-        Ok((redirect.mode == Mode::Presigned).then(|| self.presigned.get(path)))
+    fn delete<'a>(&'a self, paths: &'a [Path]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let Some(first) = paths.first() else { return Ok(()) };
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let objects: Vec<_> = paths.iter().map(|path| ObjectIdentifier::new(path.to_string())).collect();
+            let mut action = DeleteObjects::new(bucket, Some(credentials), objects.iter());
+            action.set_quiet(true);
+            let (body, md5) = action.clone().body_with_md5();
+            let headers = vec![("content-md5".to_owned(), md5)];
+            let body = Body::Bytes(body.into());
+            let reply = self.request(first.as_str(), "delete", action, headers, body).await?;
+            let failed = DeleteObjectsResponse::parse(&reply.text)
+                .map_err(|error| self.backend(first.as_str(), "delete", error.to_string(), false))?
+                .errors;
+            match failed.first() {
+                None => Ok(()),
+                Some(error) => Err(self.backend(first.as_str(), "delete", format!("{error:?}"), true)),
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Answer<'a, Listing> {
+        Box::pin(async move {
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let mut action = ListObjectsV2::new(bucket, Some(credentials));
+            action.with_prefix(prefix);
+            action.with_max_keys(page.limit);
+            if page.folders {
+                action.with_delimiter("/");
+            }
+            if let Some(after) = page.after {
+                // After a folder means after everything in it. No character of a path sorts after DEL.
+                let end = if after.ends_with('/') { "\u{7f}" } else { "" };
+                action.with_start_after(format!("{after}{end}"));
+            }
+            let reply = self.request(prefix, "list", action, Vec::new(), Body::Empty).await?;
+            let found = ListObjectsV2::parse_response(&reply.text)
+                .map_err(|error| self.backend(prefix, "list", error.to_string(), false))?;
+            let objects: Vec<_> = found
+                .contents
+                .into_iter()
+                .map(|object| {
+                    let modified = object.last_modified.and_then(|time| time.parse().ok()).map(milliseconds);
+                    let meta = ObjectMeta {
+                        size: object.size.unwrap_or_default(),
+                        etag: object.etag.unwrap_or_default(),
+                        modified: modified.unwrap_or_default(),
+                        media_type: None,
+                        metadata: Metadata::new(),
+                    };
+                    (object.key, meta)
+                })
+                .collect();
+            let folders: Vec<_> = found.common_prefixes.into_iter().map(|folder| folder.prefix).collect();
+            let last = objects.last().map(|(path, _)| path).into_iter().chain(folders.last()).max().cloned();
+            Ok(Listing { next: last.filter(|_| found.next_continuation_token.is_some()), objects, folders })
+        })
+    }
+
+    fn create_multipart<'a>(&'a self, path: &'a Path) -> Answer<'a, MultipartId> {
+        Box::pin(async move {
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let action = CreateMultipartUpload::new(bucket, Some(credentials), path.as_str());
+            let operation = "create_multipart";
+            let reply = self.request(path.as_str(), operation, action, Vec::new(), Body::Empty).await?;
+            let created = CreateMultipartUpload::parse_response(&reply.text)
+                .map_err(|error| self.backend(path.as_str(), operation, error.to_string(), false))?;
+            Ok(MultipartId(created.upload_id().to_owned()))
+        })
+    }
+
+    fn put_part<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        number: u16,
+        body: Body,
+    ) -> Answer<'a, Part> {
+        Box::pin(async move {
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let action = UploadPart::new(bucket, Some(credentials), path.as_str(), number, &id.0);
+            let reply = self.request(path.as_str(), "put_part", action, Vec::new(), body).await?;
+            match text_of(&reply.headers, &header::ETAG) {
+                Some(etag) => Ok(Part { number, etag: etag.to_owned() }),
+                None => Err(self.backend(path.as_str(), "put_part", "the answer has no ETag".into(), false)),
+            }
+        })
+    }
+
+    fn complete_multipart<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        parts: &'a [Part],
+    ) -> Answer<'a, ObjectMeta> {
+        Box::pin(async move {
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let operation = "complete_multipart";
+            // The crate would renumber the parts.
+            let none = std::iter::empty();
+            let action = CompleteMultipartUpload::new(bucket, Some(credentials), path.as_str(), &id.0, none);
+            let parts: String = parts
+                .iter()
+                .map(|Part { number, etag }| {
+                    let etag = escape(etag);
+                    format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
+                })
+                .collect();
+            let body = format!(
+                "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>"
+            );
+            let body = Body::Bytes(body.into());
+            let reply = self.request(path.as_str(), operation, action, Vec::new(), body).await?;
+            // S3 starts its answer before it is done, so the body may hold an error.
+            if reply.text.contains("<Error>") {
+                let retryable = element(&reply.text, "Code") == "InternalError";
+                return Err(self.backend(
+                    path.as_str(),
+                    operation,
+                    element(&reply.text, "Message").into(),
+                    retryable,
+                ));
+            }
+            let meta = self.head(path).await?;
+            meta.ok_or_else(|| self.backend(path.as_str(), operation, "it is not there".into(), true))
+        })
+    }
+
+    fn abort_multipart<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let action = AbortMultipartUpload::new(bucket, Some(credentials), path.as_str(), &id.0);
+            let operation = "abort_multipart";
+            let reply = self.exchange(path.as_str(), operation, action, Vec::new(), Body::Empty).await?;
+            if reply.status.is_success() || reply.status == StatusCode::NOT_FOUND {
+                return Ok(());
+            }
+            Err(self.refused(path.as_str(), operation, &reply))
+        })
+    }
+
+    fn digest<'a>(&'a self, path: &'a Path, algorithm: Algorithm) -> Answer<'a, Option<Digest>> {
+        Box::pin(async move {
+            let Some(object) = self.get(path, None).await? else { return Ok(None) };
+            let mut hasher = Hasher::new(algorithm);
+            match object.body {
+                Body::Stream(mut stream) => {
+                    let read = stream.discard(u64::MAX, Some(&mut hasher)).await;
+                    read.map_err(|error| self.error(path.as_str(), error))?;
+                }
+                Body::Bytes(bytes) => hasher.update(&bytes),
+                Body::Empty | Body::Buffer { .. } => {}
+            }
+            Ok(Some(hasher.finish()))
+        })
+    }
+
+    fn copy<'a>(&'a self, from: &'a Path, to: &'a Path) -> Answer<'a, Copied> {
+        Box::pin(async move {
+            let Some(meta) = self.head(from).await? else { return Ok(Copied::Absent) };
+            if meta.size > self.max_copy {
+                self.copy_parts(from, to, meta.size).await?;
+                return Ok(Copied::Done);
+            }
+            let S3Bucket { bucket, credentials } = &self.bucket;
+            let action = PutObject::new(bucket, Some(credentials), to.as_str());
+            let reply =
+                self.exchange(to.as_str(), "copy", action, self.copy_source(from), Body::Empty).await?;
+            // S3 starts its answer before the copy is done, so the body may hold an error.
+            let is_done = reply.status.is_success() && !reply.text.contains("<Error>");
+            Ok(if is_done { Copied::Done } else { Copied::Unsupported })
+        })
     }
 }

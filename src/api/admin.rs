@@ -1,0 +1,17 @@
+//! Administration: jobs run by request.
+
+use http::Uri;
+use serde_json::json;
+
+use super::{Error, Registry, Response, json, parameter};
+use crate::jobs::{Job, Rebuild};
+
+impl Registry<'_> {
+    /// `POST /v2/_pierhead/rebuild?after=<after>`: one step of [`Rebuild`]. Answers `{"next": <after>}`, or `null`
+    /// at the end. Safe to repeat.
+    pub(super) async fn rebuild(&self, uri: &Uri) -> Result<Response, Error> {
+        let after = parameter(uri, "after").filter(|after| !after.is_empty());
+        let step = Rebuild.step(self.app, &self.context, after).await?;
+        Ok(json(json!({"next": step.next}).to_string()))
+    }
+}

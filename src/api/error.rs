@@ -1,0 +1,330 @@
+//! Errors as clients see them: one table from what went wrong to the specification's codes.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+use super::{Response, headers::upload_headers};
+use crate::{
+    oci::{
+        Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidReference, InvalidTag, Manifest,
+        Reference, RepositoryName,
+    },
+    platform::{Body, ReadError},
+    repository::RepositoryError,
+    storage::{StorageError, StorageErrorKind},
+    uploads::{CallError, Refused, UploadError, plan::WrongLength},
+};
+
+/// The codes of the specification ("Error Codes") that this registry uses, and two of `distribution`'s for
+/// failures that are not the client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// The repository does not have the blob.
+    BlobUnknown,
+    /// A chunk is out of order or broken.
+    BlobUploadInvalid,
+    /// There is no such upload.
+    BlobUploadUnknown,
+    /// A digest is malformed, or does not match the content.
+    DigestInvalid,
+    /// A manifest refers to a blob that the repository does not have.
+    ManifestBlobUnknown,
+    /// A manifest is malformed.
+    ManifestInvalid,
+    /// The repository does not have the manifest or tag.
+    ManifestUnknown,
+    /// A repository name is malformed.
+    NameInvalid,
+    /// There is no such repository.
+    NameUnknown,
+    /// Content is too large, or has another length than announced.
+    SizeInvalid,
+    /// The client must authenticate.
+    Unauthorized,
+    /// The client may not do this.
+    Denied,
+    /// There is no such endpoint, or not with this method or parameter.
+    Unsupported,
+    /// The same request may work later.
+    TooManyRequests,
+    /// The configuration is not valid.
+    Unavailable,
+    /// The registry failed.
+    Unknown,
+}
+
+impl ErrorCode {
+    /// The code on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::BlobUploadInvalid => "BLOB_UPLOAD_INVALID",
+            Self::BlobUploadUnknown => "BLOB_UPLOAD_UNKNOWN",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::SizeInvalid => "SIZE_INVALID",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Denied => "DENIED",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+/// Everything a request can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The repository does not have the blob.
+    #[error("blob unknown to this repository: {0}")]
+    BlobUnknown(Digest),
+    /// The repository does not have the manifest or tag.
+    #[error("manifest unknown: {0}")]
+    ManifestUnknown(Reference),
+    /// Nothing was ever pushed to the repository.
+    #[error("repository name not known to registry: {0}")]
+    NameUnknown(RepositoryName),
+    /// The manifest refers to these blobs, which the repository does not have.
+    #[error("the manifest refers to blobs that this repository does not have: push them first")]
+    ManifestBlobUnknown(Vec<Digest>),
+    /// The repository name in a path.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    /// A digest in a path or parameter.
+    #[error(transparent)]
+    InvalidDigest(#[from] InvalidDigest),
+    /// A tag in a path or parameter.
+    #[error(transparent)]
+    InvalidTag(#[from] InvalidTag),
+    /// A manifest's content.
+    #[error(transparent)]
+    InvalidManifest(#[from] InvalidManifest),
+    /// See [`Manifest::MAX_BYTES`].
+    #[error("the manifest is larger than {} bytes", Manifest::MAX_BYTES)]
+    ManifestTooLarge,
+    /// The content does not have the digest in the request.
+    #[error("the content does not have the digest {0}")]
+    DigestMismatch(Digest),
+    /// The `PUT` of an upload has no digest.
+    #[error("finishing an upload needs ?digest=<algorithm>:<hex>")]
+    DigestMissing,
+    /// The session is absent, has ended, or belongs to another repository, or its location is forged.
+    #[error("there is no such upload, or it has ended: start a new one")]
+    UploadUnknown,
+    /// A chunk that does not start at the end of the upload.
+    #[error("the next chunk must start at byte {offset}: continue there")]
+    UploadOutOfOrder {
+        /// The location to continue at.
+        location: String,
+        /// The bytes stored.
+        offset: u64,
+    },
+    /// A chunk has another length than announced.
+    #[error(transparent)]
+    ChunkLength(WrongLength),
+    /// The blob would have more parts than storage takes.
+    #[error("the blob is larger than this registry stores: {0}")]
+    BlobTooLarge(String),
+    /// The client's connection broke.
+    #[error("the request body ended early")]
+    BodyBroken(ReadError),
+    /// A range outside the content.
+    #[error("the requested range is not inside the content of {size} bytes")]
+    RangeNotSatisfiable {
+        /// The length of the content, in bytes.
+        size: u64,
+    },
+    /// A query parameter is malformed.
+    #[error("query parameter {name}: {expected}")]
+    InvalidParameter {
+        /// The parameter.
+        name: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The client must authenticate, or its credentials are wrong.
+    #[error("authentication required")]
+    Unauthenticated {
+        /// The value of `WWW-Authenticate`.
+        challenge: HeaderValue,
+    },
+    /// The client may not do this.
+    #[error("requested access to the resource is denied")]
+    Denied,
+    /// A signed URL is forged, has expired, or was signed with another key.
+    #[error("this URL is not signed, or has expired: ask the registry for the blob again")]
+    NotSigned,
+    /// A known path with another method.
+    #[error("this registry does not support that method here")]
+    Unsupported {
+        /// The value of `Allow`.
+        allow: &'static str,
+    },
+    /// An unknown path.
+    #[error("there is no such endpoint")]
+    NoSuchEndpoint,
+    /// Storage or an upload session is busy; the text is for the operator.
+    #[error("storage or an upload session is busy: try again")]
+    Busy(String),
+    /// A setting or binding is wrong; the text names it and says what it should be.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// The registry failed; the text is for the operator.
+    #[error("something went wrong in the registry")]
+    Internal(String),
+}
+
+impl From<InvalidReference> for Error {
+    fn from(error: InvalidReference) -> Self {
+        match error {
+            InvalidReference::Digest(error) => Self::InvalidDigest(error),
+            InvalidReference::Tag(error) => Self::InvalidTag(error),
+        }
+    }
+}
+
+impl From<StorageError> for Error {
+    fn from(error: StorageError) -> Self {
+        match error.kind {
+            StorageErrorKind::Body(read) => Self::BodyBroken(read),
+            _ if error.is_retryable() => Self::Busy(error.to_string()),
+            _ => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<RepositoryError> for Error {
+    fn from(error: RepositoryError) -> Self {
+        match error {
+            RepositoryError::Storage(error) => error.into(),
+            RepositoryError::BlobsMissing(digests) => Self::ManifestBlobUnknown(digests),
+        }
+    }
+}
+
+impl From<CallError> for Error {
+    /// [`Refused::OutOfOrder`] needs a location: `api::uploads` converts it.
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(Refused::Unknown | Refused::Closed) => Self::UploadUnknown,
+            CallError::Refused(Refused::OutOfOrder { .. }) => Self::Internal(error.to_string()),
+            CallError::Unreachable(message) => Self::Busy(message),
+        }
+    }
+}
+
+impl From<UploadError> for Error {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Session(error) => error.into(),
+            UploadError::Storage(error) => error.into(),
+            UploadError::Repository(error) => error.into(),
+            UploadError::Body(error) => Self::BodyBroken(error),
+            UploadError::Hash(error) => Self::Internal(error.to_string()),
+            UploadError::Length(error) => Self::ChunkLength(error),
+            UploadError::TooLarge => Self::BlobTooLarge(error.to_string()),
+            UploadError::DigestMismatch(digest) => Self::DigestMismatch(digest),
+        }
+    }
+}
+
+impl Error {
+    /// The status and the code.
+    pub fn wire(&self) -> (StatusCode, ErrorCode) {
+        match self {
+            Self::BlobUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
+            Self::ManifestUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            Self::NameUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+            Self::ManifestBlobUnknown(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown),
+            Self::InvalidName(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
+            Self::InvalidDigest(_) | Self::DigestMismatch(_) | Self::DigestMissing => {
+                (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
+            }
+            Self::InvalidTag(_) | Self::InvalidManifest(_) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid)
+            }
+            Self::ManifestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
+            Self::BlobTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
+            Self::UploadUnknown => (StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown),
+            Self::UploadOutOfOrder { .. } => {
+                (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid)
+            }
+            Self::ChunkLength(_) => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
+            Self::BodyBroken(_) => (StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
+            Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::SizeInvalid),
+            Self::InvalidParameter { .. } => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+            Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
+            Self::Denied | Self::NotSigned => (StatusCode::FORBIDDEN, ErrorCode::Denied),
+            Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::NoSuchEndpoint => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+            Self::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
+            Self::Misconfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
+        }
+    }
+
+    /// What the operator should know and the client need not; `None` for a client's mistake.
+    pub fn log_line(&self) -> Option<&str> {
+        match self {
+            Self::Busy(message) | Self::Internal(message) | Self::Misconfigured(message) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The response: the specification's JSON, with an entry for each thing that is wrong.
+    pub fn response(&self) -> Response {
+        let (status, code) = self.wire();
+        let entry = |detail: serde_json::Value| {
+            let (code, message) = (code.as_str(), self.to_string());
+            match detail.is_null() {
+                true => json!({"code": code, "message": message}),
+                false => json!({"code": code, "message": message, "detail": detail}),
+            }
+        };
+        let entries = match self {
+            Self::ManifestBlobUnknown(digests) => {
+                digests.iter().map(|digest| entry(json!({"digest": digest}))).collect()
+            }
+            Self::BlobUnknown(digest) | Self::DigestMismatch(digest) => {
+                vec![entry(json!({"digest": digest}))]
+            }
+            Self::NameUnknown(name) => vec![entry(json!({"name": name}))],
+            Self::ManifestUnknown(reference) => vec![entry(json!({"reference": reference.to_string()}))],
+            _ => vec![entry(serde_json::Value::Null)],
+        };
+        let body = Bytes::from(json!({"errors": entries}).to_string());
+        let length = body.len();
+        let mut response = Response::new(Body::Bytes(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_LENGTH, length.into());
+        match self {
+            Self::Unauthenticated { challenge } => {
+                headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+            }
+            Self::Unsupported { allow } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::Busy(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::RangeNotSatisfiable { size } => {
+                if let Ok(value) = format!("bytes */{size}").parse() {
+                    headers.insert(header::CONTENT_RANGE, value);
+                }
+            }
+            Self::UploadOutOfOrder { location, offset } => {
+                upload_headers(headers, location, *offset);
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,257 @@
+//! Content by its digest, whichever repository has it.
+//!
+//! Nothing here says that a repository has a blob or that somebody may read it: that is a link, and a
+//! [`Repository`](crate::repository::Repository) knows it. What is here never changes, so it may be cached.
+
+mod cache;
+mod edge;
+
+use bytes::Bytes;
+use futures_util::future::try_join;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    context::Context,
+    layout::{CacheEntry, Key},
+    oci::{Digest, Manifest},
+    platform::{Body, ByteRange},
+    storage::{Condition, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
+};
+
+pub use cache::{Cache, MEMORY};
+pub use edge::Edge;
+
+const SIZE: &str = "size";
+const AT: &str = "at";
+
+/// Where the bytes of a blob are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Located {
+    /// Their length, in bytes.
+    pub size: u64,
+    /// Their path, if that is not [`Key::Data`].
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "path_text")]
+    pub at: Option<Path>,
+}
+
+impl Located {
+    /// The path of the bytes of `digest`.
+    pub fn path(&self, digest: &Digest) -> Path {
+        self.at.clone().unwrap_or_else(|| Key::Data(digest).path())
+    }
+
+    /// The metadata of a link or descriptor.
+    pub fn to_metadata(&self) -> Metadata {
+        let mut metadata = Metadata::from([(SIZE.to_owned(), self.size.to_string())]);
+        if let Some(at) = &self.at {
+            metadata.insert(AT.to_owned(), at.to_string());
+        }
+        metadata
+    }
+
+    /// Reads the metadata of a link or descriptor; `None` if another registry wrote it.
+    pub fn from_metadata(metadata: &Metadata) -> Option<Self> {
+        let size = metadata.get(SIZE)?.parse().ok()?;
+        let at = metadata.get(AT).map(|at| at.parse()).transpose().ok()?;
+        Some(Self { size, at })
+    }
+}
+
+mod path_text {
+    use super::Path;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(path: &Option<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(path.as_ref().map_or("", Path::as_str))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Path>, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
+    }
+}
+
+/// Where an answer about immutable content may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// From the store only: the bytes are there now.
+    Strict,
+    /// From a cache as well: the bytes have been there.
+    Cached,
+}
+
+/// The bytes of a blob, and where they came from.
+pub struct Opened {
+    /// The bytes asked for.
+    pub body: Body,
+    /// The blob.
+    pub located: Located,
+    /// The path they were read from; `None` for the edge cache.
+    pub path: Option<Path>,
+}
+
+/// The blobs of one request or job: strict look-ups, and cached ones where the caller allows them.
+#[derive(Clone)]
+pub struct Blobs {
+    store: Store,
+    cache: Cache,
+    context: Context,
+}
+
+impl Blobs {
+    /// The blobs of `store`, with the isolate's cache.
+    pub fn new(store: Store, cache: Cache, context: Context) -> Self {
+        Self { store, cache, context }
+    }
+
+    /// Where the bytes of a blob are. Strict: two look-ups at once.
+    pub async fn locate(
+        &self,
+        digest: &Digest,
+        freshness: Freshness,
+    ) -> Result<Option<Located>, StorageError> {
+        if freshness == Freshness::Strict {
+            return self.locate_in_store(digest).await;
+        }
+        let find = self.locate_in_store(digest);
+        self.cached(CacheEntry::Located, digest, cache::read_located, find, cache::write_located).await
+    }
+
+    async fn locate_in_store(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
+        let data = Key::Data(digest).path();
+        let (data, described) = try_join(self.store.head(&data), self.descriptor(digest)).await?;
+        Ok(data.map(|data| Located { size: data.size, at: None }).or(described))
+    }
+
+    /// Where the bytes of a blob were when this isolate last saw them. No call is made.
+    pub fn remembered(&self, digest: &Digest) -> Option<Located> {
+        self.cache.in_memory(CacheEntry::Located, digest).and_then(cache::read_located)
+    }
+
+    /// Remembers where the bytes of a blob are, as its link says.
+    pub fn remember(&self, digest: &Digest, located: &Located) {
+        self.cache.put_in_memory(CacheEntry::Located, digest, cache::write_located(located));
+    }
+
+    /// Drops what the caches know of a digest.
+    pub fn forget(&self, digest: &Digest) {
+        self.cache.remove(digest, &self.context);
+    }
+
+    /// Reads a blob, or a range of it: from the edge cache of `host`, or from the store.
+    pub async fn open(
+        &self,
+        digest: &Digest,
+        located: &Located,
+        range: Option<ByteRange>,
+        host: Option<&str>,
+    ) -> Result<Option<Opened>, StorageError> {
+        if let Some(host) = host
+            && let Some(body) = self.cache.edge.get(host, digest, located.size, range).await
+        {
+            return Ok(Some(Opened { body, located: located.clone(), path: None }));
+        }
+        if let Some(opened) = self.open_at(digest, located, range).await? {
+            return Ok(Some(opened));
+        }
+        // The bytes may have moved since the link was written.
+        match self.locate(digest, Freshness::Strict).await? {
+            Some(moved) if moved != *located => self.open_at(digest, &moved, range).await,
+            _ => Ok(None),
+        }
+    }
+
+    async fn open_at(
+        &self,
+        digest: &Digest,
+        located: &Located,
+        range: Option<ByteRange>,
+    ) -> Result<Option<Opened>, StorageError> {
+        let path = located.path(digest);
+        let object = self.store.get(&path, range).await?;
+        Ok(object.map(|object| Opened { body: object.body, located: located.clone(), path: Some(path) }))
+    }
+
+    /// Copies a blob that was just read from the store into the edge cache of `host`, in the background.
+    pub fn fill_edge(&self, host: &str, digest: &Digest, opened: &Opened) {
+        if let Some(path) = &opened.path {
+            let blob = (host.to_owned(), digest.clone(), path.clone(), opened.located.size);
+            self.cache.edge.fill(self.store.clone(), blob, &self.context);
+        }
+    }
+
+    /// The content of a manifest.
+    pub async fn manifest(
+        &self,
+        digest: &Digest,
+        freshness: Freshness,
+    ) -> Result<Option<Bytes>, StorageError> {
+        let find = async {
+            // Twice our limit: a bucket copied from elsewhere may hold larger ones.
+            let content = self.store.read(&Key::Data(digest).path(), 2 * Manifest::MAX_BYTES).await?;
+            Ok(content.map(|(content, _)| content))
+        };
+        match freshness {
+            Freshness::Strict => find.await,
+            Freshness::Cached => self.cached(CacheEntry::Manifest, digest, Some, find, Bytes::clone).await,
+        }
+    }
+
+    /// Writes content to its canonical path, verified by the store.
+    pub async fn put(&self, digest: &Digest, body: Body) -> Result<(), StorageError> {
+        let options = PutOptions { digest: Some(digest), ..PutOptions::default() };
+        self.store.put(&Key::Data(digest).path(), body, options).await.map(drop)
+    }
+
+    /// Records the path of bytes that are not at [`Key::Data`]. The first record stands: `Some` is another
+    /// upload's that was faster.
+    pub async fn describe(
+        &self,
+        digest: &Digest,
+        located: &Located,
+    ) -> Result<Option<Located>, StorageError> {
+        let content = serde_json::to_vec(located).unwrap_or_default();
+        let options = PutOptions {
+            metadata: located.to_metadata(),
+            condition: Condition::IfAbsent,
+            media_type: Some("application/json"),
+            ..PutOptions::default()
+        };
+        match self.store.put(&Key::Descriptor(digest).path(), Body::Bytes(content.into()), options).await {
+            Ok(_) => Ok(None),
+            Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => {
+                self.locate(digest, Freshness::Strict).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the descriptor says of bytes that are not at [`Key::Data`]: one look-up.
+    pub async fn descriptor(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
+        let descriptor = self.store.head(&Key::Descriptor(digest).path()).await?;
+        Ok(descriptor.and_then(|meta| Located::from_metadata(&meta.metadata)))
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    async fn cached<T>(
+        &self,
+        entry: CacheEntry,
+        digest: &Digest,
+        read: impl FnOnce(Bytes) -> Option<T>,
+        find: impl Future<Output = Result<Option<T>, StorageError>>,
+        write: impl FnOnce(&T) -> Bytes,
+    ) -> Result<Option<T>, StorageError> {
+        if let Some(value) = self.cache.get(entry, digest, &self.context).await.and_then(read) {
+            return Ok(Some(value));
+        }
+        self.context.log.count_cache(|counts| counts.miss += 1);
+        let value = find.await?;
+        if let Some(value) = &value {
+            self.cache.put(entry, digest, write(value), &self.context);
+        }
+        Ok(value)
+    }
+}

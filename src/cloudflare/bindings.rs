@@ -1,0 +1,87 @@
+//! The worker's environment: bindings and variables.
+
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use serde_json::Value;
+use worker::{Context, Env};
+
+use super::{
+    buffers::JsBuffers, clock::SystemClock, edge_cache::CacheApi, fetch::Fetch, kv::Kv, r2::R2,
+    sessions::DurableSessions,
+};
+use crate::{
+    api::Error,
+    app::Platform,
+    config::{Backend, Config},
+    layout::Key,
+    platform::{Background, Sink},
+    storage::{Store, s3::S3},
+};
+
+/// The bucket's binding in `wrangler.toml`.
+const BUCKET: &str = "BUCKET";
+/// The upload sessions' binding in `wrangler.toml`.
+const UPLOADS: &str = "UPLOADS";
+/// The binding of the descriptor cache's KV namespace in `wrangler.toml`; optional.
+const CACHE: &str = "CACHE";
+
+/// The configuration, from the worker's variables and secrets.
+pub fn config(env: &Env) -> Result<Config, Error> {
+    let lookup = |name: &str| env.var(name).ok().map(|value| value.to_string());
+    Config::from_vars(lookup).map_err(|error| Error::Misconfigured(error.to_string()))
+}
+
+/// The store that the configuration names.
+pub fn store(env: &Env, config: &Config) -> Result<Store, Error> {
+    match (config.storage.backend, &config.storage.s3) {
+        (Backend::S3, Some(bucket)) => {
+            let scratch = Key::Uploads.path();
+            Ok(Store::new(S3::new(Rc::new(Fetch), bucket.clone(), Rc::new(SystemClock), scratch)))
+        }
+        _ => Ok(Store::new(R2::new(env.bucket(BUCKET).map_err(|error| unbound(BUCKET, error))?))),
+    }
+}
+
+/// The platform.
+pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(|error| Error::Internal(error.to_string()))?;
+    let sessions = env.durable_object(UPLOADS).map_err(|error| unbound(UPLOADS, error))?;
+    Ok(Platform {
+        store: store(env, config)?,
+        kv: env.kv(CACHE).ok().map(|namespace| Store::new(Kv::new(namespace))),
+        sessions: Rc::new(DurableSessions::new(sessions)),
+        buffers: Rc::new(JsBuffers),
+        edge_cache: Rc::new(CacheApi),
+        clock: Rc::new(SystemClock),
+        sink: Rc::new(Console),
+        salt,
+    })
+}
+
+fn unbound(name: &str, error: worker::Error) -> Error {
+    Error::Misconfigured(format!("binding {name}: {error}"))
+}
+
+/// The runtime's console.
+pub struct Console;
+
+impl Sink for Console {
+    fn line(&self, line: Value) {
+        if line.get("level").and_then(Value::as_str) == Some("error") {
+            worker::console_error!("{line}");
+        } else {
+            worker::console_log!("{line}");
+        }
+    }
+}
+
+/// `waitUntil`.
+pub struct WaitUntil(pub Context);
+
+impl Background for WaitUntil {
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.0.wait_until(work);
+    }
+}

@@ -1,0 +1,130 @@
+//! Buffers in JavaScript's memory, lent within a budget for the whole isolate.
+
+use std::{any::Any, cell::RefCell, ops::Range};
+
+use futures_util::future::LocalBoxFuture;
+use js_sys::{ArrayBuffer, Uint8Array};
+
+use super::clock::sleep;
+use crate::{
+    platform::{Buffer, Buffers},
+    uploads::PART_SIZE,
+};
+
+/// The memory that an isolate lends, in bytes: half of its 128 MB. Uploads wait while it is spent.
+const BUDGET: usize = 64 * 1024 * 1024;
+
+/// A buffer unused for this long belongs to a request that is gone, in milliseconds: the runtime may drop a
+/// request without telling it.
+const ABANDONED: f64 = 120_000.0;
+
+/// How often a waiting upload tries again, in milliseconds.
+const RETRY: u32 = 10;
+
+/// The isolate's buffers.
+pub struct JsBuffers;
+
+impl Buffers for JsBuffers {
+    fn part_size(&self) -> usize {
+        PART_SIZE
+    }
+
+    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>> {
+        Box::pin(async move {
+            loop {
+                if let Some(buffer) = try_lend(capacity) {
+                    return Box::new(buffer) as Box<dyn Buffer>;
+                }
+                // A timer of this request's own: another request cannot wake this one.
+                sleep(RETRY).await;
+            }
+        })
+    }
+}
+
+/// A buffer in JavaScript's memory.
+pub struct JsBuffer {
+    memory: ArrayBuffer,
+    id: u64,
+}
+
+impl Buffer for JsBuffer {}
+
+impl JsBuffer {
+    /// A range of the bytes, not copied.
+    pub fn view(&self, range: Range<usize>) -> Uint8Array {
+        Uint8Array::new_with_byte_offset_and_length(&self.memory, range.start as u32, range.len() as u32)
+    }
+
+    /// Takes the memory back from a read that has detached it.
+    pub(super) fn put_back(&mut self, memory: ArrayBuffer) {
+        self.memory = memory;
+        LENT.with_borrow_mut(|lent| {
+            if let Some(loan) = lent.loans.iter_mut().find(|loan| loan.id == self.id) {
+                loan.seen = js_sys::Date::now();
+            }
+        });
+    }
+
+    fn recycle(&self) {
+        if self.memory.byte_length() as usize == PART_SIZE {
+            LENT.with_borrow_mut(|lent| lent.idle.push(self.memory.clone()));
+        }
+    }
+}
+
+impl Drop for JsBuffer {
+    fn drop(&mut self) {
+        LENT.with_borrow_mut(|lent| lent.loans.retain(|loan| loan.id != self.id));
+    }
+}
+
+/// A range of a buffer of this platform, not copied; `None` for any other.
+pub fn view(buffer: &dyn Buffer, range: Range<usize>) -> Option<Uint8Array> {
+    let buffer: &dyn Any = buffer;
+    buffer.downcast_ref::<JsBuffer>().map(|buffer| buffer.view(range))
+}
+
+/// Returns a buffer for reuse, once nobody reads from it. A buffer that is only dropped waits for the garbage
+/// collector, which lets many pile up before it runs.
+pub fn recycle(buffer: &dyn Buffer) {
+    let buffer: &dyn Any = buffer;
+    if let Some(buffer) = buffer.downcast_ref::<JsBuffer>() {
+        buffer.recycle();
+    }
+}
+
+struct Loan {
+    id: u64,
+    bytes: usize,
+    seen: f64,
+}
+
+/// The buffers in use, and those of a part's size that wait for reuse.
+#[derive(Default)]
+struct Lent {
+    loans: Vec<Loan>,
+    idle: Vec<ArrayBuffer>,
+    next: u64,
+}
+
+thread_local! {
+    static LENT: RefCell<Lent> = RefCell::default();
+}
+
+fn try_lend(bytes: usize) -> Option<JsBuffer> {
+    LENT.with_borrow_mut(|lent| {
+        let now = js_sys::Date::now();
+        lent.loans.retain(|loan| now - loan.seen < ABANDONED);
+        let used: usize = lent.loans.iter().map(|loan| loan.bytes).sum();
+        if used > 0 && used + bytes > BUDGET {
+            return None;
+        }
+        let reused = if bytes == PART_SIZE { lent.idle.pop() } else { None };
+        // Idle buffers count towards the budget too.
+        lent.idle.truncate(BUDGET.saturating_sub(used + bytes) / PART_SIZE);
+        lent.next += 1;
+        lent.loans.push(Loan { id: lent.next, bytes, seen: now });
+        Some(JsBuffer { memory: reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32)), id: lent.next })
+    })
+}

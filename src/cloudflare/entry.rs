@@ -1,0 +1,69 @@
+//! The entry point of requests, and what an isolate keeps between them.
+
+use std::{cell::RefCell, rc::Rc};
+
+use serde_json::json;
+use worker::{Context, Env, event};
+
+use super::{
+    bindings::{self, Console, WaitUntil},
+    http::{read_request, write_response},
+};
+use crate::{
+    api::{Error, Handler},
+    app::App,
+    auth::Principal,
+    middleware,
+    platform::Sink,
+};
+
+/// What an isolate keeps.
+#[derive(Clone)]
+pub struct Isolate {
+    /// What requests and jobs share.
+    pub app: Rc<App>,
+    handler: Rc<dyn Handler>,
+}
+
+thread_local! {
+    /// Made for the first request: settings and bindings never change. An invalid configuration is not kept.
+    static ISOLATE: RefCell<Option<Isolate>> = const { RefCell::new(None) };
+}
+
+/// The isolate, made if this is its first request.
+pub fn isolate(env: &Env) -> Result<Isolate, Error> {
+    if let Some(isolate) = ISOLATE.with_borrow(Clone::clone) {
+        return Ok(isolate);
+    }
+    let config = bindings::config(env)?;
+    let platform = bindings::platform(env, &config)?;
+    let app = Rc::new(App::new(config, platform));
+    let isolate = Isolate { handler: middleware::stack(&app), app };
+    ISOLATE.set(Some(isolate.clone()));
+    Ok(isolate)
+}
+
+#[event(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
+#[event(fetch)]
+async fn fetch(request: worker::Request, env: Env, context: Context) -> worker::Result<worker::Response> {
+    #[cfg(feature = "test-endpoints")]
+    if let Some(response) = super::test_endpoints::answer(&request).await {
+        return response;
+    }
+    let response = match isolate(&env) {
+        Ok(Isolate { app, handler }) => {
+            let id = request.headers().get("cf-ray")?.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            let context = app.context(Principal::Anonymous, id, Rc::new(WaitUntil(context)));
+            handler.handle(read_request(&request)?, context).await
+        }
+        Err(error) => {
+            Console.line(json!({"level": "error", "message": error.log_line()}));
+            error.response()
+        }
+    };
+    write_response(response)
+}

@@ -1,0 +1,46 @@
+//! Requests and responses, between the runtime's types and the `http` crate's.
+
+use ::http::StatusCode;
+
+use super::stream::{JsStream, raw};
+use crate::{
+    api::{Request, Response},
+    platform::Body,
+};
+
+/// The runtime's request. Its body is passed on as a handle.
+pub fn read_request(request: &worker::Request) -> worker::Result<Request> {
+    let inner = request.inner();
+    let url = request.url()?;
+    let mut builder = ::http::Request::builder()
+        .method(inner.method().as_str())
+        .uri(&url[url::Position::BeforePath..url::Position::AfterQuery]);
+    for (name, value) in request.headers() {
+        builder = builder.header(name, value);
+    }
+    let length = request.headers().get("content-length")?.and_then(|length| length.parse().ok());
+    let body = match inner.body() {
+        Some(stream) if length != Some(0) => JsStream::body(stream, length),
+        _ => Body::Empty,
+    };
+    builder.body(body).map_err(|error| worker::Error::RustError(error.to_string()))
+}
+
+/// The runtime's response. A stream is passed on as a handle, so that no byte enters WebAssembly.
+pub fn write_response(response: Response) -> worker::Result<worker::Response> {
+    let (parts, body) = response.into_parts();
+    let headers = worker::Headers::new();
+    for (name, value) in &parts.headers {
+        headers.append(name.as_str(), value.to_str().unwrap_or_default())?;
+    }
+    let body = match body {
+        Body::Bytes(bytes) => worker::ResponseBody::Body(bytes.into()),
+        Body::Stream(stream) => match raw(&stream) {
+            Some(raw) => worker::ResponseBody::Stream(raw),
+            None => return Err(worker::Error::RustError("the body belongs to another platform".into())),
+        },
+        Body::Empty | Body::Buffer { .. } => worker::ResponseBody::Empty,
+    };
+    debug_assert!(parts.status != StatusCode::SWITCHING_PROTOCOLS);
+    Ok(worker::Response::from_body(body)?.with_status(parts.status.as_u16()).with_headers(headers))
+}

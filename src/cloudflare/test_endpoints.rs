@@ -1,0 +1,22 @@
+//! What the tests need from inside: a panic, at once or after a wait, and the memory in use.
+
+use serde_json::json;
+
+use super::clock::sleep;
+
+/// The response to a test's request; `None` for any other.
+#[expect(clippy::panic, reason = "the tests watch what happens then")]
+pub async fn answer(request: &worker::Request) -> Option<worker::Result<worker::Response>> {
+    match (request.inner().method().as_str(), request.path().as_str()) {
+        ("GET", "/v2/_test/panic") => panic!("asked to"),
+        ("POST", "/v2/_test/panic") => {
+            sleep(1).await;
+            panic!("asked to after a wait")
+        }
+        (_, "/v2/_test/memory") => {
+            let wasm = core::arch::wasm32::memory_size(0) * 64 * 1024;
+            Some(worker::Response::from_json(&json!({"wasm": wasm})))
+        }
+        _ => None,
+    }
+}

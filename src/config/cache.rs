@@ -1,0 +1,28 @@
+//! What is cached, and for how long.
+
+use super::{Vars, vars::number};
+
+/// Limits of the caches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// `EDGE_CACHE_MIB`: the largest blob in the edge cache, in bytes here; 0 turns it off.
+    pub edge_bytes: u64,
+    /// `TAG_CACHE_SECONDS`: how stale an answer about a tag can be, in seconds.
+    pub tag_seconds: u64,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { edge_bytes: 512 << 20, tag_seconds: 0 }
+    }
+}
+
+impl CacheConfig {
+    pub(super) fn read(vars: &mut Vars<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            edge_bytes: vars.read("EDGE_CACHE_MIB", default.edge_bytes >> 20, number) << 20,
+            tag_seconds: vars.read("TAG_CACHE_SECONDS", default.tag_seconds, number),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The configuration: every setting, its default, and what is wrong with it.
+//!
+//! Each group of settings is a file with a reader of its own. A reader names its variables; nothing else does.
+
+mod auth;
+mod cache;
+mod operation;
+mod redirect;
+mod storage;
+mod uploads;
+mod vars;
+
+pub use auth::AuthConfig;
+pub use cache::CacheConfig;
+pub use operation::{Middleware, OperationConfig};
+pub use redirect::RedirectConfig;
+pub use storage::{Backend, StorageConfig};
+pub use uploads::{PurgeMode, UploadConfig};
+
+use self::vars::Vars;
+use crate::redirect::Mode;
+
+/// What a deployment can set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Who may do what.
+    pub auth: AuthConfig,
+    /// Uploads, and what they leave behind.
+    pub uploads: UploadConfig,
+    /// Where everything is stored.
+    pub storage: StorageConfig,
+    /// Where clients get the bytes of blobs.
+    pub redirect: RedirectConfig,
+    /// What is cached, and for how long.
+    pub cache: CacheConfig,
+    /// Middleware and logs.
+    pub operation: OperationConfig,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration is not valid: {}", .0.join("; "))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Config {
+    /// Reads every setting through `lookup` and reports all mistakes at once.
+    pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut vars = Vars::new(&lookup);
+        let config = Self::read(&mut vars);
+        vars.finish().map(|()| config)
+    }
+
+    /// The names of all variables, in the order of the README's table.
+    pub fn variables() -> Vec<&'static str> {
+        let mut vars = Vars::new(&|_| None);
+        Self::read(&mut vars);
+        vars.names
+    }
+
+    fn read(vars: &mut Vars<'_>) -> Self {
+        let config = Self {
+            auth: AuthConfig::read(vars),
+            uploads: UploadConfig::read(vars),
+            storage: StorageConfig::read(vars),
+            redirect: RedirectConfig::read(vars),
+            cache: CacheConfig::read(vars),
+            operation: OperationConfig::read(vars),
+        };
+        if config.storage.s3.is_none() && !vars.has_error_in("S3_") {
+            let needs = "needs S3_ENDPOINT, S3_BUCKET, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY";
+            if config.storage.backend == Backend::S3 {
+                vars.error(format!("STORAGE = s3 {needs}"));
+            }
+            if config.redirect.rules.uses(Mode::Presigned) {
+                vars.error(format!("BLOB_REDIRECT = presigned {needs}"));
+            }
+        }
+        config
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests {
+    use super::*;
+    use crate::auth::Anonymous;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_vars(|name| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_default_allows_nobody() {
+        assert_eq!(read(&[]).unwrap(), Config::default());
+        assert_eq!(read(&[("ANONYMOUS", " ")]).unwrap().auth.anonymous, Anonymous::None);
+    }
+
+    #[test]
+    fn settings_are_read() {
+        let config = read(&[("ANONYMOUS", "pull"), ("UPLOAD_TTL", "12h")]).unwrap();
+        assert_eq!((config.auth.anonymous, config.uploads.ttl_seconds), (Anonymous::Pull, 43_200));
+        let config = read(&[("MIDDLEWARE", "server-timing"), ("EDGE_CACHE_MIB", "3")]).unwrap();
+        assert_eq!(config.operation.middleware, [Middleware::ServerTiming]);
+        assert_eq!(config.cache.edge_bytes, 3 << 20);
+        let config = read(&[("MIDDLEWARE", "none"), ("BLOB_REDIRECT_SKIP_AGENTS", "A/1, , b")]).unwrap();
+        assert_eq!(config.operation.middleware, []);
+        assert_eq!(config.redirect.rules.skip_agents, ["a/1", "b"]);
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_what_is_expected() {
+        let vars =
+            [("ANONYMOUS", "yes"), ("HTPASSWD", "ann:secret"), ("UPLOAD_TTL", "soon"), ("PURGE", "never")];
+        let ConfigError(errors) = read(&vars).unwrap_err();
+        assert_eq!(errors.len(), vars.len());
+        for ((name, _), error) in vars.iter().zip(&errors) {
+            assert!(error.starts_with(&format!("{name} must be ")), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        for (name, value) in [
+            ("STORAGE", "disk"),
+            ("BLOB_REDIRECT", "on"),
+            ("BLOB_REDIRECT_REPOSITORIES", "team"),
+            ("BLOB_REDIRECT_TTL", "8d"),
+            ("BLOB_REDIRECT_TTL", "9s"),
+            ("BLOB_REDIRECT_ORIGIN", "cdn.example.com"),
+            ("BLOB_REDIRECT_ORIGIN", "https://cdn.example.com/blobs"),
+            ("BLOB_REDIRECT_KEYS", "short"),
+            ("EDGE_CACHE_MIB", "1G"),
+            ("TAG_CACHE_SECONDS", "-1"),
+            ("MIDDLEWARE", "server-timing cache"),
+            ("LOG_LEVEL", "verbose"),
+        ] {
+            let ConfigError(errors) = read(&[(name, value)]).unwrap_err();
+            assert!(errors.len() == 1 && errors[0].starts_with(&format!("{name} must be ")), "{errors:?}");
+        }
+        for ttl in ["0s", "59s", "31d", "-1h", "7", "d", "99999999999999999999d", "1w"] {
+            assert!(read(&[("UPLOAD_TTL", ttl)]).is_err(), "{ttl}");
+        }
+    }
+
+    #[test]
+    fn s3_is_set_as_a_whole_where_it_is_needed() {
+        let s3 = [
+            ("S3_ENDPOINT", "https://account.r2.cloudflarestorage.com"),
+            ("S3_BUCKET", "images"),
+            ("S3_ACCESS_KEY_ID", "AKID"),
+            ("S3_SECRET_ACCESS_KEY", "hidden"),
+        ];
+        let config = read(&s3).unwrap();
+        assert!(config.storage.s3.is_some() && !format!("{config:?}").contains("hidden"));
+        for missing in 0..s3.len() {
+            let rest: Vec<_> =
+                s3.iter().enumerate().filter(|(n, _)| *n != missing).map(|(_, var)| *var).collect();
+            let ConfigError(errors) = read(&rest).unwrap_err();
+            assert_eq!(errors, [format!("{} must be set, as the other S3_ variables are", s3[missing].0)]);
+        }
+        for needy in [
+            ("STORAGE", "s3"),
+            ("BLOB_REDIRECT", "presigned"),
+            ("BLOB_REDIRECT_REPOSITORIES", "team/*=presigned"),
+        ] {
+            assert!(read(&[needy]).unwrap_err().0[0].contains("needs S3_ENDPOINT"));
+            assert!(read(&[&s3[..], &[needy]].concat()).is_ok());
+        }
+    }
+}

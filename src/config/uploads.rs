@@ -1,0 +1,60 @@
+//! Uploads, and what they leave behind.
+
+use std::str::FromStr;
+
+use super::{Vars, vars::seconds};
+
+/// The lifetime of uploads, and the purge of what abandoned ones have stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadConfig {
+    /// `UPLOAD_TTL`: the lifetime of an upload from its start, in seconds; 1 minute to 30 days.
+    pub ttl_seconds: u64,
+    /// `PURGE`: what the hourly job does.
+    pub purge: PurgeMode,
+}
+
+/// What the purge job does with objects that belong to no blob.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PurgeMode {
+    /// It removes them.
+    #[default]
+    On,
+    /// It reports them.
+    DryRun,
+    /// It does not run.
+    Off,
+}
+
+impl FromStr for PurgeMode {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "on" => Ok(Self::On),
+            "dry-run" => Ok(Self::DryRun),
+            "off" => Ok(Self::Off),
+            _ => Err("one of on, dry-run, off".to_owned()),
+        }
+    }
+}
+
+impl Default for UploadConfig {
+    fn default() -> Self {
+        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: PurgeMode::default() }
+    }
+}
+
+impl UploadConfig {
+    pub(super) fn read(vars: &mut Vars<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            ttl_seconds: vars.read("UPLOAD_TTL", default.ttl_seconds, ttl),
+            purge: vars.parse("PURGE", default.purge),
+        }
+    }
+}
+
+fn ttl(text: &str) -> Result<u64, String> {
+    let valid = seconds(text).filter(|seconds| (60..=2_592_000).contains(seconds));
+    valid.ok_or_else(|| "a time between 1m and 30d, such as 90s, 30m, 12h or 7d".to_owned())
+}

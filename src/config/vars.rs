@@ -1,0 +1,75 @@
+//! Variables as text, and the parsers that several groups of settings use.
+
+use std::str::FromStr;
+
+use super::ConfigError;
+
+/// The variables, and what is wrong with them so far.
+pub(super) struct Vars<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    errors: Vec<String>,
+    /// The names read so far, in order.
+    pub names: Vec<&'static str>,
+}
+
+impl<'a> Vars<'a> {
+    pub fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { lookup, errors: Vec::new(), names: Vec::new() }
+    }
+
+    pub fn finish(self) -> Result<(), ConfigError> {
+        if self.errors.is_empty() { Ok(()) } else { Err(ConfigError(self.errors)) }
+    }
+
+    pub fn error(&mut self, error: String) {
+        self.errors.push(error);
+    }
+
+    /// Whether a variable with this prefix is wrong.
+    pub fn has_error_in(&self, prefix: &str) -> bool {
+        self.errors.iter().any(|error| error.starts_with(prefix))
+    }
+
+    /// A variable, trimmed; `None` if it is not set or empty.
+    pub fn text(&mut self, name: &'static str) -> Option<String> {
+        self.names.push(name);
+        (self.lookup)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// A variable as `parse` reads it. The error of `parse` says what is expected.
+    pub fn read<T>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        let Some(text) = self.text(name) else { return default };
+        parse(&text).unwrap_or_else(|expected| {
+            self.errors.push(format!("{name} must be {expected}"));
+            default
+        })
+    }
+
+    /// A variable of a type that reads itself.
+    pub fn parse<T: FromStr<Err = String>>(&mut self, name: &'static str, default: T) -> T {
+        self.read(name, default, str::parse)
+    }
+}
+
+/// A number up to a million.
+pub(super) fn number(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number <= 1_000_000);
+    number.ok_or_else(|| "a number from 0 to 1000000".to_owned())
+}
+
+/// A number with a unit (`90s`, `30m`, `12h`, `7d`), in seconds; `None` for anything else.
+pub(super) fn seconds(text: &str) -> Option<u64> {
+    let unit = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return None,
+    };
+    text.get(..text.len() - 1)?.parse::<u64>().ok()?.checked_mul(unit)
+}

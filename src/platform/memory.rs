@@ -1,0 +1,126 @@
+//! A platform in memory, for tests: streams, buffers, a clock, and no background.
+
+use std::{any::Any, cell::Cell, ops::Range, rc::Rc};
+
+use bytes::Bytes;
+use futures_util::future::{LocalBoxFuture, ready};
+
+use super::{Buffer, Buffers, ByteStream, Clock, ReadError, Stream, Timestamp};
+use crate::oci::Hasher;
+
+/// A stream over bytes in memory, which may hide its length or break at its end as a connection does.
+#[derive(Debug, Clone)]
+pub struct MemoryStream {
+    bytes: Bytes,
+    knows_length: bool,
+    breaks: bool,
+}
+
+impl MemoryStream {
+    /// A stream that knows its length.
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        Self { bytes: bytes.into(), knows_length: true, breaks: false }
+    }
+
+    /// A stream that does not know its length, like a request with chunked transfer coding.
+    pub fn chunked(bytes: impl Into<Bytes>) -> Self {
+        Self { knows_length: false, ..Self::new(bytes) }
+    }
+
+    /// A stream that fails at its end.
+    pub fn broken(bytes: impl Into<Bytes>) -> Self {
+        Self { knows_length: false, breaks: true, ..Self::new(bytes) }
+    }
+
+    fn take(&mut self, limit: usize, hasher: Option<&mut Hasher>) -> Result<Bytes, ReadError> {
+        let bytes = self.bytes.split_to(self.bytes.len().min(limit));
+        if bytes.len() < limit && self.breaks {
+            return Err(ReadError::Broken("the connection was cut".into()));
+        }
+        if let Some(hasher) = hasher {
+            hasher.update(&bytes);
+        }
+        Ok(bytes)
+    }
+}
+
+impl From<MemoryStream> for Stream {
+    fn from(stream: MemoryStream) -> Self {
+        Box::new(stream)
+    }
+}
+
+impl ByteStream for MemoryStream {
+    fn content_length(&self) -> Option<u64> {
+        self.knows_length.then_some(self.bytes.len() as u64)
+    }
+
+    fn read_into<'a>(
+        &'a mut self,
+        buffer: &'a mut dyn Buffer,
+        range: Range<usize>,
+        hasher: Option<&'a mut Hasher>,
+    ) -> LocalBoxFuture<'a, Result<usize, ReadError>> {
+        let read = || {
+            let bytes = self.take(range.len(), hasher)?;
+            let end = range.start + bytes.len();
+            let buffer: &mut dyn Any = buffer;
+            let place =
+                buffer.downcast_mut::<MemoryBuffer>().and_then(|buffer| buffer.0.get_mut(range.start..end));
+            place.ok_or(ReadError::TooLarge { limit: range.end })?.copy_from_slice(&bytes);
+            Ok(end)
+        };
+        Box::pin(ready(read()))
+    }
+
+    fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, ReadError>> {
+        Box::pin(ready(match *self {
+            Self { breaks: true, .. } => Err(ReadError::Broken("the connection was cut".into())),
+            Self { bytes, .. } if bytes.len() > limit => Err(ReadError::TooLarge { limit }),
+            Self { bytes, .. } => Ok(bytes),
+        }))
+    }
+
+    fn discard<'a>(
+        &'a mut self,
+        limit: u64,
+        hasher: Option<&'a mut Hasher>,
+    ) -> LocalBoxFuture<'a, Result<(), ReadError>> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Box::pin(ready(self.take(limit, hasher).map(drop)))
+    }
+
+    fn cancel(self: Box<Self>) {}
+}
+
+/// A buffer in memory.
+pub struct MemoryBuffer(pub(crate) Vec<u8>);
+
+impl Buffer for MemoryBuffer {}
+
+/// Buffers without a budget, for parts of `part_size` bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryBuffers {
+    /// The size of a part, in bytes.
+    pub part_size: usize,
+}
+
+impl Buffers for MemoryBuffers {
+    fn part_size(&self) -> usize {
+        self.part_size
+    }
+
+    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>> {
+        Box::pin(async move { Box::new(MemoryBuffer(vec![0; capacity])) as Box<dyn Buffer> })
+    }
+}
+
+/// A clock that moves only when a test sets it, in milliseconds. Clones share the time.
+#[derive(Debug, Clone, Default)]
+pub struct ManualClock(pub Rc<Cell<u64>>);
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.get())
+    }
+}

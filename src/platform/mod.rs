@@ -1,0 +1,16 @@
+//! Ports: what the registry needs from the platform it runs on, and nothing of any one platform.
+
+pub mod background;
+pub mod body;
+pub mod clock;
+pub mod edge_cache;
+pub mod http_client;
+pub mod log;
+pub mod memory;
+
+pub use background::Background;
+pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, ReadError, Stream};
+pub use clock::{Clock, Timestamp};
+pub use edge_cache::EdgeCache;
+pub use http_client::HttpClient;
+pub use log::{Level, RequestLog, Sink};

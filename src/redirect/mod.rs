@@ -1,0 +1,100 @@
+//! Redirects: URLs at which a client fetches the bytes of a blob by itself.
+//!
+//! [`presigned`] makes URLs of the S3 store, [`signed`] those that this registry, or a CDN in front of it,
+//! verifies. Another kind is a file here, a [`Mode`], and an arm in [`Redirects::url`].
+
+mod exceptions;
+pub mod presigned;
+pub mod signed;
+
+use std::str::FromStr;
+
+use self::{presigned::Presigned, signed::Signed};
+use crate::{
+    oci::{Digest, RepositoryName},
+    storage::{Path, StorageError},
+};
+
+pub use exceptions::Exceptions;
+
+/// How a client gets the bytes of a blob.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// From the registry.
+    #[default]
+    Off,
+    /// From the store, at a presigned S3 URL.
+    Presigned,
+    /// From this registry or a CDN, at a signed URL valid for anyone until it expires.
+    Signed,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "off" => Ok(Self::Off),
+            "presigned" => Ok(Self::Presigned),
+            "signed" => Ok(Self::Signed),
+            _ => Err("one of off, presigned, signed".to_owned()),
+        }
+    }
+}
+
+/// Which clients are redirected for which repositories.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The mode for all repositories without an exception.
+    pub mode: Mode,
+    /// Other modes for some repositories.
+    pub exceptions: Exceptions,
+    /// Substrings of the `User-Agent`s that are never redirected, in lower case.
+    pub skip_agents: Vec<String>,
+}
+
+impl Rules {
+    /// How a client with this `User-Agent` gets the blobs of a repository.
+    pub fn mode(&self, name: &RepositoryName, agent: Option<&str>) -> Mode {
+        let mode = self.exceptions.mode(name).unwrap_or(self.mode);
+        if mode == Mode::Off || self.skip_agents.is_empty() {
+            return mode;
+        }
+        let agent = agent.unwrap_or_default().to_lowercase();
+        if self.skip_agents.iter().any(|skipped| agent.contains(skipped)) { Mode::Off } else { mode }
+    }
+
+    /// Whether any repository uses this mode.
+    pub fn uses(&self, mode: Mode) -> bool {
+        self.mode == mode || self.exceptions.modes().any(|other| other == mode)
+    }
+}
+
+/// Makes redirect URLs.
+pub struct Redirects {
+    /// Who is redirected how.
+    pub rules: Rules,
+    /// Signs for [`Mode::Presigned`]; there if any repository uses it.
+    pub presigned: Option<Presigned>,
+    /// Signs for [`Mode::Signed`]; there if any repository uses it.
+    pub signed: Option<Signed>,
+}
+
+impl Redirects {
+    /// A URL for one `GET` of a blob, whose bytes are stored at `path`. `None`: the registry serves the bytes.
+    pub async fn url(
+        &self,
+        mode: Mode,
+        digest: &Digest,
+        path: &Path,
+    ) -> Result<Option<String>, StorageError> {
+        Ok(match mode {
+            Mode::Off => None,
+            Mode::Presigned => self.presigned.as_ref().map(|presigned| presigned.url(path)),
+            Mode::Signed => match &self.signed {
+                Some(signed) => Some(signed.url(digest).await?),
+                None => None,
+            },
+        })
+    }
+}

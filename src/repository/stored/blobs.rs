@@ -1,0 +1,77 @@
+//! Blobs of a repository: their links.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
+
+use super::{CONCURRENCY, Stored};
+use crate::{
+    blobs::{Freshness, Located},
+    layout::Key,
+    oci::Digest,
+    storage::{Metadata, StorageError},
+};
+
+impl Stored {
+    /// One look-up: the link. A link without metadata takes the two look-ups of [`Blobs::locate`] more; an
+    /// isolate that has met such a link makes all three at once where a cached answer will do.
+    ///
+    /// [`Blobs::locate`]: crate::blobs::Blobs::locate
+    pub(super) async fn locate_blob(
+        &self,
+        digest: &Digest,
+        freshness: Freshness,
+    ) -> Result<Option<Located>, StorageError> {
+        let path = Key::Layer(&self.name, digest).path();
+        let link = self.store().head(&path);
+        let (link, early) = if freshness == Freshness::Cached && self.has_foreign_links.get() {
+            let (link, located) = try_join(link, self.blobs.locate(digest, freshness)).await?;
+            (link, Some(located))
+        } else {
+            (link.await?, None)
+        };
+        let Some(link) = link else { return Ok(None) };
+        if let Some(located) = Located::from_metadata(&link.metadata) {
+            if freshness == Freshness::Cached {
+                self.blobs.remember(digest, &located);
+            }
+            return Ok(Some(located));
+        }
+        self.has_foreign_links.set(true);
+        match early {
+            Some(located) => Ok(located),
+            None => self.blobs.locate(digest, freshness).await,
+        }
+    }
+
+    /// Which of `digests` this repository lacks.
+    pub(super) async fn missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StorageError> {
+        stream::iter(digests)
+            .map(
+                async |digest| Ok((!self.has(Key::Layer(&self.name, digest)).await?).then(|| digest.clone())),
+            )
+            .buffered(CONCURRENCY)
+            .try_filter_map(async |missing| Ok(missing))
+            .try_collect()
+            .await
+    }
+
+    /// Writes both links at once. Collection of unlinked bytes writes its marker before it lists the links, so
+    /// this is the place to read that marker, after the links.
+    pub(super) async fn link(&self, digest: &Digest, located: &Located) -> Result<(), StorageError> {
+        let link = self.put(Key::Layer(&self.name, digest), digest.to_string(), located.to_metadata());
+        let reverse = self.put(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
+        try_join(link, reverse).await.map(drop)
+    }
+
+    pub(super) async fn unlink(&self, digest: &Digest) -> Result<bool, StorageError> {
+        if !self.has(Key::Layer(&self.name, digest)).await? {
+            return Ok(false);
+        }
+        // The visible link first: a stale reverse link costs one look-up.
+        self.delete(&[Key::Layer(&self.name, digest)]).await?;
+        if !self.has(Key::Revision(&self.name, digest)).await? {
+            self.delete(&[Key::ReverseLink(digest, &self.name)]).await?;
+        }
+        Ok(true)
+    }
+}

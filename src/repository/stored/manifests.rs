@@ -1,0 +1,132 @@
+//! Manifests of a repository: their content, links and tags.
+
+use bytes::Bytes;
+use futures_util::future::{try_join, try_join_all, try_join3};
+
+use super::Stored;
+use crate::{
+    blobs::{Freshness, Located},
+    layout::Key,
+    oci::{Digest, Manifest, Tag},
+    platform::Body,
+    repository::{NewManifest, RepositoryError, Revision},
+    storage::{Metadata, ObjectMeta, Path, StorageError, StorageErrorKind},
+};
+
+/// The longest link, in bytes: a digest and a line end.
+const MAX_LINK: usize = 256;
+
+/// The metadata of a manifest's link that holds its media type.
+const MEDIA_TYPE: &str = "media-type";
+
+impl Stored {
+    /// The manifest that a tag points to: one look-up, strongly consistent.
+    pub(super) async fn tag(&self, tag: &Tag) -> Result<Option<Revision>, StorageError> {
+        let revision = self.read_link(&Key::TagCurrent(&self.name, tag).path()).await?;
+        if revision.as_ref().is_some_and(|revision| revision.description.is_none()) {
+            self.has_foreign_links.set(true);
+        }
+        Ok(revision)
+    }
+
+    /// The manifest with this digest: one look-up.
+    pub(super) async fn revision_by_digest(&self, digest: &Digest) -> Result<Option<Revision>, StorageError> {
+        let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
+        Ok(link.map(|meta| Revision { digest: digest.clone(), description: description(&meta) }))
+    }
+
+    async fn read_link(&self, path: &Path) -> Result<Option<Revision>, StorageError> {
+        let Some((content, meta)) = self.store().read(path, MAX_LINK).await? else { return Ok(None) };
+        match std::str::from_utf8(&content).ok().and_then(|text| text.trim().parse().ok()) {
+            Some(digest) => Ok(Some(Revision { digest, description: description(&meta) })),
+            None => {
+                let message = "the link does not hold a digest".to_owned();
+                let kind = StorageErrorKind::Backend { operation: "read", message, retryable: false };
+                Err(self.store().error(path, kind))
+            }
+        }
+    }
+
+    /// Checks the manifest's blobs, then writes its content, its links, its tags.
+    pub(super) async fn push(&self, new: &NewManifest, tags: &[Tag]) -> Result<(), RepositoryError> {
+        let NewManifest { digest, manifest, content } = new;
+        let missing = self.missing(&manifest.blobs).await?;
+        if !missing.is_empty() {
+            return Err(RepositoryError::BlobsMissing(missing));
+        }
+        self.blobs.put(digest, Body::Bytes(content.clone())).await?;
+
+        let size = content.len() as u64;
+        let mut metadata = Located { size, at: None }.to_metadata();
+        metadata.insert(MEDIA_TYPE.to_owned(), manifest.media_type.clone());
+        let link = self.put(Key::Revision(&self.name, digest), digest.to_string(), metadata.clone());
+        try_join(link, self.index(digest, Some((manifest, size)))).await?;
+
+        try_join_all(tags.iter().map(async |tag| {
+            self.put(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await?;
+            self.put(Key::TagCurrent(&self.name, tag), digest.to_string(), metadata.clone()).await
+        }))
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn index(
+        &self,
+        digest: &Digest,
+        content: Option<(&Manifest, u64)>,
+    ) -> Result<(), StorageError> {
+        let reverse = self.put(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
+        let referrer = async {
+            match content {
+                Some((manifest, size)) => self.add_referrer(digest, manifest, size).await,
+                None => Ok(()),
+            }
+        };
+        try_join3(reverse, self.add_to_catalog(), referrer).await.map(drop)
+    }
+
+    /// Looks first: R2 takes one write a second to a key.
+    async fn add_to_catalog(&self) -> Result<(), StorageError> {
+        if self.has(Key::Repository(&self.name)).await? {
+            return Ok(());
+        }
+        self.put(Key::Repository(&self.name), Bytes::new(), Metadata::new()).await
+    }
+
+    pub(super) async fn remove_tag(&self, tag: &Tag) -> Result<bool, StorageError> {
+        let current = Key::TagCurrent(&self.name, tag).path();
+        if self.store().head(&current).await?.is_none() {
+            return Ok(false);
+        }
+        self.store().delete(&[current]).await?;
+        self.store().delete_tree(&Key::Tag(&self.name, tag).path()).await?;
+        Ok(true)
+    }
+
+    pub(super) async fn remove_manifest(&self, digest: &Digest) -> Result<bool, StorageError> {
+        if !self.has(Key::Revision(&self.name, digest)).await? {
+            return Ok(false);
+        }
+        for tag in self.tags_of(digest).await? {
+            self.remove_tag(&tag).await?;
+        }
+        if let Some(content) = self.blobs.manifest(digest, Freshness::Strict).await? {
+            let media_type = Manifest::detect_media_type(&content);
+            let manifest = Manifest::parse(Some(&media_type), &content).ok();
+            if let Some(subject) = manifest.and_then(|manifest| manifest.subject) {
+                self.delete(&[Key::Referrer { name: &self.name, subject: &subject, referrer: digest }])
+                    .await?;
+            }
+        }
+        self.delete(&[Key::Revision(&self.name, digest)]).await?;
+        if !self.has(Key::Layer(&self.name, digest)).await? {
+            self.delete(&[Key::ReverseLink(digest, &self.name)]).await?;
+        }
+        Ok(true)
+    }
+}
+
+fn description(meta: &ObjectMeta) -> Option<(u64, String)> {
+    let located = Located::from_metadata(&meta.metadata)?;
+    Some((located.size, meta.metadata.get(MEDIA_TYPE)?.clone()))
+}

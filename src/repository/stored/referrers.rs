@@ -1,0 +1,76 @@
+//! Referrers of a repository's manifests.
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{CONCURRENCY, Stored};
+use crate::{
+    layout::{Key, trailing_digest},
+    oci::{Descriptor, Digest, Manifest},
+    repository::ListPage,
+    storage::{Metadata, ObjectMeta, Page, StorageError},
+};
+
+/// The metadata of a referrer's entry that holds its descriptor.
+const DESCRIPTOR: &str = "descriptor";
+
+/// The longest descriptor in metadata, in bytes, so that a listing needs no further read. R2 allows 2 KiB of
+/// metadata in all.
+const MAX_DESCRIPTOR: usize = 1536;
+
+impl Stored {
+    /// Adds a manifest to its subject's referrers, if it has a subject.
+    pub(super) async fn add_referrer(
+        &self,
+        digest: &Digest,
+        manifest: &Manifest,
+        size: u64,
+    ) -> Result<(), StorageError> {
+        let Some(subject) = &manifest.subject else { return Ok(()) };
+        let descriptor = Descriptor {
+            media_type: manifest.media_type.clone(),
+            digest: digest.clone(),
+            size,
+            urls: Vec::new(),
+            artifact_type: manifest.artifact_type.clone(),
+            annotations: manifest.annotations.clone(),
+        };
+        let content = serde_json::to_string(&descriptor).unwrap_or_default();
+        let mut metadata = Metadata::new();
+        // Metadata travels in HTTP headers: ASCII, and no runs of spaces, which S3's signatures fold.
+        if content.len() <= MAX_DESCRIPTOR && content.is_ascii() && !content.contains("  ") {
+            metadata.insert(DESCRIPTOR.to_owned(), content.clone());
+        }
+        self.put(Key::Referrer { name: &self.name, subject, referrer: digest }, content, metadata).await
+    }
+
+    /// One listing, and a read for each descriptor too long for metadata.
+    pub(super) async fn list_referrers(
+        &self,
+        subject: &Digest,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<ListPage<Descriptor>, StorageError> {
+        let prefix = Key::Referrers(&self.name, subject).path().folder();
+        let after = after.map(|referrer| Key::Referrer { name: &self.name, subject, referrer }.path());
+        let page = Page { after: after.as_ref().map(|path| path.as_str()), limit, folders: false };
+        let listing = self.store().list(&prefix, page).await?;
+        let next = listing.next.as_deref().and_then(trailing_digest).map(|digest| digest.to_string());
+        Ok(ListPage { entries: self.descriptors(listing.objects).await?, next })
+    }
+
+    async fn descriptors(&self, entries: Vec<(String, ObjectMeta)>) -> Result<Vec<Descriptor>, StorageError> {
+        stream::iter(entries)
+            .map(async |(path, meta)| {
+                if let Some(descriptor) = meta.metadata.get(DESCRIPTOR) {
+                    return Ok(serde_json::from_str(descriptor).ok());
+                }
+                let Ok(path) = path.parse() else { return Ok(None) };
+                let content = self.store().read(&path, 2 * Manifest::MAX_BYTES).await?;
+                Ok(content.and_then(|(content, _)| serde_json::from_slice(&content).ok()))
+            })
+            .buffered(CONCURRENCY)
+            .try_filter_map(async |descriptor| Ok(descriptor))
+            .try_collect()
+            .await
+    }
+}

@@ -1,0 +1,149 @@
+//! Tags of a repository.
+
+use std::collections::BTreeSet;
+
+use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
+
+use super::{CONCURRENCY, Stored};
+use crate::{
+    layout::Key,
+    oci::{Digest, RepositoryName, Tag},
+    repository::ListPage,
+    storage::{Page, StorageError, Store},
+};
+
+impl Stored {
+    pub(super) async fn list_tags(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<ListPage<String>>, StorageError> {
+        let mut entries = match limit {
+            0 => Vec::new(),
+            limit => first_tags(self.store(), &self.name, after, limit + 1).await?,
+        };
+        if entries.is_empty() && !self.exists().await? {
+            return Ok(None);
+        }
+        let has_more = entries.len() > limit;
+        entries.truncate(limit);
+        Ok(Some(ListPage { next: entries.last().filter(|_| has_more).cloned(), entries }))
+    }
+
+    /// The tags that point to a manifest: of those that ever did, those that still do.
+    pub(super) async fn tags_of(&self, digest: &Digest) -> Result<Vec<Tag>, StorageError> {
+        let prefix = Key::Tags(&self.name).path().folder();
+        let index = format!("/index/{}/{}/link", digest.algorithm(), digest.hex());
+        let candidates: Vec<Tag> = self
+            .store()
+            .list_all(&prefix)
+            .await?
+            .iter()
+            .filter_map(|(path, _)| path.strip_prefix(&prefix)?.strip_suffix(&index)?.parse().ok())
+            .collect();
+        stream::iter(candidates)
+            .map(async |tag| {
+                let revision = self.tag(&tag).await?;
+                Ok(revision.is_some_and(|revision| revision.digest == *digest).then_some(tag))
+            })
+            .buffered(CONCURRENCY)
+            .try_filter_map(async |tag| Ok(tag))
+            .try_collect()
+            .await
+    }
+}
+
+/// The first `limit` tags after `last`, in byte order.
+///
+/// Storage lists folders, in the order of the tags with a `/` appended: `v1-a/` comes before `v1/`, because `-`
+/// and `.` sort before `/`. So a tag may be listed after a longer one that starts with it. Of the tags not yet
+/// listed, only prefixes of the last one listed can sort before those already seen. These few are looked up one
+/// by one, and the rest of the listing need not be read.
+async fn first_tags(
+    store: &Store,
+    name: &RepositoryName,
+    last: Option<&str>,
+    limit: usize,
+) -> Result<Vec<String>, StorageError> {
+    let prefix = Key::Tags(name).path().folder();
+    let is_wanted = |tag: &str| last.is_none_or(|last| tag > last);
+    let mut tags = BTreeSet::new();
+    // Every tag after `last` is also listed after it.
+    let mut after = last.map(|last| format!("{prefix}{last}"));
+    loop {
+        let page = Page { after: after.as_deref(), limit: Page::MAX, folders: true };
+        let listing = store.list(&prefix, page).await?;
+        let names =
+            listing.folders.iter().filter_map(|folder| folder.strip_prefix(&prefix)?.strip_suffix('/'));
+        tags.extend(names.filter(|tag| is_wanted(tag)).map(str::to_owned));
+        let Some(next) = listing.next else { break };
+        if tags.len() >= limit {
+            let seen = next.strip_prefix(&prefix).unwrap_or_default().trim_end_matches('/');
+            let prefixes = seen
+                .match_indices(['-', '.'])
+                .filter_map(|(end, _)| seen.get(..end)?.parse::<Tag>().ok())
+                .filter(|tag| is_wanted(tag.as_str()) && !tags.contains(tag.as_str()));
+            let found = try_join_all(prefixes.map(async |tag| {
+                let current = store.head(&Key::TagCurrent(name, &tag).path()).await?;
+                Ok::<_, StorageError>(current.map(|_| tag.to_string()))
+            }))
+            .await?;
+            tags.extend(found.into_iter().flatten());
+            break;
+        }
+        after = Some(next);
+    }
+    Ok(tags.into_iter().take(limit).collect())
+}
+
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests {
+    use super::*;
+    use crate::{
+        platform::Body,
+        storage::{PutOptions, memory::Memory},
+    };
+    use futures_executor::block_on;
+    use proptest::prelude::*;
+
+    async fn check(tags: &BTreeSet<String>, step: usize) {
+        let name: RepositoryName = "a".parse().unwrap();
+        let store = Store::new(Memory::default());
+        for tag in tags {
+            let path = Key::TagCurrent(&name, &tag.parse().unwrap()).path();
+            store.put(&path, Body::Empty, PutOptions::default()).await.unwrap();
+        }
+        let (mut seen, mut last) = (Vec::<String>::new(), None::<String>);
+        loop {
+            let page = first_tags(&store, &name, last.as_deref(), step).await.unwrap();
+            assert!(page.len() <= step);
+            if page.is_empty() {
+                break;
+            }
+            last = page.last().cloned();
+            seen.extend(page);
+        }
+        assert_eq!(seen, tags.iter().cloned().collect::<Vec<_>>());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn pages_are_in_the_order_of_tags(
+            tags in prop::collection::btree_set("[ab0_][ab0_.-]{0,4}", 0..40),
+            step in 1usize..7,
+        ) {
+            block_on(check(&tags, step));
+        }
+    }
+
+    #[test]
+    fn also_when_a_listing_has_several_pages() {
+        // Enough tags for three pages of storage, each `v<n>` listed after its `v<n>-x`.
+        let tags = (0..700).flat_map(|n| [format!("v{n}"), format!("v{n}-x"), format!("v{n}.y")]).collect();
+        for step in [999, 1000, 1500] {
+            block_on(check(&tags, step));
+        }
+    }
+}

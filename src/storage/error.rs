@@ -1,0 +1,55 @@
+//! What goes wrong in a driver.
+
+use crate::platform::ReadError;
+
+/// A failed storage operation. The message is for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{driver}: {path}: {kind}")]
+pub struct StorageError {
+    /// The driver's name.
+    pub driver: &'static str,
+    /// The path or prefix of the operation.
+    pub path: String,
+    /// What went wrong.
+    pub kind: StorageErrorKind,
+}
+
+impl StorageError {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, StorageErrorKind::Backend { retryable: true, .. })
+    }
+}
+
+/// The ways in which a driver fails.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StorageErrorKind {
+    /// A range starts at or after the end of the object.
+    #[error("offset {offset} is not inside the object")]
+    InvalidOffset {
+        /// The first byte asked for.
+        offset: u64,
+    },
+    /// The driver cannot do this.
+    #[error("the driver does not support {0}")]
+    Unsupported(&'static str),
+    /// The [`Condition`](super::Condition) of a write did not hold.
+    #[error("the condition of the write does not hold")]
+    Precondition,
+    /// The content does not have the digest that was announced.
+    #[error("the content does not have the announced digest")]
+    DigestMismatch,
+    /// The content came from a stream that broke.
+    #[error(transparent)]
+    Body(#[from] ReadError),
+    /// The store answered with an error, or not at all.
+    #[error("{operation}: {message}")]
+    Backend {
+        /// The operation.
+        operation: &'static str,
+        /// The store's own words.
+        message: String,
+        /// Whether the same request may succeed later.
+        retryable: bool,
+    },
+}

@@ -1,0 +1,159 @@
+//! The ledger of one upload: its session and what it has stored, kept in step by one writer.
+
+use std::rc::Rc;
+
+use super::{CallError, Checkpoint, Command, MAX_PARTS, Staged, Upload, UploadError, UploadSessions};
+use crate::{
+    layout::Key,
+    oci::{HashState, UploadId},
+    platform::{Body, Buffer},
+    storage::{MultipartId, Part, Path, PutOptions, StorageError, StorageErrorKind, Store},
+};
+
+/// A part on its way into the ledger.
+pub(super) struct StoredPart {
+    pub part: Part,
+    /// The length of the upload with this part, in bytes.
+    pub offset: u64,
+    /// The running hash of those bytes.
+    pub hash: HashState,
+}
+
+/// A part of a multipart upload that is still to be stored.
+pub(super) struct NextPart {
+    pub path: Path,
+    pub multipart: MultipartId,
+    pub number: u16,
+}
+
+/// An upload that this writer has claimed.
+pub(super) struct Ledger {
+    pub store: Store,
+    sessions: Rc<dyn UploadSessions>,
+    pub id: UploadId,
+    /// The session as of the last checkpoint.
+    pub upload: Upload,
+    next_part: u16,
+}
+
+impl Ledger {
+    /// Claims a session with `begin`.
+    pub async fn claim(
+        store: Store,
+        sessions: Rc<dyn UploadSessions>,
+        id: UploadId,
+        begin: Command,
+    ) -> Result<Self, CallError> {
+        let upload = sessions.call(&id, begin).await?.upload;
+        let next_part = upload.next_part;
+        Ok(Self { store, sessions, id, upload, next_part })
+    }
+
+    async fn tell(&mut self, command: Command) -> Result<(), CallError> {
+        self.upload = self.sessions.call(&self.id, command).await?.upload;
+        Ok(())
+    }
+
+    /// Reserves the next part, and creates the multipart upload for the first.
+    pub async fn next_part(&mut self) -> Result<NextPart, UploadError> {
+        if self.next_part > MAX_PARTS {
+            return Err(UploadError::TooLarge);
+        }
+        let (multipart, epoch) = match &self.upload.multipart {
+            Some(multipart) => multipart.clone(),
+            None => {
+                let epoch = self.upload.epoch;
+                let id = self.store.create_multipart(&Key::Upload(&self.id, epoch).path()).await?;
+                // The session learns of it before it holds anything, so that it is always aborted.
+                let multipart = Some((id.clone(), epoch));
+                self.tell(Command::Checkpoint(Checkpoint { multipart, ..self.upload.checkpoint() })).await?;
+                (id, epoch)
+            }
+        };
+        let number = self.next_part;
+        self.next_part += 1;
+        Ok(NextPart { path: Key::Upload(&self.id, epoch).path(), multipart, number })
+    }
+
+    /// Records a stored part, and deletes the staged bytes that it contains.
+    pub async fn record(&mut self, stored: StoredPart) -> Result<(), UploadError> {
+        let staged = std::mem::take(&mut self.upload.staged);
+        let StoredPart { part, offset, hash } = stored;
+        let checkpoint = Checkpoint { offset, hash, parts: vec![part], ..self.upload.checkpoint() };
+        self.tell(Command::Checkpoint(checkpoint)).await?;
+        Ok(self.delete_staged(&staged).await?)
+    }
+
+    /// Stores bytes that do not fill a part. `replaced` says that they contain everything staged before.
+    /// Returns what is staged now.
+    pub async fn stage(&self, body: Body, length: u64, replaced: bool) -> Result<Vec<Staged>, StorageError> {
+        let epoch = self.upload.epoch;
+        self.store.put(&Key::Staged(&self.id, epoch).path(), body, PutOptions::default()).await?;
+        let mut staged = if replaced { Vec::new() } else { self.upload.staged.clone() };
+        staged.push(Staged { epoch, length });
+        Ok(staged)
+    }
+
+    /// Reads everything staged into the front of `buffer`, and returns its length.
+    pub async fn read_staged(&self, buffer: &mut dyn Buffer) -> Result<usize, UploadError> {
+        let mut at = 0;
+        for staged in &self.upload.staged {
+            let path = Key::Staged(&self.id, staged.epoch).path();
+            let to = at + staged.length as usize;
+            let end = match self.store.get(&path, None).await?.map(|object| object.body) {
+                Some(Body::Stream(mut stream)) => stream.read_into(buffer, at..to, None).await?,
+                _ => at,
+            };
+            if end != to {
+                let message = format!("staged bytes are missing: {} of {}", end - at, staged.length);
+                let kind = StorageErrorKind::Backend { operation: "get", message, retryable: false };
+                return Err(self.store.error(&path, kind).into());
+            }
+            at = to;
+        }
+        Ok(at)
+    }
+
+    /// Ends this writer's chunk.
+    pub async fn release(&mut self, checkpoint: Checkpoint) -> Result<(), CallError> {
+        self.tell(Command::Release(checkpoint)).await
+    }
+
+    /// All parts, in order.
+    pub async fn parts(&self) -> Result<Vec<Part>, CallError> {
+        let finish = Command::Finish { epoch: self.upload.epoch };
+        Ok(self.sessions.call(&self.id, finish).await?.parts)
+    }
+
+    /// Deletes staged bytes that are part of something else now.
+    pub async fn delete_staged(&self, staged: &[Staged]) -> Result<(), StorageError> {
+        delete_staged(&self.store, &self.id, staged).await
+    }
+}
+
+async fn delete_staged(store: &Store, id: &UploadId, staged: &[Staged]) -> Result<(), StorageError> {
+    let paths: Vec<_> = staged.iter().map(|staged| Key::Staged(id, staged.epoch).path()).collect();
+    if paths.is_empty() { Ok(()) } else { store.delete(&paths).await }
+}
+
+/// Removes what a closed upload has stored: its parts and staged bytes. `keep` is the object that became a blob.
+/// Safe to repeat.
+pub(super) async fn discard(
+    store: &Store,
+    id: &UploadId,
+    upload: &Upload,
+    keep: Option<&Path>,
+) -> Result<(), StorageError> {
+    if let Some(((multipart, _), path)) = upload.multipart.as_ref().zip(upload.object(id))
+        && keep != Some(&path)
+    {
+        store.abort_multipart(&path, multipart).await?;
+    }
+    delete_staged(store, id, &upload.staged).await
+}
+
+/// Removes everything that an abandoned upload may have stored, including what its session does not know of.
+pub async fn sweep(store: &Store, id: &UploadId, upload: &Upload) -> Result<(), StorageError> {
+    discard(store, id, upload, None).await?;
+    store.delete_tree(&Key::StagedAll(id).path()).await
+}

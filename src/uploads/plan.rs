@@ -1,0 +1,151 @@
+//! How a chunk is cut into parts: pure arithmetic on lengths.
+
+use std::ops::Range;
+
+/// The chunk has another length than announced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the chunk has {received} bytes instead of the announced {declared}")]
+pub struct WrongLength {
+    /// The announced length, in bytes.
+    pub declared: u64,
+    /// The bytes received.
+    pub received: u64,
+}
+
+/// What to do with a buffer that was read into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It holds a whole part. Staged bytes, if any, belong in front.
+    Part,
+    /// The chunk is over; the bytes in this range do not fill a part.
+    Tail(Range<usize>),
+}
+
+/// The plan for one chunk. The first part leaves room in front for what earlier chunks have staged.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    part_size: usize,
+    declared: Option<u64>,
+    length: Option<u64>,
+    start: usize,
+    received: u64,
+}
+
+impl Plan {
+    /// A plan for parts of `part_size` bytes, of which `staged` are there. `length` is the stream's own length,
+    /// `declared` what the client announced beside it; both in bytes.
+    pub fn new(part_size: usize, staged: u64, length: Option<u64>, declared: Option<u64>) -> Self {
+        Self { part_size, declared, length: length.or(declared), start: staged as usize, received: 0 }
+    }
+
+    /// The bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The range of a new buffer to read into; its end is the capacity to ask for.
+    pub fn next(&self) -> Range<usize> {
+        // One byte more than announced shows whether the stream goes on. In 64 bits: a chunk may be longer than
+        // this platform's memory.
+        let left =
+            self.length.map_or(u64::MAX, |length| length.saturating_sub(self.received).saturating_add(1));
+        self.start..left.saturating_add(self.start as u64).min(self.part_size as u64) as usize
+    }
+
+    /// Takes note that the buffer was filled up to `end`: before the end of [`next`](Self::next), the stream has
+    /// ended.
+    pub fn filled(&mut self, end: usize) -> Result<Step, WrongLength> {
+        let Range { start, end: capacity } = self.next();
+        self.received += (end - start) as u64;
+        let is_over = end < capacity;
+        if let Some(declared) = self.declared
+            && (self.received > declared || (is_over && self.received < declared))
+        {
+            return Err(WrongLength { declared, received: self.received });
+        }
+        if is_over {
+            return Ok(Step::Tail(start..end));
+        }
+        if capacity < self.part_size {
+            // The stream is longer than it said; the platform should not allow it.
+            return Err(WrongLength { declared: self.length.unwrap_or_default(), received: self.received });
+        }
+        self.start = 0;
+        Ok(Step::Part)
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Reads a stream of `sent` bytes by the plan: the parts filled, and the tail.
+    fn run(mut plan: Plan, sent: u64) -> Result<(u64, Range<usize>), WrongLength> {
+        let (mut left, mut parts) = (sent, 0);
+        loop {
+            let range = plan.next();
+            assert!(range.end <= plan.part_size && range.start <= range.end);
+            let read = left.min(range.len() as u64);
+            left -= read;
+            match plan.filled(range.start + read as usize)? {
+                Step::Part => parts += 1,
+                Step::Tail(tail) => {
+                    assert_eq!(left, 0);
+                    return Ok((parts, tail));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_known_length_asks_for_no_more_than_it_needs() {
+        assert_eq!(Plan::new(64, 0, Some(10), None).next(), 0..11);
+        assert_eq!(Plan::new(64, 5, Some(10), None).next(), 5..16);
+        assert_eq!(Plan::new(64, 5, Some(1000), None).next(), 5..64);
+        assert_eq!(Plan::new(64, 5, None, None).next(), 5..64);
+        assert_eq!(Plan::new(64, 0, None, Some(10)).next(), 0..11);
+    }
+
+    #[test]
+    fn too_long_and_too_short_are_noticed() {
+        for (sent, declared) in
+            [(11, 10), (9, 10), (200, 10), (200, 100), (200, 201), (0, 1), (1, 0), (128, 64)]
+        {
+            for length in [None, Some(sent)] {
+                let result = run(Plan::new(64, 3, length, Some(declared)), sent);
+                assert!(
+                    matches!(result, Err(WrongLength { declared: d, .. }) if d == declared),
+                    "{sent} {declared}"
+                );
+            }
+        }
+        // A stream that is longer than it said itself.
+        assert_eq!(
+            run(Plan::new(64, 0, Some(10), None), 11),
+            Err(WrongLength { declared: 10, received: 11 })
+        );
+    }
+
+    #[test]
+    fn longer_than_memory() {
+        let length = 5 << 40;
+        assert_eq!(Plan::new(64, 0, Some(length), Some(length)).next(), 0..64);
+        assert_eq!(Plan::new(64, 0, Some(u64::MAX), None).next(), 0..64);
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_in_a_part_or_in_the_tail(
+            part_size in 1usize..50, staged in 0u64..50, sent in 0u64..500, knows_length: bool, is_declared: bool,
+        ) {
+            let staged = staged % part_size as u64;
+            let plan = Plan::new(part_size, staged, knows_length.then_some(sent), is_declared.then_some(sent));
+            let (parts, tail) = run(plan, sent).unwrap();
+            prop_assert_eq!(parts * part_size as u64 + tail.end as u64, staged + sent);
+            prop_assert_eq!(tail.start, if parts == 0 { staged as usize } else { 0 });
+            prop_assert!(tail.end < part_size);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The protocol between a request and an upload session: what it can be told, and what it answers.
+//!
+//! During a deployment a worker of one version talks to a session of another, and a session outlives many
+//! deployments. So messages and states only grow: a new field has a `#[serde(default)]`, nothing is renamed or
+//! reused, and a new command is sent only one release after sessions have learned it. `tests/golden/sessions`
+//! holds one document for each message; a change that breaks one of them breaks a deployment.
+
+use futures_util::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    layout::Key,
+    oci::{Algorithm, HashState, RepositoryName, UploadId},
+    platform::Timestamp,
+    storage::{MultipartId, Part, Path},
+};
+
+/// The state of an upload: how many bytes it has, and what is stored of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upload {
+    /// The repository it was started in.
+    pub repository: RepositoryName,
+    /// The algorithm of the running hash.
+    pub algorithm: Algorithm,
+    /// The bytes safely stored.
+    pub offset: u64,
+    /// The running hash of those bytes.
+    pub hash: HashState,
+    /// The multipart upload that holds the parts, if there are any, and the epoch that created it.
+    pub multipart: Option<(MultipartId, u32)>,
+    /// The number of the next part.
+    pub next_part: u16,
+    /// The bytes after the last part, which do not fill one.
+    pub staged: Vec<Staged>,
+    /// Counts the writers. A writer of an earlier epoch must not write any more.
+    pub epoch: u32,
+    /// Whether the writer of this epoch may still be writing.
+    pub is_claimed: bool,
+    /// When the session expires.
+    pub expires: Timestamp,
+}
+
+/// Bytes put aside until there are enough for a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// The epoch that staged them; part of the object's key.
+    pub epoch: u32,
+    /// Their length, in bytes.
+    pub length: u64,
+}
+
+impl Upload {
+    /// The staged bytes.
+    pub fn staged_length(&self) -> u64 {
+        self.staged.iter().map(|staged| staged.length).sum()
+    }
+
+    /// A checkpoint that changes nothing.
+    pub(super) fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            epoch: self.epoch,
+            offset: self.offset,
+            hash: self.hash.clone(),
+            multipart: self.multipart.clone(),
+            parts: Vec::new(),
+            staged: self.staged.clone(),
+        }
+    }
+
+    /// The path of the multipart upload's object.
+    pub fn object(&self, id: &UploadId) -> Option<Path> {
+        self.multipart.as_ref().map(|(_, epoch)| Key::Upload(id, *epoch).path())
+    }
+}
+
+/// A command to a session.
+///
+/// A writer claims the session with `Begin`, stores parts by itself, and reports them with `Checkpoint`;
+/// `Release` ends its chunk. A writer's later commands carry the epoch that `Begin` gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Claim the right to write the next chunk. Creates the session if there is none.
+    Begin {
+        /// The repository of the request.
+        repository: RepositoryName,
+        /// The algorithm of a new session's hash.
+        algorithm: Algorithm,
+        /// The first byte of the chunk, if the client says so.
+        offset: Option<u64>,
+        /// When a new session expires.
+        expires: Timestamp,
+    },
+    /// Parts are stored.
+    Checkpoint(Checkpoint),
+    /// The chunk is stored.
+    Release(Checkpoint),
+    /// Read the state.
+    Status {
+        /// The repository of the request.
+        repository: RepositoryName,
+    },
+    /// List the parts, to be joined.
+    Finish {
+        /// The writer's epoch.
+        epoch: u32,
+    },
+    /// End the session: completed, cancelled, or its content was wrong. The id is never used again.
+    Close {
+        /// The repository of the request.
+        repository: RepositoryName,
+        /// When the last location of this id expires.
+        expires: Timestamp,
+    },
+}
+
+/// How far a writer has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The writer's epoch.
+    pub epoch: u32,
+    /// The bytes safely stored.
+    pub offset: u64,
+    /// The running hash of those bytes.
+    pub hash: HashState,
+    /// The multipart upload.
+    pub multipart: Option<(MultipartId, u32)>,
+    /// The parts stored since the last checkpoint.
+    pub parts: Vec<Part>,
+    /// The bytes staged.
+    pub staged: Vec<Staged>,
+}
+
+/// A session's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The state after the command; for `Close`, the state before it.
+    pub upload: Upload,
+    /// All parts in order, for [`Command::Finish`] only.
+    #[serde(default)]
+    pub parts: Vec<Part>,
+}
+
+/// Why a session refuses a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "error", rename_all = "snake_case")]
+pub enum Refused {
+    /// There is no such session, it has expired, or it belongs to another repository.
+    #[error("there is no such upload: start a new one")]
+    Unknown,
+    /// It was completed or cancelled.
+    #[error("the upload is completed or cancelled: start a new one")]
+    Closed,
+    /// The chunk does not start at the end of the upload, or another writer has taken over.
+    #[error("the next chunk must start at byte {offset}")]
+    OutOfOrder {
+        /// The bytes safely stored.
+        offset: u64,
+    },
+}
+
+/// Why a command has no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The session refuses.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The session cannot be reached, or does not understand. It may have carried the command out.
+    #[error("the upload session cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Where sessions live.
+pub trait UploadSessions {
+    /// Sends a command. Commands to one session are carried out one after another, each whole or not at all.
+    fn call<'a>(&'a self, id: &'a UploadId, command: Command)
+    -> LocalBoxFuture<'a, Result<Reply, CallError>>;
+}
+
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests {
+    use std::path::PathBuf;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::oci::Hasher;
+
+    /// Compares a message with its golden document; `UPDATE_GOLDEN=1` writes it.
+    fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+        let path =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/sessions/{name}.json"));
+        let text = serde_json::to_string_pretty(value).unwrap() + "\n";
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let golden =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(text, golden, "{name}: sessions of other versions do not understand this");
+        // A session of a newer version may say more.
+        let mut newer: serde_json::Value = serde_json::from_str(&golden).unwrap();
+        if let Some(ok) = newer.get_mut("Ok") {
+            ok["added_later"] = 1.into();
+        }
+        assert_eq!(&serde_json::from_value::<T>(newer).unwrap(), value, "{name}");
+    }
+
+    #[test]
+    fn messages_are_those_of_every_version() {
+        let repository: RepositoryName = "team/app".parse().unwrap();
+        let (algorithm, expires) = (Algorithm::Sha256, Timestamp(1_700_000_000_000));
+        let hash = Hasher::new(algorithm).state();
+        let part = Part { number: 2, etag: "etag".into() };
+        let checkpoint = Checkpoint {
+            epoch: 3,
+            offset: 16_777_216,
+            hash: hash.clone(),
+            multipart: Some((MultipartId("multipart".into()), 1)),
+            parts: vec![part.clone()],
+            staged: vec![Staged { epoch: 2, length: 100 }],
+        };
+        let upload = Upload {
+            repository: repository.clone(),
+            algorithm,
+            offset: 16_777_216,
+            hash,
+            multipart: checkpoint.multipart.clone(),
+            next_part: 3,
+            staged: checkpoint.staged.clone(),
+            epoch: 3,
+            is_claimed: true,
+            expires,
+        };
+        for (name, command) in [
+            ("begin", Command::Begin { repository: repository.clone(), algorithm, offset: Some(0), expires }),
+            (
+                "begin-anywhere",
+                Command::Begin { repository: repository.clone(), algorithm, offset: None, expires },
+            ),
+            ("checkpoint", Command::Checkpoint(checkpoint.clone())),
+            ("release", Command::Release(checkpoint)),
+            ("status", Command::Status { repository: repository.clone() }),
+            ("finish", Command::Finish { epoch: 3 }),
+            ("close", Command::Close { repository, expires }),
+        ] {
+            golden(name, &command);
+        }
+        for (name, reply) in [
+            ("reply", Ok(Reply { upload: upload.clone(), parts: Vec::new() })),
+            ("reply-parts", Ok(Reply { upload, parts: vec![part] })),
+            ("refused-unknown", Err(Refused::Unknown)),
+            ("refused-closed", Err(Refused::Closed)),
+            ("refused-out-of-order", Err(Refused::OutOfOrder { offset: 100 })),
+        ] {
+            golden(name, &reply);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Uploads in chunks, with parts of a few bytes: every cutting, every fault.
+
+use pierhead::{
+    oci::{Algorithm, Digest},
+    platform::memory::MemoryStream,
+};
+use proptest::prelude::*;
+
+use crate::support::{Fault, PART, TestRegistry};
+
+/// How the bytes of a blob come.
+#[derive(Debug, Clone)]
+struct Cutting {
+    algorithm: Algorithm,
+    announced: bool,
+    /// Each chunk's length, whether its length is known, and whether it says its range.
+    chunks: Vec<(usize, bool, bool)>,
+    /// Whether the PUT carries the last chunk.
+    puts_last: bool,
+}
+
+fn cuttings() -> impl Strategy<Value = Cutting> {
+    let length = prop_oneof![0..4usize, PART - 2..PART + 3, 0..4 * PART];
+    (
+        prop_oneof![Just(Algorithm::Sha256), Just(Algorithm::Sha512)],
+        any::<bool>(),
+        prop::collection::vec((length, any::<bool>(), any::<bool>()), 0..30),
+        any::<bool>(),
+    )
+        .prop_map(|(algorithm, announced, chunks, puts_last)| Cutting {
+            algorithm,
+            announced,
+            chunks,
+            puts_last,
+        })
+}
+
+fn content(cutting: &Cutting) -> Vec<u8> {
+    let length: usize = cutting.chunks.iter().map(|(length, ..)| length).sum();
+    (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
+}
+
+/// Uploads by `cutting`, going on from where the registry says it is after every failure.
+/// `break_at` cuts the connection of that chunk half-way.
+fn upload(registry: &TestRegistry, cutting: &Cutting, digest: &Digest, break_at: Option<usize>) {
+    let bytes = content(cutting);
+    let query =
+        if cutting.announced { format!("?digest-algorithm={}", cutting.algorithm) } else { String::new() };
+    let mut location = registry.start_upload(&query);
+    let mut at = 0;
+    for (index, (length, knows_length, says_range)) in cutting.chunks.iter().enumerate() {
+        let is_put = cutting.puts_last && index + 1 == cutting.chunks.len();
+        let mut end = at + length;
+        let mut breaks = break_at == Some(index);
+        loop {
+            let piece = bytes[at..end].to_vec();
+            let stream = match (breaks, knows_length) {
+                (true, _) => MemoryStream::broken(piece[..piece.len() / 2].to_vec()),
+                (false, true) => MemoryStream::new(piece),
+                (false, false) => MemoryStream::chunked(piece),
+            };
+            let range = format!("{at}-{}", end.saturating_sub(1));
+            let headers = [("content-range", range.as_str())];
+            let headers = if *says_range && end > at { &headers[..] } else { &[] };
+            let line =
+                if is_put { format!("PUT {location}&digest={digest}") } else { format!("PATCH {location}") };
+            let answer = registry.send(&line, headers, Some(stream));
+            if breaks {
+                assert_eq!(answer.status, 400, "{answer:?}");
+                breaks = false;
+                let status = registry.get(&format!("GET {location}"));
+                assert_eq!(status.status, 204);
+                let last: usize = status.header("range")[2..].parse().unwrap();
+                let stored = if last == 0 { 0 } else { last + 1 };
+                assert!(stored >= at || at == 1 || stored == 0, "{stored} of {at}..{end}");
+                at = if at == 1 && last == 0 { 1 } else { stored };
+                location = status.header("location").to_owned();
+                end = end.max(at);
+                continue;
+            }
+            if is_put {
+                assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+                return;
+            }
+            assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.body));
+            assert_eq!(answer.header("range"), format!("0-{}", end.saturating_sub(1)));
+            location = answer.header("location").to_owned();
+            break;
+        }
+        at = end;
+    }
+    let answer = registry.get(&format!("PUT {location}&digest={digest}"));
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_cutting_of_any_blob_keeps_its_digest(cutting in cuttings()) {
+        let registry = TestRegistry::new();
+        let bytes = content(&cutting);
+        let digest = cutting.algorithm.digest(&bytes);
+        upload(&registry, &cutting, &digest, None);
+        let answer = registry.get(&format!("GET /v2/a/blobs/{digest}"));
+        prop_assert_eq!(answer.status, 200);
+        prop_assert!(answer.body == bytes);
+        prop_assert_eq!(registry.leftovers(), Vec::<String>::new());
+        prop_assert_eq!(registry.sessions.open(), 0);
+    }
+
+    #[test]
+    fn a_cut_connection_can_be_taken_up(cutting in cuttings(), break_at in 0usize..30) {
+        prop_assume!(cutting.chunks.get(break_at).is_some_and(|(length, ..)| *length > 1));
+        let registry = TestRegistry::new();
+        let bytes = content(&cutting);
+        let digest = cutting.algorithm.digest(&bytes);
+        upload(&registry, &cutting, &digest, Some(break_at));
+        let served = registry.get(&format!("GET /v2/a/blobs/{digest}")).body == bytes;
+        prop_assert!(served, "wrong bytes");
+        prop_assert_eq!(registry.leftovers(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_wrong_digest_leaves_nothing(cutting in cuttings()) {
+        let registry = TestRegistry::new();
+        let bytes = content(&cutting);
+        let wrong = cutting.algorithm.digest(b"something else");
+        let location = registry.start_upload("");
+        let location = match registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::chunked(bytes))) {
+            answer if answer.status == 202 => answer.header("location").to_owned(),
+            answer => panic!("{answer:?}"),
+        };
+        let answer = registry.get(&format!("PUT {location}&digest={wrong}"));
+        prop_assert_eq!(answer.status, 400);
+        prop_assert!(String::from_utf8_lossy(&answer.body).contains("DIGEST_INVALID"));
+        prop_assert_eq!(registry.leftovers(), Vec::<String>::new());
+        prop_assert_eq!(registry.get(&format!("GET {location}")).status, 404);
+        prop_assert_eq!(registry.get(&format!("HEAD /v2/a/blobs/{wrong}")).status, 404);
+    }
+}
+
+/// The steps of an upload in three chunks, the last one in the PUT: each until it succeeds, asking where to
+/// go on after a failure.
+fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest) {
+    let start = || {
+        let answers = (0..3).map(|_| registry.get("POST /v2/a/blobs/uploads/"));
+        let answer = answers.into_iter().find(|answer| answer.status == 202).unwrap();
+        answer.header("location").to_owned()
+    };
+    let mut location = start();
+    let edges = [0, (PART / 2).min(bytes.len() / 2), (3 * PART + 1).min(bytes.len() - 1), bytes.len()];
+    let mut step = 1;
+    for _ in 0..20 {
+        let status = registry.get(&format!("GET {location}"));
+        if status.status == 404 {
+            // The blob is there, or everything is to be done again; nothing in between.
+            if registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status == 200 {
+                return;
+            }
+            (location, step) = (start(), 1);
+            continue;
+        }
+        assert_eq!(status.status, 204, "{status:?}");
+        location = status.header("location").to_owned();
+        let last: usize = status.header("range")[2..].parse().unwrap();
+        let at = if last == 0 { 0 } else { last + 1 };
+        while step < edges.len() - 1 && edges[step] <= at {
+            step += 1;
+        }
+        let is_put = step == edges.len() - 1;
+        let end = edges[step];
+        let line =
+            if is_put { format!("PUT {location}&digest={digest}") } else { format!("PATCH {location}") };
+        let answer = registry.send(&line, &[], Some(MemoryStream::chunked(bytes[at..end].to_vec())));
+        match answer.status.as_u16() {
+            201 => return,
+            202 => location = answer.header("location").to_owned(),
+            429 | 500 | 503 => assert!(answer.body.starts_with(b"{\"errors\":"), "{answer:?}"),
+            _ => panic!("{answer:?}"),
+        }
+    }
+    panic!("the upload never ended");
+}
+
+#[test]
+fn storage_may_fail_at_any_call() {
+    let mut cases = 0;
+    for kind in [Fault::Error, Fault::Busy, Fault::Timeout] {
+        for size in [10, PART - 1, PART, 3 * PART + 2, 5 * PART + 9] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n * 13) as u8).collect();
+            let digest = Algorithm::Sha256.digest(&bytes);
+            for fault in 0.. {
+                let registry = TestRegistry::new();
+                let storage = &registry.storage;
+                registry.start_upload(""); // What signs locations is made before.
+                storage.fail_at(Some((fault, kind)));
+                upload_through_a_fault(&registry, &bytes, &digest);
+                let calls = storage.calls.borrow().len();
+                storage.fail_at(None);
+                let answer = registry.get(&format!("GET /v2/a/blobs/{digest}"));
+                assert!(answer.status == 200 && answer.body == bytes, "{kind:?} at {fault} of {size} bytes");
+                registry.check_content();
+                if fault >= calls {
+                    break;
+                }
+                cases += 1;
+            }
+        }
+    }
+    println!("{cases} faults");
+    assert!(cases >= 200, "only {cases} faults were reached");
+}
+
+#[test]
+fn a_blob_that_is_there_costs_its_links() {
+    let registry = TestRegistry::new();
+    for size in [10, 3 * PART] {
+        let bytes = vec![7; size];
+        let digest = Algorithm::Sha256.digest(&bytes);
+        for round in 0..2 {
+            let location = registry.start_upload("");
+            let stream = Some(MemoryStream::chunked(bytes.clone()));
+            let patched = registry.send(&format!("PATCH {location}"), &[], stream);
+            registry.storage.fail_at(None);
+            let finish = format!("PUT {}&digest={digest}", patched.header("location"));
+            assert_eq!(registry.get(&finish).status, 201);
+            let calls = registry.storage.calls.borrow();
+            let writes = calls
+                .iter()
+                .filter(|call| matches!(**call, "put" | "put_part" | "complete_multipart"))
+                .count();
+            assert_eq!(writes == 2, round == 1, "{calls:?}");
+        }
+    }
+    assert_eq!(registry.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_blob_in_one_request_costs_its_write_and_two_links() {
+    let registry = TestRegistry::new();
+    let location = registry.start_upload("");
+    let digest = Algorithm::Sha256.digest(b"blob");
+    registry.storage.fail_at(None);
+    let answer =
+        registry.send(&format!("PUT {location}&digest={digest}"), &[], Some(MemoryStream::new("blob")));
+    assert_eq!(answer.status, 201);
+    assert_eq!(*registry.storage.calls.borrow(), ["put", "put", "put"]);
+    assert_eq!(registry.sessions.open(), 0);
+
+    registry.storage.fail_at(None);
+    assert_eq!(registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status, 200);
+    assert_eq!(*registry.storage.calls.borrow(), ["head"]);
+
+    registry.storage.fail_at(None);
+    assert_eq!(registry.get(&format!("GET /v2/a/blobs/{digest}")).body, b"blob");
+    assert_eq!(*registry.storage.calls.borrow(), ["head", "get"]);
+}
+
+#[test]
+fn an_upload_ends_when_its_time_is_over() {
+    let registry = TestRegistry::new();
+    let location = registry.start_upload("");
+    let patched = registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::new("x")));
+    let after = patched.header("location").to_owned();
+    registry.clock.0.set(7 * 24 * 60 * 60 * 1000 - 1);
+    assert_eq!(registry.get(&format!("GET {after}")).status, 204);
+    registry.clock.0.set(7 * 24 * 60 * 60 * 1000);
+    for line in
+        [format!("GET {after}"), format!("PATCH {location}"), format!("PUT {after}&digest=sha256:{:064}", 0)]
+    {
+        assert_eq!(registry.get(&line).status, 404, "{line}");
+    }
+}

@@ -1,0 +1,113 @@
+//! The places for decorators of a repository: each takes one that changes nothing.
+
+use std::rc::Rc;
+
+use futures_executor::block_on;
+use pierhead::{
+    auth::Principal,
+    blobs::{Freshness, Located},
+    oci::{Algorithm, Manifest, Reference, media_type},
+    repository::{
+        Answer, NewManifest, Repository, RepositoryError,
+        cached::{Cached, TagCache},
+        stored::Stored,
+    },
+};
+
+use crate::support::TestRegistry;
+
+/// A decorator that changes nothing: the place of a mirror, of the client of a repository's writer, of events, of
+/// immutable tags and quotas.
+struct Nothing(Rc<dyn Repository>);
+
+impl Repository for Nothing {
+    fn inner(&self) -> &dyn Repository {
+        &*self.0
+    }
+}
+
+/// A decorator that changes one thing.
+struct ReadOnly(Rc<dyn Repository>);
+
+impl Repository for ReadOnly {
+    fn inner(&self) -> &dyn Repository {
+        &*self.0
+    }
+
+    fn put_manifest<'a>(&'a self, new: &'a NewManifest, _: &'a [pierhead::oci::Tag]) -> Answer<'a, ()> {
+        Box::pin(async { Err(RepositoryError::BlobsMissing(vec![new.digest.clone()])) })
+    }
+}
+
+fn manifest(content: &'static str) -> NewManifest {
+    NewManifest {
+        digest: Algorithm::Sha256.digest(content.as_bytes()),
+        manifest: Manifest::parse(Some(media_type::OCI_INDEX), content.as_bytes()).unwrap(),
+        content: content.into(),
+    }
+}
+
+/// Every method goes through to the store and back.
+async fn works(repository: &dyn Repository) -> Result<(), RepositoryError> {
+    let new = manifest(r#"{"manifests":[]}"#);
+    let (digest, tag) = (&new.digest, "v1".parse().unwrap());
+    let reference = Reference::Tag("v1".parse().unwrap());
+    repository.put_manifest(&new, std::slice::from_ref(&tag)).await?;
+    assert_eq!(repository.revision(&reference).await?.unwrap().digest, *digest);
+    assert_eq!(repository.manifest(digest).await?.unwrap(), new.content);
+    repository.index_manifest(digest, Some((&new.manifest, 1))).await?;
+    assert_eq!(repository.tags(None, 10).await?.unwrap().entries, ["v1"]);
+    assert!(repository.referrers(digest, None, 10).await?.entries.is_empty());
+
+    let located = Located { size: 1, at: None };
+    repository.link_blob(digest, &located).await?;
+    assert_eq!(repository.locate(digest, Freshness::Strict).await?, Some(located));
+    assert!(repository.unlink_blob(digest).await? && !repository.unlink_blob(digest).await?);
+    assert!(repository.delete_tag(&tag).await? && !repository.delete_tag(&tag).await?);
+    assert!(repository.delete_manifest(digest).await? && !repository.delete_manifest(digest).await?);
+    assert_eq!(repository.revision(&reference).await?, None);
+    Ok(())
+}
+
+#[test]
+fn each_place_takes_a_decorator_that_changes_nothing() {
+    let registry = TestRegistry::new();
+    let context = registry.context(Principal::Anonymous);
+    let name: pierhead::oci::RepositoryName = "a".parse().unwrap();
+    let blobs = registry.app.blobs(&context);
+    let stored = || Rc::new(Stored::new(name.clone(), blobs.clone(), Rc::default())) as Rc<dyn Repository>;
+
+    // In the worker: cached, then mirrored, then the client of the repository's writer.
+    let mirrored_and_client: Rc<dyn Repository> = Rc::new(Nothing(Rc::new(Nothing(stored()))));
+    let tags = Rc::new(TagCache::new(0, registry.app.clock.clone()));
+    let worker = Cached { inner: mirrored_and_client, name: name.clone(), tags, blobs: blobs.clone() };
+    // In that writer: listening, then guarded, then stored.
+    let writer = Nothing(Rc::new(Nothing(stored())));
+    for repository in
+        [&worker as &dyn Repository, &writer, &*stored(), &*registry.app.repository(&name, &context)]
+    {
+        block_on(works(repository)).unwrap();
+    }
+}
+
+#[test]
+fn a_decorator_changes_what_it_names_and_nothing_else() {
+    let registry = TestRegistry::new();
+    let repository = registry.app.repository(&"a".parse().unwrap(), &registry.context(Principal::Anonymous));
+    let read_only = ReadOnly(repository.clone());
+    let new = manifest(r#"{"manifests":[]}"#);
+    assert!(block_on(read_only.put_manifest(&new, &[])).is_err());
+    let reference = Reference::Digest(new.digest.clone());
+    assert_eq!(block_on(read_only.revision(&reference)).unwrap(), None);
+    block_on(repository.put_manifest(&new, &[])).unwrap();
+    assert!(block_on(read_only.revision(&reference)).unwrap().is_some());
+}
+
+#[test]
+fn a_context_says_who_acts() {
+    let registry = TestRegistry::new();
+    let context = registry.context(Principal::Anonymous);
+    let job = context.acting_for(Principal::Job("purge"));
+    assert_eq!((&*context.principal, &*job.principal), (&Principal::Anonymous, &Principal::Job("purge")));
+    assert_eq!(job.log.id, "test");
+}

@@ -1,0 +1,29 @@
+//! What the documentation says of the settings is what the code reads.
+
+use pierhead::config::Config;
+
+#[test]
+fn the_readme_has_every_setting_and_no_other() {
+    let readme = include_str!("../../README.md");
+    let table = readme.split("\n## ").find(|section| section.starts_with("Configuration")).unwrap();
+    let names: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name))
+        .collect();
+    assert_eq!(names, Config::variables());
+}
+
+#[test]
+fn wrangler_sets_only_what_is_read() {
+    let wrangler = include_str!("../../wrangler.toml");
+    let (_, vars) = wrangler.split_once("[vars]").unwrap();
+    let vars: Vec<(&str, &str)> = vars.lines().filter_map(|line| line.split_once(" = ")).collect();
+    assert!(!vars.is_empty());
+    for (name, _) in &vars {
+        assert!(Config::variables().contains(name), "{name}");
+    }
+    let lookup = |name: &str| {
+        vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.trim_matches('"').to_owned())
+    };
+    assert_eq!(Config::from_vars(lookup), Ok(Config::default()), "wrangler.toml shows the defaults");
+}

@@ -1,0 +1,350 @@
+//! A registry over the memory driver, with parts of a few bytes and calls that can be counted and broken.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+};
+
+use futures_executor::block_on;
+use futures_util::future::{LocalBoxFuture, ready};
+use http::{HeaderMap, Method, StatusCode};
+use pierhead::{
+    api::Handler,
+    app::{App, Platform},
+    auth::Principal,
+    config::Config,
+    context::Context,
+    layout::Key,
+    middleware,
+    oci::{Algorithm, Digest},
+    platform::{
+        Background, Body, ByteRange, EdgeCache, Sink,
+        memory::{ManualClock, MemoryBuffers, MemoryStream},
+    },
+    storage::{
+        Answer as Stored, Capabilities, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
+        PutOptions, StorageDriver, StorageError, StorageErrorKind, Store, memory::Memory,
+    },
+    uploads::memory::MemorySessions,
+};
+
+/// The size of a part in these tests, in bytes.
+pub const PART: usize = 64;
+
+/// A driver that records every call and fails the one it is told to. Clones share everything.
+#[derive(Default, Clone)]
+pub struct Faulty {
+    pub memory: Rc<Memory>,
+    pub calls: Rc<RefCell<Vec<&'static str>>>,
+    fail_at: Rc<Cell<Option<(usize, Fault)>>>,
+    /// Listings carry no metadata, like those of S3.
+    pub hides_metadata: Rc<Cell<bool>>,
+}
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The store answers with an error, and has done nothing.
+    Error,
+    /// It is busy (429), and has done nothing.
+    Busy,
+    /// It has done what it was asked, but the answer is lost.
+    Timeout,
+}
+
+impl Faulty {
+    /// Fails the `n`th call from now, counted from 0; `None`: none.
+    pub fn fail_at(&self, n: Option<(usize, Fault)>) {
+        self.calls.borrow_mut().clear();
+        self.fail_at.set(n);
+    }
+
+    /// A store over this driver.
+    pub fn store(&self) -> Store {
+        Store::new(self.clone())
+    }
+
+    fn call<'a, T: 'a>(&'a self, operation: &'static str, path: &str, work: Stored<'a, T>) -> Stored<'a, T> {
+        self.calls.borrow_mut().push(operation);
+        let calls = self.calls.borrow().len();
+        let fault = self.fail_at.get().filter(|(n, _)| n + 1 == calls).map(|(_, fault)| fault);
+        let Some(fault) = fault else { return work };
+        let path = path.to_owned();
+        Box::pin(async move {
+            if fault == Fault::Timeout {
+                work.await?;
+            }
+            let (message, retryable) = ("asked to".into(), fault != Fault::Error);
+            let kind = StorageErrorKind::Backend { operation, message, retryable };
+            Err(StorageError { driver: "faulty", path, kind })
+        })
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl StorageDriver for Faulty {
+    fn name(&self) -> &'static str {
+        "faulty"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { lists_metadata: !self.hides_metadata.get(), ..self.memory.capabilities() }
+    }
+    fn head<'a>(&'a self, path: &'a Path) -> Stored<'a, Option<ObjectMeta>> {
+        self.call("head", path.as_str(), self.memory.head(path))
+    }
+    fn get<'a>(&'a self, path: &'a Path, range: Option<ByteRange>) -> Stored<'a, Option<Object>> {
+        self.call("get", path.as_str(), self.memory.get(path, range))
+    }
+    fn put<'a>(&'a self, path: &'a Path, body: Body, options: PutOptions<'a>) -> Stored<'a, ObjectMeta> {
+        self.call("put", path.as_str(), self.memory.put(path, body, options))
+    }
+    fn delete<'a>(&'a self, paths: &'a [Path]) -> Stored<'a, ()> {
+        self.call("delete", "", self.memory.delete(paths))
+    }
+    fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Stored<'a, Listing> {
+        let listing = self.call("list", prefix, self.memory.list(prefix, page));
+        Box::pin(async {
+            let mut listing = listing.await?;
+            if self.hides_metadata.get() {
+                for (_, meta) in &mut listing.objects {
+                    meta.metadata.clear();
+                    meta.media_type = None;
+                }
+            }
+            Ok(listing)
+        })
+    }
+    fn create_multipart<'a>(&'a self, path: &'a Path) -> Stored<'a, MultipartId> {
+        self.call("create_multipart", path.as_str(), self.memory.create_multipart(path))
+    }
+    fn put_part<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        number: u16,
+        body: Body,
+    ) -> Stored<'a, Part> {
+        self.call("put_part", path.as_str(), self.memory.put_part(path, id, number, body))
+    }
+    fn complete_multipart<'a>(
+        &'a self,
+        path: &'a Path,
+        id: &'a MultipartId,
+        parts: &'a [Part],
+    ) -> Stored<'a, ObjectMeta> {
+        self.call("complete_multipart", path.as_str(), self.memory.complete_multipart(path, id, parts))
+    }
+    fn abort_multipart<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Stored<'a, ()> {
+        self.call("abort_multipart", path.as_str(), self.memory.abort_multipart(path, id))
+    }
+    fn digest<'a>(&'a self, path: &'a Path, algorithm: Algorithm) -> Stored<'a, Option<Digest>> {
+        self.call("digest", path.as_str(), self.memory.digest(path, algorithm))
+    }
+    fn copy<'a>(&'a self, from: &'a Path, to: &'a Path) -> Stored<'a, Copied> {
+        self.call("copy", from.as_str(), self.memory.copy(from, to))
+    }
+}
+
+/// An edge cache in memory, if it has one.
+#[derive(Clone, Default)]
+pub struct MemoryEdge(pub Option<Rc<Kept>>);
+
+/// Blobs by digest.
+pub type Kept = RefCell<HashMap<Digest, Vec<u8>>>;
+
+impl EdgeCache for MemoryEdge {
+    fn get<'a>(
+        &'a self,
+        _: &'a str,
+        digest: &'a Digest,
+        size: u64,
+        range: Option<ByteRange>,
+    ) -> LocalBoxFuture<'a, Option<Body>> {
+        let bytes = self.0.as_ref().and_then(|entries| entries.borrow().get(digest).cloned());
+        Box::pin(ready(bytes.map(|bytes| {
+            assert_eq!(bytes.len() as u64, size);
+            let range = range.map_or(0..bytes.len(), |range| {
+                range.offset as usize..(range.offset + range.length.unwrap()) as usize
+            });
+            Body::Bytes(bytes[range].to_vec().into())
+        })))
+    }
+
+    fn put<'a>(
+        &'a self,
+        _: &'a str,
+        digest: &'a Digest,
+        _: u64,
+        body: Body,
+    ) -> LocalBoxFuture<'a, Result<(), String>> {
+        Box::pin(async {
+            let entries = self.0.as_ref().ok_or("refused")?;
+            let bytes = body.read(usize::MAX).await.map_err(|error| error.to_string())?;
+            entries.borrow_mut().insert(digest.clone(), bytes.to_vec());
+            Ok(())
+        })
+    }
+}
+
+/// Work that waits until the test runs it.
+#[derive(Default)]
+pub struct Later(pub RefCell<Vec<LocalBoxFuture<'static, ()>>>);
+
+impl Background for Later {
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.0.borrow_mut().push(work);
+    }
+}
+
+/// Log lines, kept.
+#[derive(Default)]
+pub struct Lines(pub RefCell<Vec<serde_json::Value>>);
+
+impl Sink for Lines {
+    fn line(&self, line: serde_json::Value) {
+        self.0.borrow_mut().push(line);
+    }
+}
+
+/// What outlives an isolate.
+#[derive(Clone, Default)]
+pub struct Lasting {
+    pub storage: Faulty,
+    pub kv: Option<Faulty>,
+    pub edge: MemoryEdge,
+}
+
+pub struct TestRegistry {
+    pub app: Rc<App>,
+    handler: Rc<dyn Handler>,
+    pub storage: Faulty,
+    pub sessions: Rc<MemorySessions<ManualClock>>,
+    pub clock: ManualClock,
+    pub later: Rc<Later>,
+    pub lines: Rc<Lines>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl TestRegistry {
+    pub fn new() -> Self {
+        let storage = Faulty { memory: Rc::new(Memory::with_min_part(PART)), ..Faulty::default() };
+        Self::with(&[], Lasting { storage, ..Lasting::default() })
+    }
+
+    /// A new isolate, with these variables, over what others have left.
+    pub fn with(vars: &[(&str, &str)], Lasting { storage, kv, edge }: Lasting) -> Self {
+        let lookup =
+            |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());
+        let anonymous = |name: &str| (name == "ANONYMOUS").then(|| "push".to_owned());
+        let config = Config::from_vars(|name| lookup(name).or_else(|| anonymous(name))).unwrap();
+        let clock = ManualClock::default();
+        let (later, lines) = (Rc::new(Later::default()), Rc::new(Lines::default()));
+        let sessions = Rc::new(MemorySessions::new(clock.clone()));
+        let platform = Platform {
+            store: storage.store(),
+            kv: kv.map(|kv| kv.store()),
+            sessions: sessions.clone(),
+            buffers: Rc::new(MemoryBuffers { part_size: PART }),
+            edge_cache: Rc::new(edge),
+            clock: Rc::new(clock.clone()),
+            sink: lines.clone(),
+            salt: [0; 16],
+        };
+        let app = Rc::new(App::new(config, platform));
+        Self { handler: middleware::stack(&app), app, storage, sessions, clock, later, lines }
+    }
+
+    /// A context of a request or job.
+    pub fn context(&self, principal: Principal) -> Context {
+        self.app.context(principal, "test".into(), self.later.clone())
+    }
+
+    /// Runs what outlives the answers so far.
+    pub fn finish_later(&self) {
+        for work in self.later.0.take() {
+            block_on(work);
+        }
+    }
+
+    /// The calls to storage that a request makes, and its answer.
+    pub fn calls(&self, line: &str, headers: &[(&str, &str)]) -> (Vec<&'static str>, Answer) {
+        self.storage.calls.borrow_mut().clear();
+        let answer = self.send(line, headers, None);
+        (self.storage.calls.borrow().clone(), answer)
+    }
+
+    /// A request; `line` is its method and target.
+    pub fn send(&self, line: &str, headers: &[(&str, &str)], body: Option<MemoryStream>) -> Answer {
+        let (method, target) = line.split_once(' ').unwrap();
+        let mut request = http::Request::builder().method(method.parse::<Method>().unwrap()).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body.map_or(Body::Empty, |stream| Body::Stream(stream.into()))).unwrap();
+        let context = self.context(Principal::Anonymous);
+        let (parts, body) = block_on(self.handler.handle(request, context)).into_parts();
+        let body = block_on(body.read(usize::MAX)).unwrap().to_vec();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub fn get(&self, line: &str) -> Answer {
+        self.send(line, &[], None)
+    }
+
+    pub fn start_upload(&self, query: &str) -> String {
+        let answer = self.get(&format!("POST /v2/a/blobs/uploads/{query}"));
+        assert_eq!(answer.status, 202);
+        answer.header("location").to_owned()
+    }
+
+    /// What uploads have left behind: open multipart uploads, staged bytes, objects that are no blob.
+    pub fn leftovers(&self) -> Vec<String> {
+        let memory = &self.storage.memory;
+        let described: Vec<String> = memory
+            .paths()
+            .iter()
+            .filter(|path| path.starts_with("pierhead/descriptors/"))
+            .filter_map(|path| {
+                let object = block_on(memory.get(&path.parse().unwrap(), None)).unwrap().unwrap();
+                let bytes = block_on(object.body.read(1000)).unwrap();
+                let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                value["at"].as_str().map(str::to_owned)
+            })
+            .collect();
+        let mut left: Vec<String> = memory
+            .paths()
+            .into_iter()
+            .filter(|path| path.starts_with("pierhead/uploads/"))
+            .filter(|path| !described.contains(&path.trim_end_matches(Key::UPLOAD_BLOB).to_owned()))
+            .collect();
+        left.extend((0..memory.open_multiparts()).map(|_| "an open multipart upload".to_owned()));
+        left
+    }
+
+    /// Every blob visible in the repository has the bytes its digest says.
+    pub fn check_content(&self) {
+        for path in self.storage.memory.paths() {
+            let Some(rest) = path.strip_prefix("docker/registry/v2/repositories/a/_layers/") else {
+                continue;
+            };
+            let digest: Digest = rest.strip_suffix("/link").unwrap().replace('/', ":").parse().unwrap();
+            let answer = self.get(&format!("GET /v2/a/blobs/{digest}"));
+            assert_eq!(answer.status, 200, "{digest} is linked but not served");
+            assert_eq!(digest.algorithm().digest(&answer.body), digest);
+        }
+    }
+}
