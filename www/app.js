@@ -1,4 +1,4 @@
-// Fills in this host's name, and asks the registry how it is, as any client would.
+// Fills in the host name and shows the registry's status, as any client would see it.
 const { host, protocol } = location;
 
 document.querySelector("#address").textContent = host;
@@ -7,14 +7,14 @@ for (const flag of document.querySelectorAll(".plain")) flag.hidden = protocol =
 
 const status = document.querySelector("#status");
 try {
-  const answer = await fetch("/v2/", { credentials: "omit" }); // Omitted: the browser must not ask for them.
+  const answer = await fetch("/v2/", { credentials: "omit" }); // Without credentials, so that the browser shows no prompt.
   if (answer.status === 401) document.querySelector("#login").hidden = false;
-  status.textContent = answer.ok ? "is answering" : answer.status === 401 ? "wants a login" : await problem(answer);
+  status.textContent = answer.ok ? "is up" : answer.status === 401 ? "requires a login" : await problem(answer);
 } catch {
   status.textContent = "cannot be reached";
 }
 
 async function problem(answer) {
   const { errors } = await answer.json();
-  return `answers ${answer.status}: ${errors[0].message}`;
+  return `returned ${answer.status}: ${errors[0].message}`;
 }

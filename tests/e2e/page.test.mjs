@@ -34,7 +34,7 @@ test("says what this is, where, and how to push and pull", options, async () => 
   await show({ ANONYMOUS: "push" }, async (page, registry) => {
     assert.equal(await page.textContent("h1"), "Pierhead");
     assert.equal(await page.textContent("#address"), registry.host);
-    await page.waitForFunction(() => document.querySelector("#status").textContent === "is answering");
+    await page.waitForFunction(() => document.querySelector("#status").textContent === "is up");
     const text = await page.innerText("main");
     for (const command of [`docker push ${registry.host}/app:1`, `docker pull ${registry.host}/app:1`, "--dest-tls-verify=false"]) {
       assert.ok(text.includes(command), command);
