@@ -127,7 +127,7 @@ pub enum Error {
     },
     /// A chunk has another length than announced.
     #[error(transparent)]
-    ChunkLength(WrongLength),
+    ChunkLength(#[from] WrongLength),
     /// The blob would have more parts than storage takes.
     #[error("the blob is larger than this registry stores: {0}")]
     BlobTooLarge(String),

@@ -2,10 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::{
-    oci::{Digest, RepositoryName},
-    platform::ByteRange,
-};
+use crate::platform::ByteRange;
 
 /// The digest of the content.
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -20,34 +17,29 @@ pub const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// The filters applied to a list of referrers.
 pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// Content under its digest never changes; and nothing on the way may compress it, or lengths and ranges
-/// would be wrong. Access is checked here at every request, so shared caches do not keep it.
+/// For content by digest, which never changes. Nothing on the way may compress it, or lengths and ranges would be
+/// wrong. Every request is authorized here, so shared caches must not keep it.
 pub const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("private, max-age=31536000, immutable, no-transform");
-/// What a tag points at may change at any time.
+/// For a tag, which may move at any time.
 pub const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache, no-transform");
 
-/// Sets a header whose value was made from checked parts; one that HTTP cannot carry is left out.
+/// Sets a header. A value that HTTP cannot carry is left out.
 pub fn set(headers: &mut HeaderMap, name: HeaderName, value: impl ToString) {
     if let Ok(value) = value.to_string().parse() {
         headers.insert(name, value);
     }
 }
 
-/// Where a blob is.
-pub fn blob_location(name: &RepositoryName, digest: &Digest) -> String {
-    format!("/v2/{name}/blobs/{digest}")
-}
-
-/// `Location` and `Range` of an upload that has `offset` bytes. The range of an empty one is `0-0`, as the
-/// specification wants it.
+/// `Location` and `Range` of an upload of `offset` bytes. An empty one has the range `0-0`, as the specification
+/// demands.
 pub fn upload_headers(headers: &mut HeaderMap, location: &str, offset: u64) {
     set(headers, header::LOCATION, location);
     set(headers, header::RANGE, format!("0-{}", offset.saturating_sub(1)));
 }
 
-/// A chunk's `Content-Range`: `<first>-<last>`, as the specification has it, or HTTP's
-/// `bytes <first>-<last>/<size or *>`. Returns the first byte's place and the length.
+/// The first byte and the length that a chunk's `Content-Range` announces: `<first>-<last>`, the specification's
+/// form, or HTTP's `bytes <first>-<last>/<size or *>`.
 pub fn parse_content_range(value: &HeaderValue) -> Option<(u64, u64)> {
     let text = value.to_str().ok()?.trim();
     let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches([' ', '=']));
@@ -62,14 +54,14 @@ fn number(text: &str) -> Option<u64> {
     is_digits.then(|| text.parse().ok()).flatten()
 }
 
-/// What a `Range` asks for of `size` bytes.
+/// The meaning of a `Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestedRange {
-    /// Everything: no range, one we do not understand, or several at once, which RFC 9110 lets us ignore.
+    /// Everything: no range, a malformed one, or several, which RFC 9110 allows to ignore.
     Whole,
-    /// One part.
+    /// One range.
     Part(ByteRange),
-    /// A part that is not there.
+    /// A range outside the content.
     NotSatisfiable,
 }
 

@@ -75,6 +75,7 @@ impl Route {
             (_, ["_pierhead", "blobs", alg, hex]) if method == Method::GET => Self::GetSignedBlob { digest: format!("{alg}:{hex}").parse()? },
             (_, ["_pierhead", "blobs", _, _]) => return Err(Error::Unsupported { allow: "GET" }),
             ("POST", [n @ .., "blobs", "uploads", ""] | [n @ .., "blobs", "uploads"]) => Self::StartUpload { name: name(n)? }, // end-4a, end-4b, end-11
+            (_, ["_pierhead", "rebuild"] | [.., "blobs", "uploads"] | [.., "blobs", "uploads", ""]) => return Err(Error::Unsupported { allow: "POST" }),
             ("PATCH", [n @ .., "blobs", "uploads", id]) => Self::PatchUpload { name: name(n)?, id: upload(id)? }, // end-5
             ("PUT", [n @ .., "blobs", "uploads", id]) => Self::FinishUpload { name: name(n)?, id: upload(id)? }, // end-6
             ("GET", [n @ .., "blobs", "uploads", id]) => Self::UploadStatus { name: name(n)?, id: upload(id)? }, // end-13
@@ -87,8 +88,7 @@ impl Route {
             ("GET", [n @ .., "tags", "list"]) => Self::ListTags { name: name(n)? }, // end-8a, end-8b
             ("GET", [n @ .., "referrers", digest]) => Self::ListReferrers { name: name(n)?, digest: digest.parse()? }, // end-12a, end-12b
             (_, ["" | "_catalog"]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
-            (_, ["_pierhead", "rebuild"] | [.., "blobs", "uploads"] | [.., "blobs", "uploads", ""]) => return Err(Error::Unsupported { allow: "POST" }),
-            (_, [.., "blobs", "uploads", _]) => return Err(Error::Unsupported { allow: "GET, PATCH, PUT, DELETE" }),
+            (_, [.., "blobs", "uploads", _]) => return Err(Error::Unsupported { allow: "GET, HEAD, PATCH, PUT, DELETE" }),
             (_, [.., "blobs", _]) => return Err(Error::Unsupported { allow: "GET, HEAD, DELETE" }),
             (_, [.., "manifests", _]) => return Err(Error::Unsupported { allow: "GET, HEAD, PUT, DELETE" }),
             (_, [.., "tags", "list"] | [.., "referrers", _]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
@@ -166,6 +166,9 @@ mod tests {
             ("PATCH /v2/a/blobs/uploads/1", "BLOB_UPLOAD_UNKNOWN"),
             ("POST /v2/a/manifests/latest", "UNSUPPORTED"),
             ("PUT /v2/", "UNSUPPORTED"),
+            ("GET /v2/a/blobs/uploads/", "UNSUPPORTED"),
+            ("GET /v2/a/blobs/uploads", "UNSUPPORTED"),
+            ("PUT /v2/a/blobs/uploads/", "UNSUPPORTED"),
             ("GET /v2/_pierhead/blobs/sha256/x", "DIGEST_INVALID"),
             ("GET /v2/_pierhead/blobs/sha256:x", "NAME_INVALID"),
             ("GET /v2/a", "UNSUPPORTED"),

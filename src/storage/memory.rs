@@ -151,6 +151,11 @@ impl StorageDriver for Memory {
             if metadata > MAX_METADATA {
                 return Err(self.backend(path, "put", "the metadata is larger than 2048 bytes"));
             }
+            // It travels in HTTP headers.
+            let is_visible = |text: &String| text.bytes().all(|c| matches!(c, b' '..=b'~'));
+            if !options.metadata.iter().all(|(key, value)| is_visible(key) && is_visible(value)) {
+                return Err(self.backend(path, "put", "the metadata is not visible ASCII"));
+            }
             let bytes = self.bytes(path, "put", body).await?;
             let there = self.objects.borrow().get(path.as_str()).map(|stored| stored.meta.etag.clone());
             let holds = match options.condition {

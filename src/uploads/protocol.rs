@@ -2,8 +2,8 @@
 //!
 //! During a deployment a worker of one version talks to a session of another, and a session outlives many
 //! deployments. So messages and states only grow: a new field has a `#[serde(default)]`, nothing is renamed or
-//! reused, and a new command is sent only one release after sessions have learned it. `tests/golden/sessions`
-//! holds one document for each message; a change that breaks one of them breaks a deployment.
+//! reused, and a new command is sent only one release after sessions have learned it. `tests/registry/golden/sessions`
+//! holds a document for each message; a change that breaks one of them breaks a deployment.
 
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
@@ -189,8 +189,8 @@ mod tests {
 
     /// Compares a message with its golden document; `UPDATE_GOLDEN=1` writes it.
     fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
-        let path =
-            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/sessions/{name}.json"));
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join(format!("tests/registry/golden/sessions/{name}.json"));
         let text = serde_json::to_string_pretty(value).unwrap() + "\n";
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&path, &text).unwrap();

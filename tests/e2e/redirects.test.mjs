@@ -99,69 +99,17 @@ test("signed URLs: for one blob, one method and a while", needs("curl"), async (
     for (const method of ["HEAD", "PUT", "POST", "PATCH", "DELETE"]) {
       assert.equal((await get(url, {}, method)).status, 405, method);
     }
-    const [at, verify] = url.split("?verify=");
-    const [seconds, mac] = verify.split("-");
-    for (const forged of [
-      at,
-      `${at}?verify=`,
-      `${at}?verify=${seconds}-`,
-      `${at}?verify=${Number(seconds) + 60}-${mac}`,
-      `${at}?verify=${Number(seconds) - 60}-${mac}`,
-      `${at}?verify=${seconds}-${Buffer.alloc(32).toString("base64")}`,
-      `${at.replace(digest.slice(7), other.slice(7))}?verify=${verify}`,
-      `${at}/?verify=${verify}`,
-      `${url}&x=1`,
-      `${url.replace(/.(%3D)?$/, (end) => (end[0] === "A" ? "B" : "A") + end.slice(1))}`,
-    ]) {
-      const answer = await get(forged);
-      assert.ok([403, 404].includes(answer.status), `${forged}: ${answer.status}`);
-      await answer.arrayBuffer();
+    // `tests/registry/redirects.rs` has every other forgery, expiry and key rotation.
+    const [at] = url.split("?verify=");
+    for (const forged of [at, `${url}&x=1`, url.replace(digest.slice(7), other.slice(7))]) {
+      assert.equal((await errorOf(await get(forged))).code, "DENIED", forged);
     }
-    assert.equal((await errorOf(await get(at))).code, "DENIED");
 
     await registry.expect(`DELETE ${target}`, 202);
     for (const line of [`GET ${target}`, `HEAD ${target}`]) await registry.expect(line, 404);
     assert.equal((await get(url)).status, 200);
     assert.ok(!ownLines(registry).join().includes(SIGNING_KEY));
   });
-});
-
-test("signed URLs end when they are said to, without any configured key", async () => {
-  await withRegistry({ BLOB_REDIRECT: "signed", BLOB_REDIRECT_TTL: "10s" }, async (registry) => {
-    const bytes = randomBytes(1000);
-    const digest = await registry.pushBlob("a", bytes);
-    const url = await redirectOf(registry, `/v2/a/blobs/${digest}`);
-    assert.ok(bytes.equals(await bytesOf(await get(url))));
-    await registry.expect(`DELETE /v2/a/blobs/${digest}`, 202);
-    const deadline = Date.now() + 11_000;
-    let status;
-    do {
-      await new Promise((resolve) => setTimeout(resolve, 500));
-      status = (await get(url)).status;
-    } while (status === 200 && Date.now() < deadline);
-    assert.equal(status, 403);
-  });
-});
-
-test("a restart and a second key change nothing for URLs that are about", async () => {
-  const old = { ANONYMOUS: "push", BLOB_REDIRECT: "signed", BLOB_REDIRECT_KEYS: SIGNING_KEY };
-  const registry = await Registry.start({ vars: old });
-  try {
-    const digest = await registry.pushBlob("a", randomBytes(1000));
-    const before = await redirectOf(registry, `/v2/a/blobs/${digest}`);
-    const other = "another-key-of-more-than-thirty-two-characters";
-    registry.vars = { ...old, BLOB_REDIRECT_KEYS: `${other} ${SIGNING_KEY}` };
-    await registry.restart();
-    const after = await redirectOf(registry, `/v2/a/blobs/${digest}`);
-    assert.notEqual(after, before);
-    for (const url of [before, after]) assert.equal((await get(url)).status, 200);
-    registry.vars = { ...old, BLOB_REDIRECT_KEYS: other };
-    await registry.restart();
-    assert.equal((await get(before)).status, 403);
-    assert.equal((await get(after)).status, 200);
-  } finally {
-    await registry.stop();
-  }
 });
 
 test("presigned URLs: straight to the S3 server that stores", needs("curl"), async () => {

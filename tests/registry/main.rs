@@ -2,10 +2,24 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
+mod access;
 mod architecture;
+mod blobs;
+mod catalog;
 mod chunked_uploads;
 mod decorators;
+mod deletion;
 mod documentation;
+mod errors;
+mod fixtures;
 mod jobs;
+mod manifests;
+mod mounts;
 mod reads;
+mod redirects;
+mod referrers;
 mod support;
+mod table;
+mod tags;
+mod upload_sessions;
+mod uploads;

@@ -245,7 +245,7 @@ impl TestRegistry {
         Self::with(&[], Lasting { storage, ..Lasting::default() })
     }
 
-    /// A new isolate, with these variables, over what others have left.
+    /// A new isolate, with these variables, over what others have left. Without `ANONYMOUS`, anyone may push.
     pub fn with(vars: &[(&str, &str)], Lasting { storage, kv, edge }: Lasting) -> Self {
         let lookup =
             |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());

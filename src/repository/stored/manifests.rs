@@ -1,4 +1,4 @@
-//! Manifests of a repository: their content, links and tags.
+//! Manifests of a repository: their content and links.
 
 use bytes::Bytes;
 use futures_util::future::{try_join, try_join_all, try_join3};
@@ -10,41 +10,17 @@ use crate::{
     oci::{Digest, Manifest, Tag},
     platform::Body,
     repository::{NewManifest, RepositoryError, Revision},
-    storage::{Metadata, ObjectMeta, Path, StorageError, StorageErrorKind},
+    storage::{Metadata, ObjectMeta, StorageError},
 };
-
-/// The longest link, in bytes: a digest and a line end.
-const MAX_LINK: usize = 256;
 
 /// The metadata of a manifest's link that holds its media type.
 const MEDIA_TYPE: &str = "media-type";
 
 impl Stored {
-    /// The manifest that a tag points to: one look-up, strongly consistent.
-    pub(super) async fn tag(&self, tag: &Tag) -> Result<Option<Revision>, StorageError> {
-        let revision = self.read_link(&Key::TagCurrent(&self.name, tag).path()).await?;
-        if revision.as_ref().is_some_and(|revision| revision.description.is_none()) {
-            self.has_foreign_links.set(true);
-        }
-        Ok(revision)
-    }
-
     /// The manifest with this digest: one look-up.
     pub(super) async fn revision_by_digest(&self, digest: &Digest) -> Result<Option<Revision>, StorageError> {
         let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
         Ok(link.map(|meta| Revision { digest: digest.clone(), description: description(&meta) }))
-    }
-
-    async fn read_link(&self, path: &Path) -> Result<Option<Revision>, StorageError> {
-        let Some((content, meta)) = self.store().read(path, MAX_LINK).await? else { return Ok(None) };
-        match std::str::from_utf8(&content).ok().and_then(|text| text.trim().parse().ok()) {
-            Some(digest) => Ok(Some(Revision { digest, description: description(&meta) })),
-            None => {
-                let message = "the link does not hold a digest".to_owned();
-                let kind = StorageErrorKind::Backend { operation: "read", message, retryable: false };
-                Err(self.store().error(path, kind))
-            }
-        }
     }
 
     /// Checks the manifest's blobs, then writes its content, its links, its tags.
@@ -93,16 +69,6 @@ impl Stored {
         self.put(Key::Repository(&self.name), Bytes::new(), Metadata::new()).await
     }
 
-    pub(super) async fn remove_tag(&self, tag: &Tag) -> Result<bool, StorageError> {
-        let current = Key::TagCurrent(&self.name, tag).path();
-        if self.store().head(&current).await?.is_none() {
-            return Ok(false);
-        }
-        self.store().delete(&[current]).await?;
-        self.store().delete_tree(&Key::Tag(&self.name, tag).path()).await?;
-        Ok(true)
-    }
-
     pub(super) async fn remove_manifest(&self, digest: &Digest) -> Result<bool, StorageError> {
         if !self.has(Key::Revision(&self.name, digest)).await? {
             return Ok(false);
@@ -126,7 +92,8 @@ impl Stored {
     }
 }
 
-fn description(meta: &ObjectMeta) -> Option<(u64, String)> {
+/// What a link says of its manifest.
+pub(super) fn description(meta: &ObjectMeta) -> Option<(u64, String)> {
     let located = Located::from_metadata(&meta.metadata)?;
     Some((located.size, meta.metadata.get(MEDIA_TYPE)?.clone()))
 }

@@ -1,18 +1,52 @@
-//! Tags of a repository.
+//! Tags of a repository: their links, and listing them.
 
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, TryStreamExt, future::try_join_all, stream};
 
-use super::{CONCURRENCY, Stored};
+use super::{CONCURRENCY, Stored, manifests::description};
 use crate::{
     layout::Key,
     oci::{Digest, RepositoryName, Tag},
-    repository::ListPage,
-    storage::{Page, StorageError, Store},
+    repository::{ListPage, Revision},
+    storage::{Page, Path, StorageError, StorageErrorKind, Store},
 };
 
+/// The longest link, in bytes: a digest and a line end.
+const MAX_LINK: usize = 256;
+
 impl Stored {
+    /// The manifest that a tag points to: one look-up, strongly consistent.
+    pub(super) async fn tag(&self, tag: &Tag) -> Result<Option<Revision>, StorageError> {
+        let revision = self.read_link(&Key::TagCurrent(&self.name, tag).path()).await?;
+        if revision.as_ref().is_some_and(|revision| revision.description.is_none()) {
+            self.has_foreign_links.set(true);
+        }
+        Ok(revision)
+    }
+
+    async fn read_link(&self, path: &Path) -> Result<Option<Revision>, StorageError> {
+        let Some((content, meta)) = self.store().read(path, MAX_LINK).await? else { return Ok(None) };
+        match std::str::from_utf8(&content).ok().and_then(|text| text.trim().parse().ok()) {
+            Some(digest) => Ok(Some(Revision { digest, description: description(&meta) })),
+            None => {
+                let message = "the link does not hold a digest".to_owned();
+                let kind = StorageErrorKind::Backend { operation: "read", message, retryable: false };
+                Err(self.store().error(path, kind))
+            }
+        }
+    }
+
+    pub(super) async fn remove_tag(&self, tag: &Tag) -> Result<bool, StorageError> {
+        let current = Key::TagCurrent(&self.name, tag).path();
+        if self.store().head(&current).await?.is_none() {
+            return Ok(false);
+        }
+        self.store().delete(&[current]).await?;
+        self.store().delete_tree(&Key::Tag(&self.name, tag).path()).await?;
+        Ok(true)
+    }
+
     pub(super) async fn list_tags(
         &self,
         after: Option<&str>,

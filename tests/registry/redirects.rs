@@ -1,0 +1,166 @@
+//! Signed blob URLs: validity, tampering, expiry, key rotation. `reads` has the choice of redirect.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use percent_encoding::percent_decode_str;
+use pierhead::oci::Digest;
+use sha2::Sha256;
+
+use crate::{
+    fixtures::{bytes, sha256},
+    support::{Lasting, TestRegistry},
+    table::assert_well_formed,
+};
+
+const KEY: &str = "a-key-of-more-than-thirty-two-characters";
+const OTHER_KEY: &str = "another-key-of-more-than-thirty-two-characters";
+const NOW: u64 = 1_700_000_123;
+const TTL: u64 = 20 * 60;
+
+/// A registry that redirects to signed URLs, at [`NOW`].
+fn signing(keys: &str, lasting: &Lasting) -> TestRegistry {
+    let vars = [
+        ("BLOB_REDIRECT", "signed"),
+        ("BLOB_REDIRECT_KEYS", keys),
+        ("BLOB_REDIRECT_TTL", "20m"),
+        ("LOG_LEVEL", "debug"),
+    ];
+    let registry = TestRegistry::with(&vars, lasting.clone());
+    registry.clock.0.set(NOW * 1000);
+    registry
+}
+
+fn redirected(registry: &TestRegistry, digest: &Digest) -> String {
+    let line = format!("GET /v2/team/app/blobs/{digest}");
+    // The redirect ignores the range; the target serves it.
+    let answer = registry.send(&line, &[("range", "bytes=0-1")], None);
+    assert_well_formed(&line, &answer);
+    assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (307, b"".as_slice()));
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("docker-content-digest"), digest.to_string());
+    answer.header("location").to_owned()
+}
+
+fn get(registry: &TestRegistry, target: &str) -> u16 {
+    registry.get(&format!("GET {target}")).status.as_u16()
+}
+
+/// Cloudflare's token check, from its documentation, for `/path?verify=<seconds>-<mac>`.
+fn is_timed_hmac_valid_v0(key: &str, uri: &str, ttl: u64, now: u64) -> bool {
+    let (message, token) = uri.split_once("?verify=").unwrap();
+    let (seconds, mac) = token.split_once('-').unwrap();
+    let mut expected = Hmac::<Sha256>::new_from_slice(key.as_bytes()).unwrap();
+    expected.update(format!("{message}{seconds}").as_bytes());
+    let expected = STANDARD.encode(expected.finalize().into_bytes());
+    percent_decode_str(mac).decode_utf8().unwrap() == expected && now < seconds.parse::<u64>().unwrap() + ttl
+}
+
+#[test]
+fn a_signed_url_passes_the_check_of_a_cdn_until_it_expires() {
+    let lasting = Lasting::default();
+    let registry = signing(KEY, &lasting);
+    let digest = registry.push_blob("team/app", bytes(300));
+    let target = redirected(&registry, &digest);
+    assert!(is_timed_hmac_valid_v0(KEY, &target, TTL, NOW), "{target}");
+    assert!(!is_timed_hmac_valid_v0(OTHER_KEY, &target, TTL, NOW), "{target}");
+    assert!(!is_timed_hmac_valid_v0(KEY, &target, TTL, NOW + TTL), "{target}");
+    // The URL is the same for a quarter of its lifetime.
+    registry.clock.0.set((NOW + 60) * 1000);
+    assert_eq!(redirected(&registry, &digest), target);
+    registry.clock.0.set((NOW + TTL / 4) * 1000);
+    assert_ne!(redirected(&registry, &digest), target);
+}
+
+#[test]
+fn a_tampered_url_is_refused() {
+    let lasting = Lasting::default();
+    for keys in [KEY, ""] {
+        let registry = signing(keys, &lasting);
+        let digest = registry.push_blob("team/app", bytes(300));
+        let other = registry.push_blob("team/app", bytes(100));
+        let target = redirected(&registry, &digest);
+        let (path, verify) = target.split_once("?verify=").unwrap();
+        let (seconds, mac) = verify.split_once('-').unwrap();
+        let seconds: u64 = seconds.parse().unwrap();
+        let first = if mac.starts_with('A') { "B" } else { "A" };
+        for (forged, status) in [
+            (path.to_owned(), 403),
+            (format!("{path}?verify="), 403),
+            (format!("{path}?verify={seconds}"), 403),
+            (format!("{path}?verify={seconds}-"), 403),
+            (format!("{path}?verify={}-{mac}", seconds + 60), 403),
+            (format!("{path}?verify={}-{mac}", seconds - 60), 403),
+            (format!("{path}?verify={seconds}-{first}{}", &mac[1..]), 403),
+            (format!("{path}?verify={seconds}-{}", STANDARD.encode([0; 32])), 403),
+            (format!("{}?verify={verify}", path.replace(digest.hex(), other.hex())), 403),
+            (format!("{path}/?verify={verify}"), 404),
+            (format!("{target}&x=1"), 403),
+        ] {
+            let answer = registry.get(&format!("GET {forged}"));
+            assert_well_formed("GET", &answer);
+            assert_eq!(answer.status.as_u16(), status, "{forged}");
+            assert_eq!(answer.codes(), [if status == 403 { "DENIED" } else { "UNSUPPORTED" }], "{forged}");
+        }
+        assert_eq!(get(&registry, &target), 200);
+        assert!(!registry.lines.0.borrow().iter().any(|line| line.to_string().contains(KEY)));
+        assert!(!registry.lines.0.borrow().is_empty());
+    }
+}
+
+#[test]
+fn heads_and_matching_validators_are_not_redirected() {
+    let lasting = Lasting::default();
+    let registry = signing(KEY, &lasting);
+    let digest = registry.push_blob("team/app", bytes(300));
+    let line = format!("/v2/team/app/blobs/{digest}");
+    let head = registry.get(&format!("HEAD {line}"));
+    assert_eq!((head.status.as_u16(), head.header("content-length")), (200, "300"));
+    let etag = format!("\"{digest}\"");
+    let unchanged = registry.send(&format!("GET {line}"), &[("if-none-match", &etag)], None);
+    assert_eq!((unchanged.status.as_u16(), unchanged.header("location")), (304, ""));
+}
+
+#[test]
+fn a_url_expires_on_schedule_with_and_without_a_configured_key() {
+    for keys in ["", KEY] {
+        let lasting = Lasting::default();
+        let registry = signing(keys, &lasting);
+        let content = bytes(300);
+        let digest = registry.push_blob("team/app", &content);
+        let target = redirected(&registry, &digest);
+        assert_eq!(registry.get(&format!("GET {target}")).body, content);
+        // It outlives the blob, but no new URL is issued.
+        assert_eq!(registry.get(&format!("DELETE /v2/team/app/blobs/{digest}")).status, 202);
+        for method in ["GET", "HEAD"] {
+            assert_eq!(registry.get(&format!("{method} /v2/team/app/blobs/{digest}")).status, 404);
+        }
+        assert_eq!(get(&registry, &target), 200);
+        let made: u64 = target.split_once("?verify=").unwrap().1.split_once('-').unwrap().0.parse().unwrap();
+        registry.clock.0.set((made + TTL) * 1000 - 1);
+        assert_eq!(get(&registry, &target), 200);
+        registry.clock.0.set((made + TTL) * 1000);
+        assert_eq!(get(&registry, &target), 403);
+    }
+}
+
+#[test]
+fn a_restart_and_a_second_key_keep_issued_urls_valid() {
+    let lasting = Lasting::default();
+    let first = signing(KEY, &lasting);
+    let digest = first.push_blob("team/app", bytes(300));
+    let old = redirected(&first, &digest);
+    let both = signing(&format!("{OTHER_KEY} {KEY}"), &lasting);
+    let new = redirected(&both, &digest);
+    assert_ne!(old, new);
+    assert_eq!([&old, &new].map(|target| get(&both, target)), [200, 200]);
+    let last = signing(OTHER_KEY, &lasting);
+    assert_eq!([&old, &new].map(|target| get(&last, target)), [403, 200]);
+
+    // The default key comes from the bucket and survives a restart.
+    let lasting = Lasting::default();
+    let digest = signing("", &lasting).push_blob("team/app", bytes(300));
+    let target = redirected(&signing("", &lasting), &digest);
+    assert_eq!(get(&signing("", &lasting), &target), 200);
+    assert_eq!(get(&signing("", &Lasting::default()), &target), 403);
+    assert_eq!(sha256(signing("", &lasting).get(&format!("GET {target}")).body), digest);
+}
