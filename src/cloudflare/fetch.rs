@@ -1,6 +1,6 @@
 //! Requests to other servers, through the runtime's `fetch`.
 
-use ::http::{HeaderName, HeaderValue, Method, Request, Response};
+use ::http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
 use futures_util::future::LocalBoxFuture;
 use js_sys::{Array, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
@@ -47,25 +47,7 @@ async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
             stream::raw(stream).ok_or_else(foreign)?.into()
         }
     };
-    let headers = Array::new();
-    let header = |name: &str, value: &str| headers.push(&Array::of2(&name.into(), &value.into()));
-    for (name, value) in &parts.headers {
-        header(name.as_str(), value.to_str().unwrap_or_default());
-    }
-    // The response is passed on as it is, with its length.
-    header("accept-encoding", "identity");
-    if let Some(length) = length.filter(|_| is_stream) {
-        header("content-length", &length.to_string());
-    }
-    let init = Object::new();
-    let set = |name: &str, value: &JsValue| Reflect::set(&init, &name.into(), value).map_err(text);
-    set("method", &parts.method.as_str().into())?;
-    set("headers", &headers)?;
-    set("redirect", &"manual".into())?;
-    set("body", &value)?;
-    if is_stream {
-        set("duplex", &"half".into())?;
-    }
+    let init = request_init(&parts, value, length.filter(|_| is_stream))?;
 
     let mut backoff = BACKOFF.into_iter().filter(|_| !is_stream);
     let url = parts.uri.to_string();
@@ -89,6 +71,31 @@ async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
             }
         }
     }
+}
+
+/// The second argument of `fetch`. `stream_length` is the length of a streamed body, if known.
+fn request_init(parts: &Parts, body: JsValue, stream_length: Option<u64>) -> Result<Object, String> {
+    let is_stream = body.is_instance_of::<ReadableStream>();
+    let headers = Array::new();
+    let header = |name: &str, value: &str| headers.push(&Array::of2(&name.into(), &value.into()));
+    for (name, value) in &parts.headers {
+        header(name.as_str(), value.to_str().unwrap_or_default());
+    }
+    // The response is passed on as it is, with its length.
+    header("accept-encoding", "identity");
+    if let Some(length) = stream_length {
+        header("content-length", &length.to_string());
+    }
+    let init = Object::new();
+    let set = |name: &str, value: &JsValue| Reflect::set(&init, &name.into(), value).map_err(text);
+    set("method", &parts.method.as_str().into())?;
+    set("headers", &headers)?;
+    set("redirect", &"manual".into())?;
+    set("body", &body)?;
+    if is_stream {
+        set("duplex", &"half".into())?;
+    }
+    Ok(init)
 }
 
 async fn attempt(url: &str, init: &Object, is_head: bool) -> Result<Response<Body>, String> {

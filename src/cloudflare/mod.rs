@@ -1,7 +1,7 @@
 //! The registry on Cloudflare: the only place that names JavaScript.
 //!
-//! Entry points: [`entry`] for requests, [`scheduled`] for the cron trigger, and the Durable Object of upload
-//! [`sessions`]. [`bindings`] makes the platform out of the worker's environment.
+//! Entry points: [`entry`] for requests, [`scheduled`] for the cron trigger, and the Durable Object of an
+//! [`upload_session`]. [`bindings`] makes the platform out of the worker's environment.
 
 mod bindings;
 mod buffers;
@@ -19,3 +19,4 @@ mod stream;
 mod test_endpoints;
 #[cfg(test)]
 mod tests;
+mod upload_session;

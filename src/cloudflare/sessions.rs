@@ -1,135 +1,19 @@
-//! Upload sessions in Durable Objects: a host of [`crate::uploads::session`], and its client.
-//!
-//! An object holds one session: its state under `state`, its id under `id`, and a row for each part, so that no row
-//! grows with the blob. Bytes never come here.
-
-use std::collections::BTreeMap;
+//! The client of upload sessions, each a Durable Object named by its id: see [`super::upload_session`].
 
 use futures_util::future::LocalBoxFuture;
 use wasm_bindgen::JsValue;
-use worker::{
-    DurableObject, Env, ListOptions, Method, ObjectNamespace, RequestInit, Response, State, durable_object,
-};
+use worker::{Method, ObjectNamespace, RequestInit};
 
-use super::{bindings, clock::SystemClock};
 use crate::{
     oci::UploadId,
-    platform::Clock,
-    storage::Part,
-    uploads::{
-        CallError, Command, Refused, Reply, UploadSessions,
-        session::{self, Transition, apply},
-        sweep,
-    },
+    uploads::{CallError, Command, Refused, Reply, UploadSessions},
 };
 
-const STATE: &str = "state";
-const ID: &str = "id";
-const PART: &str = "part/";
-
-/// The Durable Object.
-#[durable_object]
-pub struct UploadSession {
-    state: State,
-    env: Env,
-}
-
+/// A command on its way to a session.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Call {
-    id: String,
-    command: Command,
-}
-
-impl DurableObject for UploadSession {
-    fn new(state: State, env: Env) -> Self {
-        Self { state, env }
-    }
-
-    async fn fetch(&self, mut request: worker::Request) -> worker::Result<Response> {
-        let Call { id, command } = request.json().await?;
-        Response::from_json(&self.carry_out(&id, &command).await?)
-    }
-
-    /// The session has expired: removes what it has stored, then the session.
-    async fn alarm(&self) -> worker::Result<Response> {
-        if let Some(state) = self.stored().await?
-            && let Some(id) = self.state.storage().get::<String>(ID).await?
-            && let Ok(id) = id.parse::<UploadId>()
-        {
-            let config = bindings::config(&self.env).map_err(failed)?;
-            let store = bindings::store(&self.env, &config).map_err(failed)?;
-            sweep(&store, &id, state.upload()).await.map_err(failed)?;
-        }
-        self.state.storage().delete_all().await?;
-        Response::empty()
-    }
-}
-
-fn failed(error: impl ToString) -> worker::Error {
-    worker::Error::RustError(error.to_string())
-}
-
-impl UploadSession {
-    async fn stored(&self) -> worker::Result<Option<session::State>> {
-        let text: Option<String> = self.state.storage().get(STATE).await?;
-        text.map(|text| serde_json::from_str(&text)).transpose().map_err(Into::into)
-    }
-
-    /// Nothing else happens to this object between the read and the write: the runtime's input gate.
-    async fn carry_out(&self, id: &str, command: &Command) -> worker::Result<Result<Reply, Refused>> {
-        let storage = self.state.storage();
-        let before = self.stored().await?;
-        let Transition { state, upload, rows } = match apply(before.clone(), command, SystemClock.now()) {
-            Ok(transition) => transition,
-            Err(error) => return Ok(Err(error)),
-        };
-        if before.as_ref() != Some(&state) {
-            // One write: the parts and the state that counts them are stored together or not at all.
-            let values = js_sys::Object::new();
-            let set = |key: &str, value: &str| {
-                js_sys::Reflect::set(&values, &key.into(), &JsValue::from_str(value))
-            };
-            set(STATE, &serde_json::to_string(&state)?)?;
-            set(ID, id)?;
-            for part in &rows.insert {
-                set(&row(part.number), &part.etag)?;
-            }
-            storage.put_multiple_raw(values).await?;
-            let expires = state.upload().expires;
-            if before.is_none_or(|before| before.upload().expires != expires) {
-                let wait = expires.0.saturating_sub(SystemClock.now().0);
-                storage.set_alarm(std::time::Duration::from_millis(wait)).await?;
-            }
-        }
-        if rows.clear {
-            let keys: Vec<String> = self.parts().await?.iter().map(|part| row(part.number)).collect();
-            // The platform deletes at most 128 keys at once.
-            for keys in keys.chunks(128) {
-                storage.delete_multiple(keys.to_vec()).await?;
-            }
-        }
-        let parts = if rows.list { self.parts().await? } else { Vec::new() };
-        Ok(Ok(Reply { upload, parts }))
-    }
-
-    async fn parts(&self) -> worker::Result<Vec<Part>> {
-        let rows = self.state.storage().list_with_options(ListOptions::new().prefix(PART)).await?;
-        let mut parts = BTreeMap::new();
-        for entry in rows.entries() {
-            let entry = js_sys::Array::from(&entry?);
-            let (key, etag) = (entry.get(0).as_string(), entry.get(1).as_string());
-            let number = key.and_then(|key| key.strip_prefix(PART)?.parse::<u16>().ok());
-            if let (Some(number), Some(etag)) = (number, etag) {
-                parts.insert(number, Part { number, etag });
-            }
-        }
-        Ok(parts.into_values().collect())
-    }
-}
-
-/// The key of a part's row: in the order of the numbers.
-fn row(number: u16) -> String {
-    format!("{PART}{number:05}")
+pub(super) struct Call {
+    pub id: String,
+    pub command: Command,
 }
 
 /// The client of the sessions.

@@ -90,36 +90,22 @@ impl Manifest {
     /// Strict where a client could be misled (a type it does not have, an image that is also an index),
     /// loose elsewhere: unknown fields and types are kept, `schemaVersion` is not looked at.
     pub fn parse(content_type: Option<&str>, content: &[u8]) -> Result<Self, InvalidManifest> {
-        let header = content_type
-            .map(|value| value.split(';').next().unwrap_or_default().trim())
-            .filter(|value| !matches!(*value, "" | "application/json" | media_type::OCTET_STREAM));
         let loose: LooseFields = serde_json::from_slice(content)?;
-        let field = loose.media_type.as_str().filter(|field| !field.is_empty());
-        let media_type = match (header, field) {
-            (Some(header), Some(field)) if header != field => {
-                return Err(InvalidManifest::MediaTypeMismatch {
-                    header: header.into(),
-                    field: field.into(),
-                });
-            }
-            (Some(known), _) | (None, Some(known)) => known.to_owned(),
-            (None, None) => return Err(InvalidManifest::NoMediaType),
-        };
+        let media_type = media_type_of(content_type, loose.media_type.as_str())?;
         let shape = media_type::shape(&media_type);
         if shape == Shape::Other {
+            let subject = serde_json::from_value::<Descriptor>(loose.subject).ok();
             return Ok(Self {
                 media_type,
                 blobs: Vec::new(),
                 children: Vec::new(),
-                subject: serde_json::from_value::<Descriptor>(loose.subject)
-                    .ok()
-                    .map(|subject| subject.digest),
+                subject: subject.map(|subject| subject.digest),
                 artifact_type: loose.artifact_type.as_str().map(str::to_owned),
                 annotations: serde_json::from_value(loose.annotations).unwrap_or_default(),
             });
         }
         let fields: Fields = serde_json::from_slice(content)?;
-        debug_assert_eq!(fields.media_type.as_deref().filter(|field| !field.is_empty()), field);
+        debug_assert_eq!(fields.media_type.as_deref(), loose.media_type.as_str());
         let mut manifest = Self {
             media_type,
             blobs: Vec::new(),
@@ -128,36 +114,28 @@ impl Manifest {
             artifact_type: fields.artifact_type.filter(|artifact_type| !artifact_type.is_empty()),
             annotations: fields.annotations.unwrap_or_default(),
         };
-        match (shape, fields.config, fields.manifests) {
-            (Shape::Image, Some(config), None) => {
+        match (shape, fields.config, fields.layers, fields.manifests) {
+            (Shape::Image, Some(config), layers, None) => {
                 manifest.artifact_type.get_or_insert_with(|| config.media_type.clone());
-                manifest.blobs = std::iter::once(config)
-                    .chain(fields.layers.unwrap_or_default())
-                    .filter(|blob| blob.urls.is_empty())
-                    .map(|blob| blob.digest)
-                    .collect();
+                let blobs = std::iter::once(config).chain(layers.unwrap_or_default());
+                manifest.blobs = blobs.filter(|blob| blob.urls.is_empty()).map(|blob| blob.digest).collect();
                 manifest.blobs.sort_unstable();
                 manifest.blobs.dedup();
+                Ok(manifest)
             }
-            (Shape::Image, None, _) => {
-                return Err(InvalidManifest::Shape("an image manifest must have a config"));
-            }
-            (Shape::Image, ..) => {
-                return Err(InvalidManifest::Shape(
-                    "an image manifest must not have manifests: they belong in an index",
-                ));
-            }
-            (_, None, Some(children)) if fields.layers.is_none() => {
+            (Shape::Image, None, ..) => Err(InvalidManifest::Shape("an image manifest must have a config")),
+            (Shape::Image, ..) => Err(InvalidManifest::Shape(
+                "an image manifest must not have manifests: they belong in an index",
+            )),
+            (_, None, None, Some(children)) => {
                 manifest.children = children.into_iter().map(|child| child.digest).collect();
+                Ok(manifest)
             }
-            (_, _, None) => return Err(InvalidManifest::Shape("an index must have manifests")),
-            _ => {
-                return Err(InvalidManifest::Shape(
-                    "an index must not have a config or layers: they belong in an image",
-                ));
-            }
+            (.., None) => Err(InvalidManifest::Shape("an index must have manifests")),
+            _ => Err(InvalidManifest::Shape(
+                "an index must not have a config or layers: they belong in an image",
+            )),
         }
-        Ok(manifest)
     }
 
     /// The media type of stored content whose type nobody recorded, as in a bucket written by `distribution`.
@@ -180,6 +158,20 @@ impl Manifest {
             }
             _ => media_type::OCI_MANIFEST.to_owned(),
         }
+    }
+}
+
+/// The media type of a manifest whose request says `header` and whose content says `field`.
+fn media_type_of(header: Option<&str>, field: Option<&str>) -> Result<String, InvalidManifest> {
+    let header = header
+        .map(|value| value.split(';').next().unwrap_or_default().trim())
+        .filter(|value| !matches!(*value, "" | "application/json" | media_type::OCTET_STREAM));
+    match (header, field.filter(|field| !field.is_empty())) {
+        (Some(header), Some(field)) if header != field => {
+            Err(InvalidManifest::MediaTypeMismatch { header: header.into(), field: field.into() })
+        }
+        (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type.to_owned()),
+        (None, None) => Err(InvalidManifest::NoMediaType),
     }
 }
 
@@ -260,7 +252,14 @@ mod tests {
 
     #[test]
     fn malformed_content_is_refused() {
-        for content in ["", "not json", "[]", "{\"config\": 1}", "{\"config\": {\"digest\": \"sha256:x\"}}"] {
+        for content in [
+            "",
+            "not json",
+            "[]",
+            "{\"config\": 1}",
+            "{\"config\": {\"digest\": \"sha256:x\"}}",
+            "{\"mediaType\": 7, \"manifests\": []}",
+        ] {
             assert!(
                 Manifest::parse(Some(media_type::OCI_MANIFEST), content.as_bytes()).is_err(),
                 "{content}"

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     layout::Key,
-    oci::{Algorithm, HashState, RepositoryName, UploadId},
+    oci::{Algorithm, HashState, Hasher, RepositoryName, UploadId},
     platform::Timestamp,
     storage::{MultipartId, Part, Path},
 };
@@ -50,6 +50,22 @@ pub struct Staged {
 }
 
 impl Upload {
+    /// An upload without bytes or writers.
+    pub(super) fn new(repository: RepositoryName, algorithm: Algorithm, expires: Timestamp) -> Self {
+        Self {
+            repository,
+            algorithm,
+            offset: 0,
+            hash: Hasher::new(algorithm).state(),
+            multipart: None,
+            next_part: 1,
+            staged: Vec::new(),
+            epoch: 0,
+            is_claimed: false,
+            expires,
+        }
+    }
+
     /// The staged bytes.
     pub fn staged_length(&self) -> u64 {
         self.staged.iter().map(|staged| staged.length).sum()
@@ -185,7 +201,6 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
-    use crate::oci::Hasher;
 
     /// Compares a message with its golden document; `UPDATE_GOLDEN=1` writes it.
     fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {

@@ -7,7 +7,7 @@
 
 use super::{Checkpoint, Command, IN_FLIGHT, Refused, Upload};
 use crate::{
-    oci::{Algorithm, Hasher, RepositoryName},
+    oci::{Algorithm, RepositoryName},
     platform::Timestamp,
     storage::Part,
 };
@@ -66,30 +66,7 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
     let insert = |checkpoint: &Checkpoint| Rows { insert: checkpoint.parts.clone(), ..Rows::default() };
     match command {
         Command::Begin { repository, algorithm, offset, expires } => {
-            let mut upload = match state {
-                Some(upload) => of_repository(upload, repository)?,
-                None if now >= *expires => return Err(Refused::Unknown),
-                None => Upload {
-                    repository: repository.clone(),
-                    algorithm: *algorithm,
-                    offset: 0,
-                    hash: Hasher::new(*algorithm).state(),
-                    multipart: None,
-                    next_part: 1,
-                    staged: Vec::new(),
-                    epoch: 0,
-                    is_claimed: false,
-                    expires: *expires,
-                },
-            };
-            if offset.is_some_and(|offset| offset != upload.offset) {
-                return Err(Refused::OutOfOrder { offset: upload.offset });
-            }
-            if upload.is_claimed && upload.multipart.is_some() {
-                upload.next_part = upload.next_part.saturating_add(IN_FLIGHT);
-            }
-            upload.epoch += 1;
-            upload.is_claimed = true;
+            let upload = begin(state, (repository, *algorithm, *offset, *expires), now)?;
             Ok(stay(upload, Rows::default()))
         }
         Command::Checkpoint(checkpoint) => {
@@ -111,21 +88,36 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
             let upload = match state {
                 Some(upload) => of_repository(upload, repository)?,
                 // Nothing was written: only the id is closed.
-                None => {
-                    let begin = Command::Begin {
-                        repository: repository.clone(),
-                        algorithm: Algorithm::Sha256,
-                        offset: None,
-                        expires: *expires,
-                    };
-                    apply(None, &begin, now)?.upload
-                }
+                None if now >= *expires => return Err(Refused::Unknown),
+                None => Upload::new(repository.clone(), Algorithm::Sha256, *expires),
             };
             let closed = Upload { expires: *expires, ..upload.clone() };
             let rows = Rows { clear: true, ..Rows::default() };
             Ok(Transition { state: State::Closed(closed), upload, rows })
         }
     }
+}
+
+/// The state after [`Command::Begin`]: the new writer takes over.
+fn begin(
+    state: Option<Upload>,
+    (repository, algorithm, offset, expires): (&RepositoryName, Algorithm, Option<u64>, Timestamp),
+    now: Timestamp,
+) -> Result<Upload, Refused> {
+    let mut upload = match state {
+        Some(upload) => of_repository(upload, repository)?,
+        None if now >= expires => return Err(Refused::Unknown),
+        None => Upload::new(repository.clone(), algorithm, expires),
+    };
+    if offset.is_some_and(|offset| offset != upload.offset) {
+        return Err(Refused::OutOfOrder { offset: upload.offset });
+    }
+    if upload.is_claimed && upload.multipart.is_some() {
+        upload.next_part = upload.next_part.saturating_add(IN_FLIGHT);
+    }
+    upload.epoch += 1;
+    upload.is_claimed = true;
+    Ok(upload)
 }
 
 fn of_repository(upload: Upload, repository: &RepositoryName) -> Result<Upload, Refused> {

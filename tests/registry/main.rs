@@ -13,6 +13,7 @@ mod documentation;
 mod errors;
 mod fixtures;
 mod jobs;
+mod logs;
 mod manifests;
 mod mounts;
 mod reads;

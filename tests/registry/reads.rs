@@ -1,9 +1,8 @@
-//! Reads: what they cost in calls to storage, where they are sent, and what the caches may and may not answer.
+//! Reads: their cost in calls to storage, and what the caches may and may not answer.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use futures_executor::block_on;
-use http::StatusCode;
 use pierhead::{
     layout::Key,
     oci::{Algorithm, Digest},
@@ -11,17 +10,17 @@ use pierhead::{
     storage::{Metadata, PutOptions, StorageDriver},
 };
 
-use crate::support::{Answer, Fault, Faulty, Lasting, MemoryEdge, TestRegistry};
+use crate::support::{Fault, Faulty, Lasting, MemoryEdge, TestRegistry};
 
-const LAYER: &[u8] = b"the bytes of a layer";
+pub const LAYER: &[u8] = b"the bytes of a layer";
 const MANIFEST: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-fn layer() -> Digest {
+pub fn layer() -> Digest {
     Algorithm::Sha256.digest(LAYER)
 }
 
-fn manifest() -> Digest {
+pub fn manifest() -> Digest {
     Algorithm::Sha256.digest(MANIFEST.as_bytes())
 }
 
@@ -34,11 +33,11 @@ fn push(registry: &TestRegistry) {
 }
 
 /// A new isolate over what a registry has pushed: nothing is in its memory.
-fn cold(vars: &[(&str, &str)], lasting: &Lasting) -> TestRegistry {
+pub fn cold(vars: &[(&str, &str)], lasting: &Lasting) -> TestRegistry {
     TestRegistry::with(vars, lasting.clone())
 }
 
-fn pushed() -> Lasting {
+pub fn pushed() -> Lasting {
     let lasting = Lasting::default();
     push(&cold(&[], &lasting));
     lasting
@@ -56,7 +55,7 @@ fn strip_metadata(storage: &Faulty) {
     }
 }
 
-fn get_layer() -> String {
+pub fn get_layer() -> String {
     format!("GET /v2/a/blobs/{}", layer())
 }
 
@@ -229,128 +228,6 @@ fn a_tag_is_as_fresh_as_the_configuration_says() {
     assert_eq!(registry.get("GET /v2/a/manifests/v1").status, 404);
 }
 
-fn location(answer: &Answer) -> String {
-    assert_eq!(answer.status, StatusCode::TEMPORARY_REDIRECT);
-    assert_eq!((answer.header("cache-control"), answer.header("content-length")), ("no-store", "0"));
-    answer.header("location").to_owned()
-}
-
-#[test]
-fn a_signed_url_serves_the_blob_to_whoever_has_it() {
-    let lasting = pushed();
-    let vars = [("BLOB_REDIRECT", "signed"), ("BLOB_REDIRECT_TTL", "20m")];
-    let registry = cold(&vars, &lasting);
-    registry.clock.0.set(1_700_000_000_000);
-    let target = location(&registry.get(&get_layer()));
-    let get = |target: &str, headers: &[(&str, &str)]| registry.send(&format!("GET {target}"), headers, None);
-    let whole = get(&target, &[]);
-    assert_eq!((whole.status.as_u16(), whole.body.as_slice()), (200, LAYER));
-    assert_eq!(whole.header("content-type"), "application/octet-stream");
-    assert_eq!(whole.header("cache-control"), "public, max-age=1000, immutable, no-transform");
-    let part = get(&target, &[("range", "bytes=4-8")]);
-    assert_eq!((part.status.as_u16(), part.body.as_slice()), (206, b"bytes".as_slice()));
-    assert_eq!(part.header("content-range"), "bytes 4-8/20");
-    assert_eq!(get(&target, &[("range", "bytes=99-")]).status, 416);
-    let etag = format!("\"{}\"", layer());
-    for (if_range, status) in
-        [(etag.as_str(), 206), ("\"sha256:other\"", 200), ("Sat, 21 Nov 2026 00:00:00 GMT", 200)]
-    {
-        assert_eq!(
-            get(&target, &[("range", "bytes=4-8"), ("if-range", if_range)]).status,
-            status,
-            "{if_range}"
-        );
-    }
-    assert_eq!(get(&target, &[("if-none-match", &format!("\"{}\"", layer()))]).status, 304);
-
-    for method in ["HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"] {
-        assert_eq!(registry.get(&format!("{method} {target}")).status, 405, "{method}");
-    }
-    let other = manifest();
-    for forged in [
-        target.replace(layer().hex(), other.hex()),
-        target.replace("verify=1", "verify=2"),
-        target.replace("verify=", "verify=0"),
-        format!("{target}A"),
-        target.split('?').next().unwrap().to_owned(),
-        target.replace("verify", "Verify"),
-    ] {
-        let answer = get(&forged, &[]);
-        assert_eq!(answer.status, 403, "{forged}");
-        assert!(String::from_utf8(answer.body).unwrap().contains("\"DENIED\""));
-    }
-    assert_eq!(get(&target.replace("sha256", "md5"), &[]).status, 400);
-
-    // Taken out of the repository: no new URL, and those that are about end with their time.
-    assert_eq!(registry.get(&get_layer().replace("GET", "DELETE")).status, 202);
-    assert_eq!(registry.get(&get_layer()).status, 404);
-    assert_eq!(get(&target, &[]).status, 200);
-    registry.clock.0.set(1_700_000_000_000 + 20 * 60 * 1000);
-    assert_eq!(get(&target, &[]).status, 403);
-
-    // Not where nobody is sent there.
-    assert_eq!(cold(&[], &lasting).get(&format!("GET {target}")).status, 404);
-}
-
-#[test]
-fn keys_are_rotated() {
-    let lasting = pushed();
-    let (old, new) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
-    let with = |keys: &str| cold(&[("BLOB_REDIRECT", "signed"), ("BLOB_REDIRECT_KEYS", keys)], &lasting);
-    let (first, both, last) = (with(old), with(&format!("{new} {old}")), with(new));
-    let by_old = location(&first.get(&get_layer()));
-    let by_both = location(&both.get(&get_layer()));
-    let status =
-        |registry: &TestRegistry, target: &str| registry.get(&format!("GET {target}")).status.as_u16();
-    assert_eq!((status(&both, &by_old), status(&both, &by_both), status(&last, &by_both)), (200, 200, 200));
-    assert_eq!((status(&last, &by_old), status(&first, &by_both)), (403, 403));
-}
-
-const S3: [(&str, &str); 4] = [
-    ("S3_ENDPOINT", "https://account.r2.cloudflarestorage.com"),
-    ("S3_BUCKET", "images"),
-    ("S3_ACCESS_KEY_ID", "AKID"),
-    ("S3_SECRET_ACCESS_KEY", "hidden-secret"),
-];
-
-#[test]
-fn who_is_redirected_where() {
-    let lasting = pushed();
-    for name in ["team/x", "team/app", "other"] {
-        let line = format!("POST /v2/{name}/blobs/uploads/?mount={}&from=a", layer());
-        assert_eq!(cold(&[], &lasting).get(&line).status, 201);
-    }
-    let vars = [
-        ("BLOB_REDIRECT", "presigned"),
-        ("BLOB_REDIRECT_REPOSITORIES", "team/app=off team/*=signed"),
-        ("BLOB_REDIRECT_SKIP_AGENTS", "containerd/1.2, Old Client"),
-        ("BLOB_REDIRECT_ORIGIN", "https://blobs.example.com"),
-        ("LOG_LEVEL", "debug"),
-    ];
-    let registry = cold(&[&vars[..], &S3[..]].concat(), &lasting);
-    let path = Key::Data(&layer()).path();
-    let presigned = format!("https://account.r2.cloudflarestorage.com/images/{path}?X-Amz-");
-    let signed = format!("https://blobs.example.com/v2/_pierhead/blobs/sha256/{}?verify=", layer().hex());
-    for (name, expected) in
-        [("a", Some(&presigned)), ("other", Some(&presigned)), ("team/x", Some(&signed)), ("team/app", None)]
-    {
-        let line = get_layer().replace("/a/", &format!("/{name}/"));
-        let answer = registry.send(&line, &[("user-agent", "docker/28.0")], None);
-        match expected {
-            Some(start) => assert!(location(&answer).starts_with(start), "{name}: {}", location(&answer)),
-            None => assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, LAYER)),
-        }
-        for (agent, range) in [("containerd/1.2.9", ""), ("an OLD client", "bytes=0-2")] {
-            let answer = registry.send(&line, &[("user-agent", agent), ("range", range)], None);
-            assert!(answer.status.is_success(), "{agent}");
-        }
-        let head = registry.get(&line.replace("GET", "HEAD"));
-        assert_eq!((head.status.as_u16(), head.header("content-length")), (200, "20"));
-    }
-    let lines = registry.lines.0.borrow().iter().map(ToString::to_string).collect::<String>();
-    assert!(!lines.contains("hidden-secret") && !lines.contains("verify=") && !lines.contains("X-Amz"));
-}
-
 #[test]
 fn the_edge_cache_serves_what_was_asked_for_whole() {
     let edge = MemoryEdge(Some(Rc::new(RefCell::new(HashMap::new()))));
@@ -391,58 +268,5 @@ fn the_edge_cache_may_be_limited_and_may_refuse() {
             registry.finish_later();
         }
         assert!(edge.0.is_none_or(|kept| kept.borrow().is_empty()));
-    }
-}
-
-#[test]
-fn every_call_to_storage_is_told_at_debug_level() {
-    let lasting = pushed();
-    let registry = cold(&[("LOG_LEVEL", "debug")], &lasting);
-    assert_eq!(registry.get(&get_layer()).status, 200);
-    assert_eq!(registry.get(&get_layer().replace("/a/", "/b/")).status, 404);
-    lasting.storage.fail_at(Some((0, Fault::Error)));
-    assert_eq!(registry.get(&get_layer()).status, 500);
-    let lines = registry.lines.0.borrow();
-    let told: Vec<_> = lines
-        .iter()
-        .map(|line| {
-            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
-            assert_eq!(text("id"), "test");
-            format!("{} {} {} {}", text("level"), text("driver"), text("operation"), text("outcome"))
-        })
-        .collect();
-    assert_eq!(
-        told,
-        [
-            "debug faulty head found",
-            "debug faulty get found",
-            "debug   ",
-            // An isolate that knows the blob asks for access and bytes at once.
-            "debug faulty head absent",
-            "debug faulty get found",
-            "debug   ",
-            "debug faulty head head: asked to",
-            "debug faulty get found",
-            "error   ",
-            "debug   ",
-        ]
-    );
-    assert_eq!(lines[0]["path"], Key::Layer(&"a".parse().unwrap(), &layer()).path().as_str());
-    assert_eq!(lines[2]["request"], format!("GET /v2/a/blobs/{}", layer()));
-    assert_eq!((&lines[2]["storage"]["calls"], &lines[2]["status"]), (&2.into(), &200.into()));
-    let quiet = cold(&[], &lasting);
-    assert_eq!(quiet.get(&get_layer()).status, 200);
-    assert!(quiet.lines.0.borrow().is_empty());
-}
-
-#[test]
-fn server_timing_is_there_when_asked_for() {
-    let lasting = pushed();
-    let by_digest = format!("GET /v2/a/manifests/{}", manifest());
-    assert_eq!(cold(&[], &lasting).get(&by_digest).header("server-timing"), "");
-    let registry = cold(&[("MIDDLEWARE", "server-timing")], &lasting);
-    for (calls, cache) in [(2, "memory 0, kv 0, miss 1, error 0"), (1, "memory 1, kv 0, miss 0, error 0")] {
-        let timing = format!("total;dur=0, storage;dur=0;desc=\"{calls} calls\", cache;desc=\"{cache}\"");
-        assert_eq!(registry.get(&by_digest).header("server-timing"), timing);
     }
 }

@@ -1,14 +1,16 @@
-//! Signed blob URLs: validity, tampering, expiry, key rotation. `reads` has the choice of redirect.
+//! Redirects: who is redirected where, and signed URLs: validity, tampering, expiry, key rotation.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
+use http::StatusCode;
 use percent_encoding::percent_decode_str;
-use pierhead::oci::Digest;
+use pierhead::{layout::Key, oci::Digest};
 use sha2::Sha256;
 
 use crate::{
     fixtures::{bytes, sha256},
-    support::{Lasting, TestRegistry},
+    reads::{LAYER, cold, get_layer, layer, manifest, pushed},
+    support::{Answer, Lasting, TestRegistry},
     table::assert_well_formed,
 };
 
@@ -163,4 +165,112 @@ fn a_restart_and_a_second_key_keep_issued_urls_valid() {
     assert_eq!(get(&signing("", &lasting), &target), 200);
     assert_eq!(get(&signing("", &Lasting::default()), &target), 403);
     assert_eq!(sha256(signing("", &lasting).get(&format!("GET {target}")).body), digest);
+}
+
+fn location(answer: &Answer) -> String {
+    assert_eq!(answer.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!((answer.header("cache-control"), answer.header("content-length")), ("no-store", "0"));
+    answer.header("location").to_owned()
+}
+
+#[test]
+fn a_signed_url_serves_the_blob_to_whoever_has_it() {
+    let lasting = pushed();
+    let vars = [("BLOB_REDIRECT", "signed"), ("BLOB_REDIRECT_TTL", "20m")];
+    let registry = cold(&vars, &lasting);
+    registry.clock.0.set(1_700_000_000_000);
+    let target = location(&registry.get(&get_layer()));
+    let get = |target: &str, headers: &[(&str, &str)]| registry.send(&format!("GET {target}"), headers, None);
+    let whole = get(&target, &[]);
+    assert_eq!((whole.status.as_u16(), whole.body.as_slice()), (200, LAYER));
+    assert_eq!(whole.header("content-type"), "application/octet-stream");
+    assert_eq!(whole.header("cache-control"), "public, max-age=1000, immutable, no-transform");
+    let part = get(&target, &[("range", "bytes=4-8")]);
+    assert_eq!((part.status.as_u16(), part.body.as_slice()), (206, b"bytes".as_slice()));
+    assert_eq!(part.header("content-range"), "bytes 4-8/20");
+    assert_eq!(get(&target, &[("range", "bytes=99-")]).status, 416);
+    let etag = format!("\"{}\"", layer());
+    for (if_range, status) in
+        [(etag.as_str(), 206), ("\"sha256:other\"", 200), ("Sat, 21 Nov 2026 00:00:00 GMT", 200)]
+    {
+        assert_eq!(
+            get(&target, &[("range", "bytes=4-8"), ("if-range", if_range)]).status,
+            status,
+            "{if_range}"
+        );
+    }
+    assert_eq!(get(&target, &[("if-none-match", &format!("\"{}\"", layer()))]).status, 304);
+
+    for method in ["HEAD", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"] {
+        assert_eq!(registry.get(&format!("{method} {target}")).status, 405, "{method}");
+    }
+    let other = manifest();
+    for forged in [
+        target.replace(layer().hex(), other.hex()),
+        target.replace("verify=1", "verify=2"),
+        target.replace("verify=", "verify=0"),
+        format!("{target}A"),
+        target.split('?').next().unwrap().to_owned(),
+        target.replace("verify", "Verify"),
+    ] {
+        let answer = get(&forged, &[]);
+        assert_eq!(answer.status, 403, "{forged}");
+        assert!(String::from_utf8(answer.body).unwrap().contains("\"DENIED\""));
+    }
+    assert_eq!(get(&target.replace("sha256", "md5"), &[]).status, 400);
+
+    // Taken out of the repository: no new URL, and those that are about end with their time.
+    assert_eq!(registry.get(&get_layer().replace("GET", "DELETE")).status, 202);
+    assert_eq!(registry.get(&get_layer()).status, 404);
+    assert_eq!(get(&target, &[]).status, 200);
+    registry.clock.0.set(1_700_000_000_000 + 20 * 60 * 1000);
+    assert_eq!(get(&target, &[]).status, 403);
+
+    // Not where nobody is sent there.
+    assert_eq!(cold(&[], &lasting).get(&format!("GET {target}")).status, 404);
+}
+
+const S3: [(&str, &str); 4] = [
+    ("S3_ENDPOINT", "https://account.r2.cloudflarestorage.com"),
+    ("S3_BUCKET", "images"),
+    ("S3_ACCESS_KEY_ID", "AKID"),
+    ("S3_SECRET_ACCESS_KEY", "hidden-secret"),
+];
+
+#[test]
+fn who_is_redirected_where() {
+    let lasting = pushed();
+    for name in ["team/x", "team/app", "other"] {
+        let line = format!("POST /v2/{name}/blobs/uploads/?mount={}&from=a", layer());
+        assert_eq!(cold(&[], &lasting).get(&line).status, 201);
+    }
+    let vars = [
+        ("BLOB_REDIRECT", "presigned"),
+        ("BLOB_REDIRECT_REPOSITORIES", "team/app=off team/*=signed"),
+        ("BLOB_REDIRECT_SKIP_AGENTS", "containerd/1.2, Old Client"),
+        ("BLOB_REDIRECT_ORIGIN", "https://blobs.example.com"),
+        ("LOG_LEVEL", "debug"),
+    ];
+    let registry = cold(&[&vars[..], &S3[..]].concat(), &lasting);
+    let path = Key::Data(&layer()).path();
+    let presigned = format!("https://account.r2.cloudflarestorage.com/images/{path}?X-Amz-");
+    let signed = format!("https://blobs.example.com/v2/_pierhead/blobs/sha256/{}?verify=", layer().hex());
+    for (name, expected) in
+        [("a", Some(&presigned)), ("other", Some(&presigned)), ("team/x", Some(&signed)), ("team/app", None)]
+    {
+        let line = get_layer().replace("/a/", &format!("/{name}/"));
+        let answer = registry.send(&line, &[("user-agent", "docker/28.0")], None);
+        match expected {
+            Some(start) => assert!(location(&answer).starts_with(start), "{name}: {}", location(&answer)),
+            None => assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, LAYER)),
+        }
+        for (agent, range) in [("containerd/1.2.9", ""), ("an OLD client", "bytes=0-2")] {
+            let answer = registry.send(&line, &[("user-agent", agent), ("range", range)], None);
+            assert!(answer.status.is_success(), "{agent}");
+        }
+        let head = registry.get(&line.replace("GET", "HEAD"));
+        assert_eq!((head.status.as_u16(), head.header("content-length")), (200, "20"));
+    }
+    let lines = registry.lines.0.borrow().iter().map(ToString::to_string).collect::<String>();
+    assert!(!lines.contains("hidden-secret") && !lines.contains("verify=") && !lines.contains("X-Amz"));
 }

@@ -6,20 +6,20 @@
 
 mod bucket;
 mod request;
+mod write;
 
 use std::rc::Rc;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, StatusCode, header};
 use rusty_s3::actions::{
     AbortMultipartUpload, CompleteMultipartUpload, CreateMultipartUpload, DeleteObjects,
     DeleteObjectsResponse, GetObject, HeadObject, ListObjectsV2, ObjectIdentifier, PutObject, UploadPart,
 };
 
-use self::request::{Headers, MAX_RESPONSE, Reply, element, escape, unescape};
+use self::request::{MAX_RESPONSE, Reply, element, escape};
 use super::{
-    Answer, Capabilities, Condition, Copied, Errors, Listing, Metadata, MultipartId, Object, ObjectMeta,
-    Page, Part, Path, PutOptions, StorageDriver, StorageError, StorageErrorKind,
+    Answer, Capabilities, Copied, Errors, Listing, Metadata, MultipartId, Object, ObjectMeta, Page, Part,
+    Path, PutOptions, StorageDriver, StorageErrorKind,
 };
 use crate::{
     oci::{Algorithm, Digest, Hasher},
@@ -52,85 +52,6 @@ impl S3 {
         Self { client, bucket, clock, scratch, max_copy: MAX_PUT }
     }
 
-    /// A write whose digest S3 cannot verify.
-    async fn put_checked(
-        &self,
-        path: &Path,
-        digest: &Digest,
-        body: Body,
-        options: PutOptions<'_>,
-    ) -> Result<ObjectMeta, StorageError> {
-        if options.condition != Condition::Always {
-            let what = "conditional puts of streams with such a digest";
-            return Err(self.error(path.as_str(), StorageErrorKind::Unsupported(what)));
-        }
-        let temporary = Path::trusted(format!("{}/{}", self.scratch, uuid::Uuid::new_v4()));
-        let copied = async {
-            self.put_object(&temporary, body, options.clone(), None).await?;
-            if self.digest(&temporary, digest.algorithm()).await?.as_ref() != Some(digest) {
-                return Err(self.error(path.as_str(), StorageErrorKind::DigestMismatch));
-            }
-            if self.copy(&temporary, path).await? != Copied::Done {
-                let body = self.get(&temporary, None).await?.map_or(Body::Empty, |object| object.body);
-                self.put_object(path, body, options, None).await?;
-            }
-            self.head(path).await
-        };
-        let copied = copied.await;
-        self.delete(std::slice::from_ref(&temporary)).await?;
-        copied?.ok_or_else(|| self.backend(path.as_str(), "put", "the copy is not there".into(), true))
-    }
-
-    /// A write that S3 verifies against `sha256`, if given.
-    async fn put_object(
-        &self,
-        path: &Path,
-        body: Body,
-        options: PutOptions<'_>,
-        sha256: Option<&Digest>,
-    ) -> Result<ObjectMeta, StorageError> {
-        let Some(size) = body.content_length() else {
-            let message = "the stream must have a known length".to_owned();
-            return Err(self.backend(path.as_str(), "put", message, false));
-        };
-        let mut headers = Vec::new();
-        if let Some(media_type) = options.media_type {
-            headers.push(("content-type".to_owned(), media_type.to_owned()));
-        }
-        if let Some(digest) = sha256 {
-            headers.push(("x-amz-checksum-sha256".to_owned(), STANDARD.encode(digest.to_bytes())));
-        }
-        match &options.condition {
-            Condition::Always => {}
-            Condition::IfAbsent => headers.push(("if-none-match".to_owned(), "*".to_owned())),
-            Condition::IfMatch(etag) => {
-                headers.push(("if-match".to_owned(), etag.clone()));
-            }
-        }
-        headers.extend(
-            options.metadata.iter().map(|(name, value)| (format!("{METADATA}{name}"), value.clone())),
-        );
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let action = PutObject::new(bucket, Some(credentials), path.as_str());
-        let reply = self.exchange(path.as_str(), "put", action, headers, body).await?;
-        let is_condition = matches!(options.condition, Condition::IfMatch(_));
-        match reply.status {
-            status if status.is_success() => {}
-            // S3's answer to `If-Match` on an absent object.
-            StatusCode::NOT_FOUND if is_condition => {
-                return Err(self.error(path.as_str(), StorageErrorKind::Precondition));
-            }
-            _ => return Err(self.refused(path.as_str(), "put", &reply)),
-        }
-        Ok(ObjectMeta {
-            size,
-            etag: text_of(&reply.headers, &header::ETAG).unwrap_or_default().to_owned(),
-            modified: self.clock.now(),
-            media_type: options.media_type.map(str::to_owned),
-            metadata: options.metadata,
-        })
-    }
-
     fn meta(&self, headers: &HeaderMap, size: u64) -> ObjectMeta {
         let metadata = headers.iter().filter_map(|(name, value)| {
             let name = name.as_str().strip_prefix(METADATA)?;
@@ -146,36 +67,6 @@ impl S3 {
             media_type: text_of(headers, &header::CONTENT_TYPE).filter(|t| *t != NO_TYPE).map(str::to_owned),
             metadata: metadata.collect(),
         }
-    }
-
-    async fn copy_parts(&self, from: &Path, to: &Path, size: u64) -> Result<(), StorageError> {
-        let S3Bucket { bucket, credentials } = &self.bucket;
-        let id = self.create_multipart(to).await?;
-        let copied = async {
-            let (mut parts, mut offset) = (Vec::new(), 0);
-            for number in 1_u16.. {
-                let action = UploadPart::new(bucket, Some(credentials), to.as_str(), number, &id.0);
-                let end = (offset + self.max_copy).min(size);
-                let mut headers = self.copy_source(from);
-                headers.push(("x-amz-copy-source-range".to_owned(), format!("bytes={offset}-{}", end - 1)));
-                let reply = self.request(to.as_str(), "copy", action, headers, Body::Empty).await?;
-                parts.push(Part { number, etag: unescape(element(&reply.text, "ETag")) });
-                offset = end;
-                if end == size {
-                    break;
-                }
-            }
-            self.complete_multipart(to, &id, &parts).await.map(drop)
-        };
-        let copied = copied.await;
-        if copied.is_err() {
-            self.abort_multipart(to, &id).await?;
-        }
-        copied
-    }
-
-    fn copy_source(&self, from: &Path) -> Headers {
-        vec![("x-amz-copy-source".to_owned(), format!("/{}/{from}", self.bucket.bucket.name()))]
     }
 }
 

@@ -1,0 +1,61 @@
+//! Logs and `Server-Timing`: what an operator sees of a request.
+
+use pierhead::layout::Key;
+
+use crate::{
+    reads::{cold, get_layer, layer, manifest, pushed},
+    support::Fault,
+};
+
+#[test]
+fn every_call_to_storage_is_told_at_debug_level() {
+    let lasting = pushed();
+    let registry = cold(&[("LOG_LEVEL", "debug")], &lasting);
+    assert_eq!(registry.get(&get_layer()).status, 200);
+    assert_eq!(registry.get(&get_layer().replace("/a/", "/b/")).status, 404);
+    lasting.storage.fail_at(Some((0, Fault::Error)));
+    assert_eq!(registry.get(&get_layer()).status, 500);
+    let lines = registry.lines.0.borrow();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            assert_eq!(text("id"), "test");
+            format!("{} {} {} {}", text("level"), text("driver"), text("operation"), text("outcome"))
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "debug faulty head found",
+            "debug faulty get found",
+            "debug   ",
+            // An isolate that knows the blob asks for access and bytes at once.
+            "debug faulty head absent",
+            "debug faulty get found",
+            "debug   ",
+            "debug faulty head head: asked to",
+            "debug faulty get found",
+            "error   ",
+            "debug   ",
+        ]
+    );
+    assert_eq!(lines[0]["path"], Key::Layer(&"a".parse().unwrap(), &layer()).path().as_str());
+    assert_eq!(lines[2]["request"], format!("GET /v2/a/blobs/{}", layer()));
+    assert_eq!((&lines[2]["storage"]["calls"], &lines[2]["status"]), (&2.into(), &200.into()));
+    let quiet = cold(&[], &lasting);
+    assert_eq!(quiet.get(&get_layer()).status, 200);
+    assert!(quiet.lines.0.borrow().is_empty());
+}
+
+#[test]
+fn server_timing_is_there_when_asked_for() {
+    let lasting = pushed();
+    let by_digest = format!("GET /v2/a/manifests/{}", manifest());
+    assert_eq!(cold(&[], &lasting).get(&by_digest).header("server-timing"), "");
+    let registry = cold(&[("MIDDLEWARE", "server-timing")], &lasting);
+    for (calls, cache) in [(2, "memory 0, kv 0, miss 1, error 0"), (1, "memory 1, kv 0, miss 0, error 0")] {
+        let timing = format!("total;dur=0, storage;dur=0;desc=\"{calls} calls\", cache;desc=\"{cache}\"");
+        assert_eq!(registry.get(&by_digest).header("server-timing"), timing);
+    }
+}
