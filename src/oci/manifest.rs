@@ -252,19 +252,18 @@ mod tests {
 
     #[test]
     fn malformed_content_is_refused() {
-        for content in [
-            "",
-            "not json",
-            "[]",
-            "{\"config\": 1}",
-            "{\"config\": {\"digest\": \"sha256:x\"}}",
-            "{\"mediaType\": 7, \"manifests\": []}",
-        ] {
+        for content in ["", "not json", "[]", "{\"config\": 1}", "{\"config\": {\"digest\": \"sha256:x\"}}"] {
             assert!(
                 Manifest::parse(Some(media_type::OCI_MANIFEST), content.as_bytes()).is_err(),
                 "{content}"
             );
         }
+    }
+
+    #[test]
+    fn a_media_type_is_text() {
+        let image = json!({"mediaType": 7, "config": descriptor("c"), "layers": []});
+        assert!(matches!(parse(Some(media_type::OCI_MANIFEST), image), Err(InvalidManifest::Json(_))));
     }
 
     #[test]
