@@ -1,4 +1,4 @@
-//! What the requests and jobs of an isolate share, and how their parts are composed.
+//! The state shared by the requests and jobs of an isolate, and its composition.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
@@ -20,39 +20,39 @@ use crate::{
     uploads::{UploadSessions, Uploads},
 };
 
-/// What a platform brings.
+/// The parts that a platform provides.
 pub struct Platform {
-    /// Where everything is stored.
+    /// Primary storage.
     pub store: Store,
-    /// Where the descriptor cache continues after the isolate's memory, if anywhere.
+    /// The second level of the descriptor cache, behind the isolate's memory.
     pub kv: Option<Store>,
-    /// Where upload sessions live.
+    /// The client of upload sessions.
     pub sessions: Rc<dyn UploadSessions>,
-    /// Where parts are buffered.
+    /// Buffers for upload parts.
     pub buffers: Rc<dyn Buffers>,
     /// The cache of blob bodies.
     pub edge_cache: Rc<dyn EdgeCache>,
-    /// The time.
+    /// Source of the current time.
     pub clock: Rc<dyn Clock>,
-    /// Where log lines go.
+    /// The destination of log lines.
     pub sink: Rc<dyn Sink>,
-    /// Random bytes that protect passwords in memory.
+    /// Random salt for hashes of credentials in memory.
     pub salt: [u8; 16],
 }
 
-/// What the requests and jobs of an isolate share.
+/// The state shared by the requests and jobs of an isolate.
 pub struct App {
     /// The settings.
     pub config: Config,
-    /// Who a request comes from.
+    /// Authentication.
     pub identity: Identity,
-    /// What they may do.
+    /// Authorization.
     pub policy: Policy,
-    /// Where clients are sent for the bytes of blobs.
+    /// Redirects of blob pulls.
     pub redirects: Redirects,
     /// The key for upload locations.
     pub secret: Rc<SecretStore>,
-    /// The time.
+    /// Source of the current time.
     pub clock: Rc<dyn Clock>,
     store: Store,
     cache: Cache,
@@ -64,7 +64,7 @@ pub struct App {
 }
 
 impl App {
-    /// The registry on this platform.
+    /// Composes the registry from settings and a platform.
     pub fn new(config: Config, platform: Platform) -> Self {
         let Platform { store, kv, sessions, buffers, edge_cache, clock, sink, salt } = platform;
         let secret = Rc::new(SecretStore::new(store.clone()));
@@ -85,13 +85,13 @@ impl App {
         }
     }
 
-    /// The context of a request or job run with this id.
+    /// The context of a request or job run; `id` appears in its log lines.
     pub fn context(&self, principal: Principal, id: String, background: Rc<dyn Background>) -> Context {
         let log = Rc::new(RequestLog::new(self.config.operation.log_level, id, self.sink.clone()));
         Context { principal: Rc::new(principal), log, background }
     }
 
-    /// The store, with its calls counted for this context.
+    /// The store, with calls counted and logged in this context.
     pub fn store(&self, context: &Context) -> Store {
         self.store.traced(context.log.clone(), self.clock.clone())
     }

@@ -1,4 +1,4 @@
-//! What every request and job carries: who acts, and where work and log lines go.
+//! The context of every request and job: principal, log, background work.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::{
 /// The context of one request or job run. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    /// Who acts.
+    /// The identity that it acts for.
     pub principal: Rc<Principal>,
     /// The log, with the request id.
     pub log: Rc<RequestLog>,

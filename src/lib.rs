@@ -2,26 +2,26 @@
 //!
 //! | to find | open |
 //! |---|---|
-//! | what a path means, and the right it needs | [`api::route`] |
-//! | the answer to an endpoint | `src/api/<noun>.rs`: blobs, uploads, manifests, tags, referrers, catalog, admin |
-//! | codes and statuses of errors | [`api::error`] |
-//! | what a repository is, and its decorators | [`repository`] |
-//! | how bytes become a blob | [`uploads`] |
-//! | how bytes are found and cached by digest | [`blobs`] |
-//! | where a client is sent for them | [`redirect`] |
-//! | which keys the bucket has | [`layout`] |
-//! | what a store must do | [`storage::StorageDriver`] |
-//! | who a request comes from, and what they may do | [`auth`] |
-//! | what every request and job carries | [`context`] |
+//! | endpoint paths, and the access they require | [`api::route`] |
+//! | endpoint handlers | `src/api/<noun>.rs`: blobs, uploads, manifests, tags, referrers, catalog, admin |
+//! | error codes and statuses | [`api::error`] |
+//! | repositories and their decorators | [`repository`] |
+//! | uploads, from chunk to blob | [`uploads`] |
+//! | content by digest, and its caches | [`blobs`] |
+//! | redirects of blob pulls | [`redirect`] |
+//! | the keys of the bucket | [`layout`] |
+//! | the contract of a storage driver | [`storage::StorageDriver`] |
+//! | authentication and authorization | [`auth`] |
+//! | the context of a request or job | [`context`] |
 //! | jobs | [`jobs`] |
 //! | settings | [`config`] |
-//! | how everything is composed | [`app`] |
-//! | anything that names JavaScript | `src/cloudflare/`, and nowhere else |
+//! | the composition of all parts | [`app`] |
+//! | anything that uses JavaScript | `src/cloudflare/` only |
 //!
 //! # Floors
 //!
-//! A module uses only itself and the floors below it; a test reads this list and every `use crate::`. The compiler
-//! keeps JavaScript out of all but the first: its crates do not exist on the host.
+//! A module may use only itself and lower floors; a test checks every `use crate::` against this list. The
+//! compiler keeps JavaScript out of all floors but the first: its crates do not exist on the host.
 //!
 //! 1. `cloudflare`
 //! 2. `middleware`

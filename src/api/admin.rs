@@ -1,4 +1,4 @@
-//! Administration: jobs run by request.
+//! Administration: endpoints that run jobs.
 
 use http::Uri;
 use serde_json::json;
@@ -7,8 +7,8 @@ use super::{Error, Registry, Response, json, parameter};
 use crate::jobs::{Job, Rebuild};
 
 impl Registry<'_> {
-    /// `POST /v2/_pierhead/rebuild?after=<after>`: one step of [`Rebuild`]. Answers `{"next": <after>}`, or `null`
-    /// at the end. Safe to repeat.
+    /// `POST /v2/_pierhead/rebuild?after=<after>`: one step of [`Rebuild`]. Responds `{"next": <after>}`,
+    /// with `null` after the last step. Idempotent.
     pub(super) async fn rebuild(&self, uri: &Uri) -> Result<Response, Error> {
         let after = parameter(uri, "after").filter(|after| !after.is_empty());
         let step = Rebuild.step(self.app, &self.context, after).await?;

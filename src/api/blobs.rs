@@ -1,4 +1,4 @@
-//! Blobs: reading and removing them.
+//! Blob endpoints: pull and delete.
 
 use futures_util::future::join;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -23,8 +23,9 @@ fn text(request: &Request, name: header::HeaderName) -> Option<&str> {
 }
 
 impl Registry<'_> {
-    /// end-2: `GET /v2/<name>/blobs/<digest>`, and HEAD. One look-up; then a GET is redirected, or reads once,
-    /// from the edge cache if possible. If the isolate remembers the blob, both happen at the same time.
+    /// end-2: `GET /v2/<name>/blobs/<digest>`, and HEAD. One look-up, then for a GET a redirect or one read,
+    /// from the edge cache if possible. If the blob's location is in the isolate's memory, look-up and read
+    /// run concurrently.
     pub(super) async fn get_blob(
         &self,
         name: &RepositoryName,
@@ -62,7 +63,8 @@ impl Registry<'_> {
         response.serve(&located, headers::IMMUTABLE).await
     }
 
-    /// `GET /v2/_pierhead/blobs/<alg>/<hex>?verify=…`: a blob for anyone with the URL, until it expires; see
+    /// `GET /v2/_pierhead/blobs/<alg>/<hex>?verify=…`: serves a blob to anyone with the URL, until it
+    /// expires. See
     /// [`crate::redirect::signed`].
     pub(super) async fn get_signed_blob(
         &self,
@@ -81,7 +83,7 @@ impl Registry<'_> {
         BlobResponse { blobs, digest, request, opened: None }.serve(&located, cache).await
     }
 
-    /// end-10: `DELETE /v2/<name>/blobs/<digest>`. The bytes stay for other repositories.
+    /// end-10: `DELETE /v2/<name>/blobs/<digest>`. Removes the repository's link; the bytes stay.
     pub(super) async fn delete_blob(
         &self,
         name: &RepositoryName,
@@ -105,19 +107,19 @@ fn redirect(digest: &Digest, url: String) -> Response {
     response
 }
 
-/// The response with a blob's bytes.
+/// Builds the response with a blob's bytes.
 struct BlobResponse<'a> {
     blobs: Blobs,
     digest: &'a Digest,
     request: &'a Request,
-    /// The bytes asked for, if they were opened already.
+    /// The requested bytes, if already open.
     opened: Option<Opened>,
 }
 
 impl BlobResponse<'_> {
-    /// The range that the request is about: `None` for the whole blob.
+    /// The requested range; `None` for the whole blob.
     fn range(&self, size: u64) -> Result<Option<ByteRange>, Error> {
-        // RFC 9110: a range is for GET only, and only of what `If-Range` names.
+        // RFC 9110: a range applies to GET only, and only if `If-Range` matches.
         let headers = self.request.headers();
         let is_same = headers.get(header::IF_RANGE).is_none_or(|value| value == etag(self.digest).as_str());
         let is_wanted = self.request.method() == Method::GET && is_same;
@@ -128,7 +130,7 @@ impl BlobResponse<'_> {
         }
     }
 
-    /// The bytes asked for, from the edge cache or the store.
+    /// Opens the requested bytes in the edge cache or the store.
     async fn open(&self, located: &Located) -> Result<Opened, Error> {
         let range = self.range(located.size)?;
         let host = text(self.request, header::HOST);
@@ -136,7 +138,7 @@ impl BlobResponse<'_> {
         opened.ok_or_else(|| Error::BlobUnknown(self.digest.clone()))
     }
 
-    /// The blob or a range of it. A whole blob goes into the edge cache if it was not there.
+    /// Serves the blob or a range of it. A whole blob from the store is also copied to the edge cache.
     async fn serve(mut self, located: &Located, cache_control: HeaderValue) -> Result<Response, Error> {
         let mut response = empty(StatusCode::OK);
         let fields = response.headers_mut();
@@ -149,7 +151,7 @@ impl BlobResponse<'_> {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return Ok(response);
         }
-        // Never a type that something on the way would compress.
+        // A type that no proxy compresses.
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type::OCTET_STREAM));
         let range = self.range(located.size)?;
         let length = range.and_then(|range| range.length).unwrap_or(located.size);

@@ -1,4 +1,4 @@
-//! The catalog of repositories: Docker's, not the specification's.
+//! The catalog of repositories: a Docker extension, not part of the specification.
 
 use http::Uri;
 use serde_json::json;
@@ -9,11 +9,11 @@ use super::{
 };
 use crate::repository::catalog::repositories;
 
-/// The largest page; `Link` points to the next one.
+/// Page size limit; `Link` points to the next page.
 const MAX_REPOSITORIES: usize = 1000;
 
 impl Registry<'_> {
-    /// `GET /v2/_catalog?n=<n>&last=<last>`: one listing.
+    /// `GET /v2/_catalog?n=<n>&last=<last>`. Costs one listing.
     pub(super) async fn catalog(&self, uri: &Uri) -> Result<Response, Error> {
         let asked = Asked::from_uri(uri)?;
         let limit = asked.n.unwrap_or(MAX_REPOSITORIES).min(MAX_REPOSITORIES);

@@ -1,4 +1,4 @@
-//! Errors as clients see them: one table from what went wrong to the specification's codes.
+//! Errors as clients see them: the mapping from failures to the specification's codes and statuses.
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The codes of the specification ("Error Codes") that this registry uses, and two of `distribution`'s for
-/// failures that are not the client's.
+/// server failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
     /// The repository does not have the blob.
@@ -38,19 +38,19 @@ pub enum ErrorCode {
     NameInvalid,
     /// There is no such repository.
     NameUnknown,
-    /// Content is too large, or has another length than announced.
+    /// Content is too large, or its length is not the announced one.
     SizeInvalid,
     /// The client must authenticate.
     Unauthorized,
     /// The client may not do this.
     Denied,
-    /// There is no such endpoint, or not with this method or parameter.
+    /// The endpoint, its method or a parameter is not supported.
     Unsupported,
-    /// The same request may work later.
+    /// The same request may succeed later.
     TooManyRequests,
-    /// The configuration is not valid.
+    /// The configuration is invalid.
     Unavailable,
-    /// The registry failed.
+    /// An internal failure.
     Unknown,
 }
 
@@ -78,7 +78,7 @@ impl ErrorCode {
     }
 }
 
-/// Everything a request can fail with.
+/// Every failure of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The repository does not have the blob.
@@ -93,19 +93,19 @@ pub enum Error {
     /// The manifest refers to these blobs, which the repository does not have.
     #[error("the manifest refers to blobs that this repository does not have: push them first")]
     ManifestBlobUnknown(Vec<Digest>),
-    /// The repository name in a path.
+    /// A repository name in a path is malformed.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
-    /// A digest in a path or parameter.
+    /// A digest in a path or parameter is malformed.
     #[error(transparent)]
     InvalidDigest(#[from] InvalidDigest),
-    /// A tag in a path or parameter.
+    /// A tag in a path or parameter is malformed.
     #[error(transparent)]
     InvalidTag(#[from] InvalidTag),
-    /// A manifest's content.
+    /// The content of a manifest is malformed.
     #[error(transparent)]
     InvalidManifest(#[from] InvalidManifest),
-    /// See [`Manifest::MAX_BYTES`].
+    /// The manifest exceeds [`Manifest::MAX_BYTES`].
     #[error("the manifest is larger than {} bytes", Manifest::MAX_BYTES)]
     ManifestTooLarge,
     /// The content does not have the digest in the request.
@@ -125,10 +125,10 @@ pub enum Error {
         /// The bytes stored.
         offset: u64,
     },
-    /// A chunk has another length than announced.
+    /// The length of a chunk is not the announced one.
     #[error(transparent)]
     ChunkLength(#[from] WrongLength),
-    /// The blob would have more parts than storage takes.
+    /// The blob would have more parts than storage allows.
     #[error("the blob is larger than this registry stores: {0}")]
     BlobTooLarge(String),
     /// The client's connection broke.
@@ -145,7 +145,7 @@ pub enum Error {
     InvalidParameter {
         /// The parameter.
         name: &'static str,
-        /// What it should be.
+        /// The expected value.
         expected: &'static str,
     },
     /// The client must authenticate, or its credentials are wrong.
@@ -160,7 +160,7 @@ pub enum Error {
     /// A signed URL is forged, has expired, or was signed with another key.
     #[error("this URL is not signed, or has expired: ask the registry for the blob again")]
     NotSigned,
-    /// A known path with another method.
+    /// The path does not support the method.
     #[error("this registry does not support that method here")]
     Unsupported {
         /// The value of `Allow`.
@@ -172,10 +172,10 @@ pub enum Error {
     /// Storage or an upload session is busy; the text is for the operator.
     #[error("storage or an upload session is busy: try again")]
     Busy(String),
-    /// A setting or binding is wrong; the text names it and says what it should be.
+    /// A setting or binding is invalid; the text names it and the expected value.
     #[error("{0}")]
     Misconfigured(String),
-    /// The registry failed; the text is for the operator.
+    /// An internal failure; the text is for the operator.
     #[error("something went wrong in the registry")]
     Internal(String),
 }
@@ -269,7 +269,7 @@ impl Error {
         }
     }
 
-    /// What the operator should know and the client need not; `None` for a client's mistake.
+    /// The message for the log; `None` for client errors.
     pub fn log_line(&self) -> Option<&str> {
         match self {
             Self::Busy(message) | Self::Internal(message) | Self::Misconfigured(message) => Some(message),
@@ -277,7 +277,7 @@ impl Error {
         }
     }
 
-    /// The response: the specification's JSON, with an entry for each thing that is wrong.
+    /// The response: the specification's JSON, with an entry for each fault.
     pub fn response(&self) -> Response {
         let (status, code) = self.wire();
         let entry = |detail: serde_json::Value| {

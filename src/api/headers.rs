@@ -1,4 +1,4 @@
-//! Header names, and the parsing and writing of those with a grammar.
+//! Header names, and parsers and writers of structured headers.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -6,7 +6,7 @@ use crate::platform::ByteRange;
 
 /// The digest of the content.
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// On every response: this is a registry.
+/// Sent with every response, so that clients recognize a registry.
 pub const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 /// An upload's id.
 pub const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -17,29 +17,29 @@ pub const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
 /// The filters applied to a list of referrers.
 pub const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// For content by digest, which never changes. Nothing on the way may compress it, or lengths and ranges would be
-/// wrong. Every request is authorized here, so shared caches must not keep it.
+/// `Cache-Control` for content by digest, which never changes. `no-transform`: compression would break
+/// lengths and ranges. `private`: every request needs authorization, so shared caches must not store it.
 pub const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("private, max-age=31536000, immutable, no-transform");
-/// For a tag, which may move at any time.
+/// `Cache-Control` for a tag, which may move at any time.
 pub const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache, no-transform");
 
-/// Sets a header. A value that HTTP cannot carry is left out.
+/// Sets a header. Skips a value that is not valid in HTTP.
 pub fn set(headers: &mut HeaderMap, name: HeaderName, value: impl ToString) {
     if let Ok(value) = value.to_string().parse() {
         headers.insert(name, value);
     }
 }
 
-/// `Location` and `Range` of an upload of `offset` bytes. An empty one has the range `0-0`, as the specification
-/// demands.
+/// `Location` and `Range` of an upload of `offset` bytes. The range of an empty one is `0-0`, as the
+/// specification requires.
 pub fn upload_headers(headers: &mut HeaderMap, location: &str, offset: u64) {
     set(headers, header::LOCATION, location);
     set(headers, header::RANGE, format!("0-{}", offset.saturating_sub(1)));
 }
 
-/// The first byte and the length that a chunk's `Content-Range` announces: `<first>-<last>`, the specification's
-/// form, or HTTP's `bytes <first>-<last>/<size or *>`.
+/// Parses a chunk's `Content-Range` into first byte and length. Accepts the specification's `<first>-<last>`
+/// and HTTP's `bytes <first>-<last>/<size or *>`.
 pub fn parse_content_range(value: &HeaderValue) -> Option<(u64, u64)> {
     let text = value.to_str().ok()?.trim();
     let text = text.strip_prefix("bytes").map_or(text, |rest| rest.trim_start_matches([' ', '=']));
@@ -54,10 +54,10 @@ fn number(text: &str) -> Option<u64> {
     is_digits.then(|| text.parse().ok()).flatten()
 }
 
-/// The meaning of a `Range`.
+/// A parsed `Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestedRange {
-    /// Everything: no range, a malformed one, or several, which RFC 9110 allows to ignore.
+    /// The whole content: no range, a malformed one, or several. RFC 9110 allows ignoring them.
     Whole,
     /// One range.
     Part(ByteRange),
@@ -65,7 +65,7 @@ pub enum RequestedRange {
     NotSatisfiable,
 }
 
-/// Reads a `Range` (RFC 9110, section 14.2) for content of `size` bytes.
+/// Parses a `Range` (RFC 9110, section 14.2) for content of `size` bytes.
 pub fn parse_range(value: Option<&HeaderValue>, size: u64) -> RequestedRange {
     let Some(spec) = value.and_then(|value| value.to_str().ok()?.trim().strip_prefix("bytes=")) else {
         return RequestedRange::Whole;
@@ -88,7 +88,7 @@ pub fn parse_range(value: Option<&HeaderValue>, size: u64) -> RequestedRange {
     }
 }
 
-/// Whether an `If-None-Match` names this etag (RFC 9110, section 13.1.2), given without its quotes.
+/// Whether `If-None-Match` matches `etag`, given without quotes (RFC 9110, section 13.1.2).
 pub fn if_none_match(headers: &HeaderMap, etag: &str) -> bool {
     headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
         value.split(',').any(|candidate| {
@@ -106,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn content_ranges() {
+    fn content_range_is_parsed_in_both_forms() {
         for (text, expected) in [
             ("0-0", Some((0, 1))),
             ("10-19", Some((10, 10))),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges() {
+    fn a_single_range_is_parsed_and_anything_else_is_ignored() {
         let part = |offset, length| RequestedRange::Part(ByteRange { offset, length: Some(length) });
         for (text, size, expected) in [
             ("bytes=0-99", 100, part(0, 100)),
@@ -155,7 +155,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_range_is_always_inside(text in "bytes=[0-9]{0,20}-[0-9]{0,20}", size: u64) {
+        fn a_parsed_range_is_inside_the_content(text in "bytes=[0-9]{0,20}-[0-9]{0,20}", size: u64) {
             if let RequestedRange::Part(range) = parse_range(Some(&HeaderValue::from_str(&text).unwrap()), size) {
                 let length = range.length.unwrap();
                 prop_assert!(length > 0 && range.offset.checked_add(length).unwrap() <= size);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn etags() {
+    fn if_none_match_finds_an_etag_in_every_form() {
         let headers =
             |value| HeaderMap::from_iter([(header::IF_NONE_MATCH, HeaderValue::from_static(value))]);
         for value in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*", "a"] {

@@ -1,4 +1,4 @@
-//! Manifests: reading, pushing and removing them.
+//! Manifest endpoints: pull, push and delete.
 
 use http::{HeaderValue, Method, StatusCode, header};
 
@@ -82,8 +82,8 @@ impl Registry<'_> {
         Ok(response)
     }
 
-    /// end-9: `DELETE /v2/<name>/manifests/<reference>`. A tag is removed alone, a digest with every tag that
-    /// points to it.
+    /// end-9: `DELETE /v2/<name>/manifests/<reference>`. Deleting a tag keeps its manifest; deleting a digest
+    /// also deletes every tag that points to it.
     pub(super) async fn delete_manifest(
         &self,
         name: &RepositoryName,

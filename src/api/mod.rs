@@ -1,4 +1,4 @@
-//! HTTP in, HTTP out. [`route`] is the endpoint table; each noun of the specification has a file.
+//! The HTTP API. [`route`] is the endpoint table; each noun of the specification has a file.
 
 mod admin;
 mod blobs;
@@ -32,27 +32,27 @@ pub use error::{Error, ErrorCode};
 
 /// A request.
 pub type Request = http::Request<Body>;
-/// A response. Its extensions hold a [`LogLine`] if there is something for the operator to read.
+/// A response. Its extensions hold a [`LogLine`] if the operator should see a failure.
 pub type Response = http::Response<Body>;
 
-/// What went wrong, in the extensions of a response.
+/// The error message for the log, in the extensions of a response.
 #[derive(Debug, Clone)]
 pub struct LogLine(pub String);
 
-/// Answers requests.
+/// Handles requests: the API itself, or middleware around it.
 pub trait Handler {
-    /// The response. Never fails.
+    /// Returns the response. A failure is an error response.
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response>;
 }
 
 /// The registry's API.
 pub struct Api {
-    /// What requests share.
+    /// State shared by requests.
     pub app: Rc<App>,
 }
 
 impl Handler for Api {
-    /// The only place where errors become responses.
+    /// Converts errors to responses; nothing else does.
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
@@ -106,7 +106,7 @@ impl Api {
         }
     }
 
-    /// The registry as whoever sent the request may use it.
+    /// Authenticates a request and checks its access.
     fn authorize(
         &self,
         headers: &HeaderMap,
@@ -126,7 +126,7 @@ impl Api {
     }
 }
 
-/// The registry, as one request sees it.
+/// The state of one request. Its methods are the endpoints.
 struct Registry<'a> {
     app: &'a App,
     context: Context,

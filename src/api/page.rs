@@ -1,10 +1,10 @@
-//! Paging: `n` and `last` in, `Link` out.
+//! Pagination: reads `n` and `last`, writes `Link`.
 
 use http::{HeaderMap, header};
 
 use super::{Error, headers, parameter};
 
-/// The page of a list that a client asks for.
+/// The requested page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     /// Page size.
@@ -19,7 +19,7 @@ impl Asked {
         let n = match parameter(uri, "n") {
             None => None,
             Some(text) if !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit()) => {
-                // A number too large means everything.
+                // A number too large for `usize` means no limit.
                 Some(text.parse().unwrap_or(usize::MAX))
             }
             Some(_) => {

@@ -1,4 +1,4 @@
-//! Referrers: listing the manifests that refer to a subject.
+//! The referrers endpoint: manifests that refer to a subject.
 
 use http::{HeaderValue, Uri, header};
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::oci::{Digest, Manifest, RepositoryName, media_type};
 
-/// The largest page. Each entry may cost a read if its annotations are long.
+/// Page size limit. An entry with long annotations costs a read.
 const MAX_REFERRERS: usize = 500;
 
 impl Registry<'_> {

@@ -1,7 +1,7 @@
-//! The endpoint table: what a method and a path mean, and the right they need.
+//! The endpoint table: from method and path to a [`Route`], and the access that it requires.
 //!
-//! In the order of the specification's table of endpoints, with its ids. The variant of [`Route`] in snake case
-//! is the method of `Registry` that answers it, in the file named after its noun.
+//! Order and ids are those of the specification's endpoint table. Each variant of [`Route`], in snake case,
+//! is a method of `Registry` in the file of its noun.
 
 use http::Method;
 
@@ -15,37 +15,37 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the path's parameters")]
 pub enum Route {
-    /// Whether this is a registry.
+    /// Check that this is a registry.
     Base,
-    /// A blob's bytes.
+    /// Pull a blob.
     GetBlob { name: RepositoryName, digest: Digest },
-    /// A manifest's bytes.
+    /// Pull a manifest.
     GetManifest { name: RepositoryName, reference: Reference },
     /// Start an upload, push a whole blob, or mount one.
     StartUpload { name: RepositoryName },
     /// Send a chunk.
     PatchUpload { name: RepositoryName, id: UploadId },
-    /// Finish an upload, with its digest and perhaps its last chunk.
+    /// Finish an upload, with its digest and optionally its last chunk.
     FinishUpload { name: RepositoryName, id: UploadId },
     /// Push a manifest.
     PutManifest { name: RepositoryName, reference: Reference },
-    /// The tags of a repository.
+    /// List the tags of a repository.
     ListTags { name: RepositoryName },
-    /// Remove a manifest or a tag.
+    /// Delete a manifest or a tag.
     DeleteManifest { name: RepositoryName, reference: Reference },
-    /// Remove a blob from a repository.
+    /// Delete a blob from a repository.
     DeleteBlob { name: RepositoryName, digest: Digest },
-    /// The referrers of a manifest.
+    /// List the referrers of a manifest.
     ListReferrers { name: RepositoryName, digest: Digest },
-    /// The progress of an upload.
+    /// Get the progress of an upload.
     UploadStatus { name: RepositoryName, id: UploadId },
     /// Cancel an upload.
     CancelUpload { name: RepositoryName, id: UploadId },
-    /// The repositories.
+    /// List the repositories.
     Catalog,
     /// Index a bucket that `distribution` wrote.
     Rebuild,
-    /// A blob's bytes, for anyone with a signed URL.
+    /// Pull a blob with a signed URL, without credentials.
     GetSignedBlob { digest: Digest },
 }
 
@@ -58,7 +58,7 @@ fn upload(id: &str) -> Result<UploadId, Error> {
 }
 
 impl Route {
-    /// Reads a request line; `path` is percent-decoded. HEAD is GET here.
+    /// Parses a method and a percent-decoded path. HEAD counts as GET.
     #[rustfmt::skip] // It is a table.
     pub fn parse(method: &Method, path: &str) -> Result<Self, Error> {
         if path == "/v2" {
@@ -71,7 +71,7 @@ impl Route {
             ("GET", [""]) => Self::Base, // end-1
             ("GET", ["_catalog"]) => Self::Catalog, // Docker's
             ("POST", ["_pierhead", "rebuild"]) => Self::Rebuild, // ours
-            // Ours. HEAD is not GET here: a signature is for one method.
+            // Ours. No HEAD: the signature is for GET only.
             (_, ["_pierhead", "blobs", alg, hex]) if method == Method::GET => Self::GetSignedBlob { digest: format!("{alg}:{hex}").parse()? },
             (_, ["_pierhead", "blobs", _, _]) => return Err(Error::Unsupported { allow: "GET" }),
             ("POST", [n @ .., "blobs", "uploads", ""] | [n @ .., "blobs", "uploads"]) => Self::StartUpload { name: name(n)? }, // end-4a, end-4b, end-11
@@ -96,8 +96,8 @@ impl Route {
         })
     }
 
-    /// The right it needs; `None` if the URL itself is the proof. A mount needs a second right, which
-    /// `api::uploads` checks.
+    /// The required access; `None` if the URL itself is signed. A mount also requires pull access to its
+    /// source, which `api::uploads` checks.
     pub fn access(&self) -> Option<Access<'_>> {
         Some(match self {
             Self::GetSignedBlob { .. } => return None,
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     #[rustfmt::skip]
-    fn every_endpoint_is_found_under_names_of_any_depth() {
+    fn routes_are_parsed_for_names_of_any_depth() {
         let digest = format!("sha256:{}", "0".repeat(64));
         let id = "0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887";
         for n in ["a", "a/b", "tags/list", "blobs/uploads", "manifests/manifests", "a/blobs", "referrers/x/y"] {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_paths_have_the_right_code() {
+    fn malformed_paths_get_the_right_error_code() {
         for (line, code) in [
             ("GET /v2/A/manifests/latest", "NAME_INVALID"),
             ("GET /v2/manifests/latest", "NAME_INVALID"),

@@ -1,4 +1,4 @@
-//! Tags: listing them.
+//! The tag list endpoint.
 
 use http::Uri;
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::oci::RepositoryName;
 
-/// The largest page; `Link` points to the next one.
+/// Page size limit; `Link` points to the next page.
 const MAX_TAGS: usize = 10_000;
 
 impl Registry<'_> {

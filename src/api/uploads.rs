@@ -1,4 +1,4 @@
-//! Uploads: the specification's ways of pushing a blob. What happens to the bytes is in [`crate::uploads`].
+//! Upload endpoints: every method of the specification to push a blob. [`crate::uploads`] stores the bytes.
 
 use http::{StatusCode, Uri, header, request::Parts};
 
@@ -13,11 +13,11 @@ use crate::{
     uploads::{CallError, Chunk, Refused, UploadAt, UploadError, UploadState},
 };
 
-/// The most repositories tried as the source of a mount that names none.
+/// Limit of repositories to try as the source of a mount without `from`.
 const MAX_SOURCES: usize = 20;
 
-/// How much of a refused chunk is still read, in bytes: a client that is sending may not see the response if the
-/// connection closes.
+/// Limit of bytes to drain from a refused chunk. Without draining, a client that is still sending may miss
+/// the response when the connection closes.
 const DRAIN: u64 = 64 * 1024 * 1024;
 
 impl Registry<'_> {
@@ -87,7 +87,7 @@ impl Registry<'_> {
         if !at.state.has_session && is_whole_blob(&request, digest, max_put) {
             return match uploads.put(digest, request.into_body()).await {
                 Ok(()) => Ok(created(&at.repository, digest)),
-                // Perhaps it was only the last chunk, sent to the location of the POST.
+                // The body may be only the last chunk, sent to the location of the POST.
                 Err(error @ UploadError::DigestMismatch(_)) => match uploads.offset(&at).await? {
                     Some(offset) if offset > 0 => Err(self.out_of_order(&at, offset).await?),
                     _ => Err(error.into()),
@@ -106,7 +106,7 @@ impl Registry<'_> {
         }
     }
 
-    /// end-13: `GET /v2/<name>/blobs/uploads/<id>`: how much is stored.
+    /// end-13: `GET /v2/<name>/blobs/uploads/<id>`: the bytes stored so far.
     pub(super) async fn upload_status(
         &self,
         name: &RepositoryName,
@@ -115,7 +115,7 @@ impl Registry<'_> {
     ) -> Result<Response, Error> {
         let at = self.upload_at(name, id, uri).await?;
         let offset = self.app.uploads(name, &self.context).offset(&at).await?;
-        // A location without a session is that of the POST: nothing was sent to it yet.
+        // Without a session, this is the location of the POST: no chunk was sent yet.
         if offset.is_none() && at.state.has_session {
             return Err(Error::UploadUnknown);
         }
@@ -135,8 +135,8 @@ impl Registry<'_> {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    /// Where the blob of a mount is, if the client may pull it somewhere: from the repository it names, or from
-    /// any that has it.
+    /// Locates the blob of a mount in a repository that the client may pull from: `from`, or any that has the
+    /// blob.
     async fn find_mount(&self, digest: &Digest, from: Option<String>) -> Result<Option<Located>, Error> {
         let sources = match from {
             Some(from) => from.parse().into_iter().collect(),
@@ -157,7 +157,7 @@ impl Registry<'_> {
         Ok(self.app.secret.get().await?)
     }
 
-    /// The upload that a location names, if the location is ours.
+    /// The upload at a location, if its signature is valid.
     async fn upload_at(&self, name: &RepositoryName, id: &UploadId, uri: &Uri) -> Result<UploadAt, Error> {
         let state = parameter(uri, "_state").ok_or(Error::UploadUnknown)?;
         let at = UploadAt::verify(name, id, &state, self.secret().await?, self.app.clock.now());
@@ -169,7 +169,7 @@ impl Registry<'_> {
         Ok(format!("/v2/{}/blobs/uploads/{}?_state={state}", at.repository, at.id))
     }
 
-    /// The response that says where to continue.
+    /// A response with the location and range to continue at.
     async fn progress(&self, at: &UploadAt, offset: u64, status: StatusCode) -> Result<Response, Error> {
         let mut response = empty(status);
         let fields = response.headers_mut();
@@ -178,7 +178,7 @@ impl Registry<'_> {
         Ok(response)
     }
 
-    /// The chunk of a request. A malformed `Content-Range` is out of order.
+    /// The chunk of a request. A malformed `Content-Range` counts as out of order.
     async fn chunk<'b>(
         &self,
         at: &UploadAt,
@@ -205,10 +205,10 @@ impl Registry<'_> {
         Ok(Chunk { stream, range })
     }
 
-    /// The error for the client of a refused chunk, whose body is read first.
+    /// Drains the body of a refused chunk, then returns the error for the client.
     async fn refused(&self, at: &UploadAt, error: UploadError, body: &mut Body) -> Result<Error, Error> {
         if let Body::Stream(stream) = body {
-            // The client may have gone; its chunk is refused anyway.
+            // Best effort: the client may have disconnected.
             let _ = stream.discard(DRAIN, None).await;
         }
         match error {
@@ -225,7 +225,7 @@ impl Registry<'_> {
     }
 }
 
-/// Whether a request carries a whole blob in a form that the store can take and verify by itself.
+/// Whether the body is a whole blob that the store can take and verify in one put.
 fn is_whole_blob(request: &Request, digest: &Digest, max: u64) -> bool {
     let Some(length) = request.body().content_length() else { return false };
     let range = request.headers().get(header::CONTENT_RANGE).map(headers::parse_content_range);

@@ -1,4 +1,4 @@
-//! Authentication and authorization: [`identity`] says who a request comes from, [`policy`] what they may do.
+//! Authentication ([`identity`]) and authorization ([`policy`]).
 
 pub mod identity;
 pub mod policy;
@@ -8,7 +8,7 @@ use crate::oci::RepositoryName;
 pub use identity::{Identity, Principal};
 pub use policy::{Anonymous, Policy};
 
-/// What is done to a repository. Token scopes use these words.
+/// An action on a repository, named as in token scopes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// Read.
@@ -19,14 +19,14 @@ pub enum Action {
     Delete,
 }
 
-/// A right that a request needs.
+/// The access that a request requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access<'a> {
-    /// Learn that this is a registry (`GET /v2/`).
+    /// Check that this is a registry (`GET /v2/`).
     Base,
     /// List the repositories.
     Catalog,
-    /// Do something to a repository.
+    /// Perform an action on a repository.
     Repository(&'a RepositoryName, Action),
     /// Run jobs over all repositories.
     Administer,

@@ -1,10 +1,10 @@
-//! What a principal may do: a pure decision.
+//! Authorization, as a pure function.
 
 use std::str::FromStr;
 
 use super::{Access, Action, Principal};
 
-/// What is allowed without authentication.
+/// The access of clients without credentials.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Anonymous {
     /// Nothing.
@@ -29,15 +29,15 @@ impl FromStr for Anonymous {
     }
 }
 
-/// The rules: a user may do everything, anybody else what the configuration allows.
+/// The rules: users and jobs have full access, anonymous clients what the configuration allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
-    /// What is allowed without authentication.
+    /// The access of clients without credentials.
     pub anonymous: Anonymous,
 }
 
 impl Policy {
-    /// Whether `principal` has the right `access`.
+    /// Whether `principal` has `access`.
     pub fn allows(&self, principal: &Principal, access: Access<'_>) -> bool {
         match (principal, access) {
             (Principal::User(_) | Principal::Job(_), _) => true,
@@ -58,7 +58,7 @@ mod tests {
     use crate::oci::RepositoryName;
 
     #[test]
-    fn anonymous_rights_are_configured_and_users_have_all() {
+    fn anonymous_access_is_configurable_and_users_have_full_access() {
         let name: RepositoryName = "a".parse().unwrap();
         let rights = [
             (Access::Base, [false, true, true]),

@@ -1,14 +1,14 @@
-//! Who may do what.
+//! Access settings.
 
 use super::Vars;
 use crate::auth::{Anonymous, identity::basic::Htpasswd};
 
-/// Users, and what is allowed without authentication.
+/// Users, and access without credentials.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// `ANONYMOUS`: what is allowed without authentication.
+    /// `ANONYMOUS`: access without credentials.
     pub anonymous: Anonymous,
-    /// `HTPASSWD` (a secret): users, and the bcrypt hashes of their passwords.
+    /// `HTPASSWD` (a secret): users and the bcrypt hashes of their passwords.
     pub users: Htpasswd,
 }
 

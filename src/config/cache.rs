@@ -1,13 +1,13 @@
-//! What is cached, and for how long.
+//! Cache settings.
 
 use super::{Vars, vars::number};
 
 /// Limits of the caches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheConfig {
-    /// `EDGE_CACHE_MIB`: the largest blob in the edge cache, in bytes here; 0 turns it off.
+    /// `EDGE_CACHE_MIB`, converted to bytes: size limit of blobs in the edge cache; 0 disables it.
     pub edge_bytes: u64,
-    /// `TAG_CACHE_SECONDS`: how stale an answer about a tag can be, in seconds.
+    /// `TAG_CACHE_SECONDS`: maximum staleness of a tag, in seconds; 0 disables the tag cache.
     pub tag_seconds: u64,
 }
 

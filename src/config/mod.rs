@@ -1,6 +1,6 @@
-//! The configuration: every setting, its default, and what is wrong with it.
+//! The configuration: every setting, its default and its validation.
 //!
-//! Each group of settings is a file with a reader of its own. A reader names its variables; nothing else does.
+//! Each group of settings is a file with its own reader. Only a reader names its variables.
 
 mod auth;
 mod cache;
@@ -20,30 +20,30 @@ pub use uploads::{PurgeMode, UploadConfig};
 use self::vars::Vars;
 use crate::redirect::Mode;
 
-/// What a deployment can set.
+/// The settings of a deployment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Who may do what.
+    /// Access.
     pub auth: AuthConfig,
-    /// Uploads, and what they leave behind.
+    /// Lifetime and purge of uploads.
     pub uploads: UploadConfig,
-    /// Where everything is stored.
+    /// The storage backend.
     pub storage: StorageConfig,
-    /// Where clients get the bytes of blobs.
+    /// Redirects of blob pulls.
     pub redirect: RedirectConfig,
-    /// What is cached, and for how long.
+    /// Caches.
     pub cache: CacheConfig,
     /// Middleware and logs.
     pub operation: OperationConfig,
 }
 
-/// Everything that is wrong with a configuration.
+/// Every error in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration is not valid: {}", .0.join("; "))]
 pub struct ConfigError(pub Vec<String>);
 
 impl Config {
-    /// Reads every setting through `lookup` and reports all mistakes at once.
+    /// Reads every setting through `lookup` and reports all errors at once.
     pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut vars = Vars::new(&lookup);
         let config = Self::read(&mut vars);
@@ -92,13 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn the_default_allows_nobody() {
+    fn anonymous_access_is_denied_by_default() {
         assert_eq!(read(&[]).unwrap(), Config::default());
         assert_eq!(read(&[("ANONYMOUS", " ")]).unwrap().auth.anonymous, Anonymous::None);
     }
 
     #[test]
-    fn settings_are_read() {
+    fn settings_are_parsed() {
         let config = read(&[("ANONYMOUS", "pull"), ("UPLOAD_TTL", "12h")]).unwrap();
         assert_eq!((config.auth.anonymous, config.uploads.ttl_seconds), (Anonymous::Pull, 43_200));
         let config = read(&[("MIDDLEWARE", "server-timing"), ("EDGE_CACHE_MIB", "3")]).unwrap();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named_with_what_is_expected() {
+    fn every_error_names_its_variable_and_the_expected_value() {
         let vars =
             [("ANONYMOUS", "yes"), ("HTPASSWD", "ann:secret"), ("UPLOAD_TTL", "soon"), ("PURGE", "never")];
         let ConfigError(errors) = read(&vars).unwrap_err();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn s3_is_set_as_a_whole_where_it_is_needed() {
+    fn s3_settings_must_be_complete_and_set_if_needed() {
         let s3 = [
             ("S3_ENDPOINT", "https://account.r2.cloudflarestorage.com"),
             ("S3_BUCKET", "images"),

@@ -1,4 +1,4 @@
-//! What an operator sees of requests.
+//! Middleware and log settings.
 
 use super::Vars;
 use crate::platform::Level;
@@ -8,14 +8,14 @@ use crate::platform::Level;
 pub struct OperationConfig {
     /// `MIDDLEWARE`: HTTP middleware to enable, innermost first.
     pub middleware: Vec<Middleware>,
-    /// `LOG_LEVEL`: how much is logged.
+    /// `LOG_LEVEL`: verbosity of the log.
     pub log_level: Level,
 }
 
-/// HTTP middleware that a configuration can name.
+/// Optional HTTP middleware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Middleware {
-    /// `server-timing`: responses say how long they took, and what they cost.
+    /// `server-timing`: adds the duration and cost of a request to its response.
     ServerTiming,
 }
 

@@ -1,14 +1,14 @@
-//! Where clients get the bytes of blobs.
+//! Redirect settings.
 
 use super::{Vars, vars::seconds};
 use crate::redirect::{Rules, signed::Keys};
 
-/// The rules for redirects, and how URLs are signed.
+/// Rules for redirects, and settings of their URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedirectConfig {
     /// `BLOB_REDIRECT`, `BLOB_REDIRECT_REPOSITORIES` and `BLOB_REDIRECT_SKIP_AGENTS`.
     pub rules: Rules,
-    /// `BLOB_REDIRECT_TTL`: the validity of a URL, in seconds; 10 seconds to 7 days, S3's limit.
+    /// `BLOB_REDIRECT_TTL`: lifetime of a URL, in seconds; 10 seconds to 7 days, S3's limit.
     pub ttl_seconds: u64,
     /// `BLOB_REDIRECT_ORIGIN`: the origin of signed URLs; empty for the registry's own.
     pub origin: String,

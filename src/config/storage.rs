@@ -1,4 +1,4 @@
-//! Where everything is stored.
+//! Storage settings.
 
 use std::str::FromStr;
 
@@ -8,10 +8,11 @@ use crate::storage::s3::S3Bucket;
 /// The backend, and the bucket's S3 settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StorageConfig {
-    /// `STORAGE`: where everything is stored.
+    /// `STORAGE`: the kind of store.
     pub backend: Backend,
-    /// `S3_ENDPOINT`, `S3_BUCKET`, `S3_REGION`, and the secrets `S3_ACCESS_KEY_ID` and `S3_SECRET_ACCESS_KEY`.
-    /// With [`Backend::R2`], R2's S3 endpoint for the same bucket, for presigned URLs.
+    /// `S3_ENDPOINT`, `S3_BUCKET`, `S3_REGION`, and the secrets `S3_ACCESS_KEY_ID` and
+    /// `S3_SECRET_ACCESS_KEY`. With [`Backend::R2`], they name the same bucket at R2's S3 endpoint, for
+    /// presigned URLs.
     pub s3: Option<S3Bucket>,
 }
 
@@ -43,7 +44,7 @@ impl StorageConfig {
     }
 }
 
-/// All of S3's variables or none; the region has a default.
+/// Reads the S3 variables: all or none, but the region has a default.
 fn read_s3(vars: &mut Vars<'_>) -> Option<S3Bucket> {
     let endpoint = vars.text("S3_ENDPOINT");
     let bucket = vars.text("S3_BUCKET");

@@ -1,27 +1,27 @@
-//! Uploads, and what they leave behind.
+//! Upload settings.
 
 use std::str::FromStr;
 
 use super::{Vars, vars::seconds};
 
-/// The lifetime of uploads, and the purge of what abandoned ones have stored.
+/// Lifetime of uploads, and purge of abandoned ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadConfig {
-    /// `UPLOAD_TTL`: the lifetime of an upload from its start, in seconds; 1 minute to 30 days.
+    /// `UPLOAD_TTL`: lifetime of an upload from its start, in seconds; 1 minute to 30 days.
     pub ttl_seconds: u64,
-    /// `PURGE`: what the hourly job does.
+    /// `PURGE`: mode of the hourly purge job.
     pub purge: PurgeMode,
 }
 
-/// What the purge job does with objects that belong to no blob.
+/// The treatment of objects that belong to no blob.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PurgeMode {
-    /// It removes them.
+    /// Delete them.
     #[default]
     On,
-    /// It reports them.
+    /// Only report them.
     DryRun,
-    /// It does not run.
+    /// Do not run the job.
     Off,
 }
 

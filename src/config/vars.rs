@@ -1,10 +1,10 @@
-//! Variables as text, and the parsers that several groups of settings use.
+//! Variables as text, and parsers shared by several groups of settings.
 
 use std::str::FromStr;
 
 use super::ConfigError;
 
-/// The variables, and what is wrong with them so far.
+/// The variables, and the errors found so far.
 pub(super) struct Vars<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     errors: Vec<String>,
@@ -25,7 +25,7 @@ impl<'a> Vars<'a> {
         self.errors.push(error);
     }
 
-    /// Whether a variable with this prefix is wrong.
+    /// Whether a variable with this prefix is invalid.
     pub fn has_error_in(&self, prefix: &str) -> bool {
         self.errors.iter().any(|error| error.starts_with(prefix))
     }
@@ -36,7 +36,7 @@ impl<'a> Vars<'a> {
         (self.lookup)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// A variable as `parse` reads it. The error of `parse` says what is expected.
+    /// A variable, parsed by `parse`. The error of `parse` describes the expected value.
     pub fn read<T>(
         &mut self,
         name: &'static str,
@@ -50,7 +50,7 @@ impl<'a> Vars<'a> {
         })
     }
 
-    /// A variable of a type that reads itself.
+    /// A variable, parsed by its type.
     pub fn parse<T: FromStr<Err = String>>(&mut self, name: &'static str, default: T) -> T {
         self.read(name, default, str::parse)
     }

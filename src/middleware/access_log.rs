@@ -19,7 +19,7 @@ pub(super) struct AccessLog {
 impl Handler for AccessLog {
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
         Box::pin(async move {
-            // Without the query, which may be the signature of a URL.
+            // Without the query, which may contain a signature.
             let line = format!("{} {}", request.method(), request.uri().path());
             let (started, log) = (self.clock.now(), context.log.clone());
             let response = self.inner.handle(request, context).await;

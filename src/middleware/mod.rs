@@ -1,4 +1,4 @@
-//! HTTP middleware: what is around the API for every request. Each is a file.
+//! HTTP middleware around the API. Each is a file.
 
 mod access_log;
 mod server_timing;

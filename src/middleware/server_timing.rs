@@ -1,4 +1,4 @@
-//! Adds `Server-Timing`: the time of the request, its calls to storage, its look-ups in the descriptor cache.
+//! Adds `Server-Timing`: duration, storage calls and descriptor cache look-ups of a request.
 
 use std::rc::Rc;
 

@@ -1,4 +1,4 @@
-//! HTTP Basic authentication (RFC 7617) of users from htpasswd lines.
+//! HTTP Basic authentication (RFC 7617) against htpasswd lines.
 
 use std::{
     cell::RefCell,
@@ -46,25 +46,25 @@ impl FromStr for Htpasswd {
     }
 }
 
-/// The most verified credentials to remember.
+/// Limit of remembered credentials; at the limit, all are forgotten.
 const MAX_VERIFIED: usize = 256;
 
 /// Checks Basic credentials.
 pub struct Basic {
     users: Htpasswd,
-    /// Salted hashes of credentials that bcrypt has accepted: it is slow by design, and a push makes many
+    /// Salted hashes of credentials that bcrypt has accepted. bcrypt is slow by design, and a push makes many
     /// requests. Lives as long as the isolate.
     verified: RefCell<HashSet<[u8; 32]>>,
     salt: [u8; 16],
 }
 
 impl Basic {
-    /// Knows these users; `salt` is random.
+    /// Authenticates `users`. `salt` must be random.
     pub fn new(users: Htpasswd, salt: [u8; 16]) -> Self {
         Self { users, verified: RefCell::default(), salt }
     }
 
-    /// The user whose name and password these are.
+    /// The user name, if name and password are valid.
     pub fn user(&self, authorization: &HeaderValue) -> Option<String> {
         let (scheme, encoded) = authorization.to_str().ok()?.split_once(' ')?;
         if !scheme.eq_ignore_ascii_case("basic") {
@@ -80,7 +80,7 @@ impl Basic {
         if hash.is_some() && self.verified.borrow().contains(&fingerprint) {
             return Some(user.to_owned());
         }
-        // The password of an unknown user is checked too, against any hash, to take as long.
+        // Check the password of an unknown user against any hash, so that the response takes as long.
         let against = hash.or_else(|| self.users.0.values().next())?;
         let matches = bcrypt::verify(password, against).unwrap_or(false);
         if !matches || hash.is_none() {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not_bcrypt_are_refused_by_number() {
+    fn lines_without_bcrypt_are_refused_with_their_number() {
         for text in ["ann", "ann:plain", "\nann:{SHA}x", ":$2y$05$x"] {
             assert!(text.parse::<Htpasswd>().unwrap_err().contains("line"), "{text}");
         }

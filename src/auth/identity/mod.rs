@@ -1,4 +1,4 @@
-//! Who a request comes from. Each way of authenticating is a file: so far [`basic`].
+//! Authentication. Each scheme is a file: so far [`basic`].
 
 pub mod basic;
 
@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderValue, header};
 
 use self::basic::{Basic, Htpasswd};
 
-/// Who a request or job acts for.
+/// The identity that a request or job acts for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
-    /// Nobody in particular.
+    /// A client without credentials.
     Anonymous,
     /// An authenticated user.
     User(String),
@@ -17,23 +17,23 @@ pub enum Principal {
     Job(&'static str),
 }
 
-/// The credentials of a request are wrong, or of a kind that this registry does not know.
+/// The credentials of a request are wrong, or their scheme is not supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidCredentials;
 
-/// Finds out who a request comes from.
+/// Authenticates requests.
 pub struct Identity {
     basic: Basic,
 }
 
 impl Identity {
-    /// Knows these users. `salt` is random, and protects passwords in memory.
+    /// Authenticates `users`. `salt` must be random: it protects passwords in memory.
     pub fn new(users: Htpasswd, salt: [u8; 16]) -> Self {
         Self { basic: Basic::new(users, salt) }
     }
 
-    /// Who the request comes from. Wrong credentials are an error even where none are needed, so that the client
-    /// learns of it.
+    /// Authenticates a request. Wrong credentials are an error even where anonymous access would do, so that
+    /// the client notices the mistake.
     pub fn of(&self, headers: &HeaderMap) -> Result<Principal, InvalidCredentials> {
         match headers.get(header::AUTHORIZATION) {
             None => Ok(Principal::Anonymous),
@@ -41,7 +41,7 @@ impl Identity {
         }
     }
 
-    /// The value of `WWW-Authenticate` (RFC 9110, section 11.6.1): how to authenticate here.
+    /// The value of `WWW-Authenticate` (RFC 9110, section 11.6.1).
     pub fn challenge(&self) -> HeaderValue {
         HeaderValue::from_static("Basic realm=\"Pierhead\", charset=\"UTF-8\"")
     }
