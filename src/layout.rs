@@ -16,7 +16,7 @@
 //! [`Metadata`](crate::storage::Metadata) (size, media type, path of the bytes), so that one look-up answers a
 //! HEAD; links without metadata work too.
 //!
-//! What `distribution` does not know has a tree of its own. All but `descriptors`, `uploads` and `secret` can be
+//! The second tree holds what `distribution` lacks. All but `descriptors`, `uploads` and `secret` can be
 //! rebuilt from the first tree:
 //!
 //! ```text
@@ -32,7 +32,7 @@
 //!   secret                                                    the key for upload locations and blob URLs
 //! ```
 //!
-//! The descriptor cache in KV holds copies of what the bucket has:
+//! The descriptor cache in KV holds copies of data in the bucket:
 //!
 //! ```text
 //! located/<alg>/<hex>                                         size and path of a blob's bytes
@@ -94,9 +94,9 @@ pub enum Key<'a> {
     Staged(&'a UploadId, u32),
     /// The folder of an upload's [`Key::Staged`] objects.
     StagedAll(&'a UploadId),
-    /// The note beside a multipart blob that holds its digest.
+    /// The note beside a multipart blob, which holds its digest.
     UploadBlob(&'a Path),
-    /// The folder of everything uploads store.
+    /// The folder of all objects of uploads.
     Uploads,
     /// The cursor of the purge job.
     PurgeCursor,
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_layout() {
+    fn every_key_has_its_path() {
         let name: RepositoryName = "a/b".parse().unwrap();
         let tag: Tag = "v1.0".parse().unwrap();
         let (x, y) = (Algorithm::Sha256.digest(b"x"), Algorithm::Sha512.digest(b"y"));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_fits_for_the_longest_names() {
+    fn keys_of_the_longest_names_are_valid_paths() {
         let name: RepositoryName = format!("a{}", "/a".repeat(127)).parse().unwrap();
         let tag: Tag = "t".repeat(128).parse().unwrap();
         let digest = Algorithm::Sha512.digest(b"");
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_read_back() {
+    fn links_are_parsed_from_their_paths() {
         let name: RepositoryName = "a/_layers-not/b".replace("_layers-not", "x").parse().unwrap();
         let digest = Algorithm::Sha512.digest(b"");
         assert_eq!(

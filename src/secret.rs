@@ -1,4 +1,5 @@
-//! The registry's secret: 32 random bytes, created at first use and stored, so that nothing has to be configured.
+//! The registry's secret: 32 random bytes, created at first use and stored, so that it needs no
+//! configuration.
 
 use std::cell::OnceCell;
 
@@ -15,14 +16,14 @@ use crate::{
 #[derive(Clone)]
 pub struct Secret(pub [u8; 32]);
 
-/// The stored secret, read once by each isolate.
+/// The stored secret, read once per isolate.
 pub struct SecretStore {
     store: Store,
     secret: OnceCell<Secret>,
 }
 
 impl SecretStore {
-    /// The secret in this store.
+    /// Reads the secret from `store`.
     pub fn new(store: Store) -> Self {
         Self { store, secret: OnceCell::new() }
     }
@@ -42,7 +43,7 @@ impl SecretStore {
         if self.store.head(&path).await?.is_none() {
             let options = PutOptions { condition: Condition::IfAbsent, ..PutOptions::default() };
             match self.store.put(&path, Body::Bytes(random.to_vec().into()), options).await {
-                // Another isolate was faster: its secret is the one to use.
+                // Another isolate has just created the secret: use that one.
                 Err(error) if error.kind != StorageErrorKind::Precondition => return Err(error),
                 _ => {}
             }
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mac_is_that_of_any_hmac() {
+    fn the_mac_matches_openssl() {
         // From `printf '/images/cat.jpg1484063787' | openssl dgst -sha256 -hmac mysecrettoken -binary | base64`.
         let got = STANDARD.encode(mac(b"mysecrettoken", "/images/cat.jpg1484063787").finalize().into_bytes());
         assert_eq!(got, "XsZ5NmtNBxOd4f4fBOtqVmpWRnDRNkHKVZieqDPKu3U=");

@@ -1,7 +1,7 @@
-//! The descriptor cache: facts about digests, in the isolate's memory and, after that, in KV.
+//! The descriptor cache: facts about digests, in the isolate's memory and then in KV.
 //!
-//! Only what never changes is here: where the bytes of a blob are, and the content of manifests. Nothing here
-//! says that a repository has something, or that somebody may read it.
+//! It holds only immutable facts: the location of a blob's bytes and the content of a manifest. It never
+//! answers whether a repository has content or whether a client may read it.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -17,13 +17,13 @@ use crate::{
     storage::{PutOptions, Store},
 };
 
-/// The memory of an isolate for this cache, in bytes: an eighth of its 128 MB.
+/// Memory limit of an isolate's cache, in bytes: an eighth of its 128 MB.
 pub const MEMORY: usize = 16 * 1024 * 1024;
 
-/// The approximate cost of an entry besides its content, in bytes.
+/// Approximate memory overhead of an entry, in bytes.
 const OVERHEAD: usize = 256;
 
-/// The isolate's memory: a least-recently-used cache with a limit in bytes.
+/// A least-recently-used cache in the isolate's memory, with a limit in bytes.
 struct MemoryCache {
     entries: LruCache<(CacheEntry, Digest), Bytes>,
     bytes: usize,
@@ -58,7 +58,7 @@ impl MemoryCache {
     }
 }
 
-/// The caches of an isolate. Clones share everything.
+/// The caches of an isolate. Clones share state.
 #[derive(Clone)]
 pub struct Cache {
     memory: Rc<RefCell<MemoryCache>>,
@@ -67,7 +67,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache of `limit` bytes in memory, over `kv` if there is one, with the edge cache of bodies.
+    /// An empty cache: `limit` bytes in memory, then `kv` if there is one, and the edge cache for bodies.
     pub fn new(limit: usize, kv: Option<Store>, edge: Edge) -> Self {
         Self { memory: Rc::new(RefCell::new(MemoryCache::new(limit))), kv, edge: Rc::new(edge) }
     }
@@ -80,7 +80,7 @@ impl Cache {
         self.memory.borrow_mut().put(entry, digest, value);
     }
 
-    /// Looks into memory, then into KV, whose content is verified.
+    /// Looks in memory, then in KV. Verifies content from KV.
     pub(super) async fn get(&self, entry: CacheEntry, digest: &Digest, context: &Context) -> Option<Bytes> {
         if let Some(value) = self.in_memory(entry, digest) {
             context.log.count_cache(|counts| counts.memory += 1);
@@ -142,7 +142,7 @@ pub(super) fn read_located(value: Bytes) -> Option<Located> {
 }
 
 pub(super) fn write_located(located: &Located) -> Bytes {
-    // A number and a text: this cannot fail.
+    // Infallible: a number and a string.
     serde_json::to_vec(located).unwrap_or_default().into()
 }
 
@@ -153,7 +153,7 @@ mod tests {
     use crate::oci::Algorithm;
 
     #[test]
-    fn memory_is_bounded_and_the_least_recently_used_goes_first() {
+    fn memory_is_bounded_and_the_least_recently_used_entry_is_evicted() {
         let mut cache = MemoryCache::new(3 * (OVERHEAD + 100));
         let digest = |n: u8| Algorithm::Sha256.digest(&[n]);
         for n in 0..3 {

@@ -1,4 +1,4 @@
-//! The edge cache of blob bodies: a size limit, and one fill at a time for each blob.
+//! The edge cache of blob bodies, with a size limit and one concurrent fill per blob.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
@@ -11,10 +11,10 @@ use crate::{
     storage::{Path, Store},
 };
 
-/// The time after which a fill counts as lost, in seconds: the runtime may drop one silently.
+/// Time after which a fill counts as lost, in seconds: the runtime may drop one silently.
 const LOST: u64 = 60;
 
-/// The platform's cache, with a limit.
+/// The platform's cache, with a limit on the size of blobs.
 pub struct Edge {
     cache: Rc<dyn EdgeCache>,
     limit: u64,
@@ -28,7 +28,7 @@ impl Edge {
         Self { cache, limit, clock, filling: RefCell::default() }
     }
 
-    /// A blob, or a range of it, if the cache has it.
+    /// A blob, or a range of it; `None` if it is not cached.
     pub(super) async fn get(
         &self,
         host: &str,
@@ -39,8 +39,8 @@ impl Edge {
         if size > self.limit { None } else { self.cache.get(host, digest, size, range).await }
     }
 
-    /// Fills the cache in the background, with a read of its own: a teed stream would hold in memory what the
-    /// slower reader has not taken yet.
+    /// Fills the cache in the background, with a separate read: a teed stream would buffer in memory whatever
+    /// the slower reader has not yet read.
     pub(super) fn fill(
         self: &Rc<Self>,
         store: Store,

@@ -1,7 +1,8 @@
-//! Content by its digest, whichever repository has it.
+//! Content by digest, independent of repositories.
 //!
-//! Nothing here says that a repository has a blob or that somebody may read it: that is a link, and a
-//! [`Repository`](crate::repository::Repository) knows it. What is here never changes, so it may be cached.
+//! Content by digest never changes, so it can be cached. Nothing here checks that a repository has a blob or
+//! that a client may read it: a repository has a blob if it has a link to it, see
+//! [`Repository`](crate::repository::Repository).
 
 mod cache;
 mod edge;
@@ -24,12 +25,12 @@ pub use edge::Edge;
 const SIZE: &str = "size";
 const AT: &str = "at";
 
-/// Where the bytes of a blob are.
+/// The location of a blob's bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Located {
     /// Their length, in bytes.
     pub size: u64,
-    /// Their path, if that is not [`Key::Data`].
+    /// Their path; `None` for [`Key::Data`].
     #[serde(default, skip_serializing_if = "Option::is_none", with = "path_text")]
     pub at: Option<Path>,
 }
@@ -40,7 +41,7 @@ impl Located {
         self.at.clone().unwrap_or_else(|| Key::Data(digest).path())
     }
 
-    /// The metadata of a link or descriptor.
+    /// Encodes the location as metadata of a link or descriptor.
     pub fn to_metadata(&self) -> Metadata {
         let mut metadata = Metadata::from([(SIZE.to_owned(), self.size.to_string())]);
         if let Some(at) = &self.at {
@@ -49,7 +50,7 @@ impl Located {
         metadata
     }
 
-    /// Reads the metadata of a link or descriptor; `None` if another registry wrote it.
+    /// Decodes the metadata of a link or descriptor; `None` if another registry wrote it.
     pub fn from_metadata(metadata: &Metadata) -> Option<Self> {
         let size = metadata.get(SIZE)?.parse().ok()?;
         let at = metadata.get(AT).map(|at| at.parse()).transpose().ok()?;
@@ -70,26 +71,26 @@ mod path_text {
     }
 }
 
-/// Where an answer about immutable content may come from.
+/// The sources allowed for an answer about immutable content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// From the store only: the bytes are there now.
+    /// The store only: the bytes exist now.
     Strict,
-    /// From a cache as well: the bytes have been there.
+    /// A cache or the store: the bytes existed at some time.
     Cached,
 }
 
-/// The bytes of a blob, and where they came from.
+/// The bytes of a blob, and their source.
 pub struct Opened {
-    /// The bytes asked for.
+    /// The requested bytes.
     pub body: Body,
-    /// The blob.
+    /// The location of the whole blob.
     pub located: Located,
-    /// The path they were read from; `None` for the edge cache.
+    /// The path of the object read; `None` for the edge cache.
     pub path: Option<Path>,
 }
 
-/// The blobs of one request or job: strict look-ups, and cached ones where the caller allows them.
+/// The blobs of one request or job. Look-ups are strict unless the caller allows cached answers.
 #[derive(Clone)]
 pub struct Blobs {
     store: Store,
@@ -103,7 +104,7 @@ impl Blobs {
         Self { store, cache, context }
     }
 
-    /// Where the bytes of a blob are. Strict: two look-ups at once.
+    /// Locates the bytes of a blob. [`Freshness::Strict`] costs two concurrent look-ups.
     pub async fn locate(
         &self,
         digest: &Digest,
@@ -122,22 +123,22 @@ impl Blobs {
         Ok(data.map(|data| Located { size: data.size, at: None }).or(described))
     }
 
-    /// Where the bytes of a blob were when this isolate last saw them. No call is made.
+    /// The last known location of a blob, from the isolate's memory only.
     pub fn remembered(&self, digest: &Digest) -> Option<Located> {
         self.cache.in_memory(CacheEntry::Located, digest).and_then(cache::read_located)
     }
 
-    /// Remembers where the bytes of a blob are, as its link says.
+    /// Stores the location of a blob, from its link, in the isolate's memory.
     pub fn remember(&self, digest: &Digest, located: &Located) {
         self.cache.put_in_memory(CacheEntry::Located, digest, cache::write_located(located));
     }
 
-    /// Drops what the caches know of a digest.
+    /// Removes a digest from the caches.
     pub fn forget(&self, digest: &Digest) {
         self.cache.remove(digest, &self.context);
     }
 
-    /// Reads a blob, or a range of it: from the edge cache of `host`, or from the store.
+    /// Opens a blob, or a range of it, in the edge cache of `host` or in the store.
     pub async fn open(
         &self,
         digest: &Digest,
@@ -186,7 +187,7 @@ impl Blobs {
         freshness: Freshness,
     ) -> Result<Option<Bytes>, StorageError> {
         let find = async {
-            // Twice our limit: a bucket copied from elsewhere may hold larger ones.
+            // Twice our limit: another registry may have stored larger manifests.
             let content = self.store.read(&Key::Data(digest).path(), 2 * Manifest::MAX_BYTES).await?;
             Ok(content.map(|(content, _)| content))
         };
@@ -202,8 +203,8 @@ impl Blobs {
         self.store.put(&Key::Data(digest).path(), body, options).await.map(drop)
     }
 
-    /// Records the path of bytes that are not at [`Key::Data`]. The first record stands: `Some` is another
-    /// upload's that was faster.
+    /// Records the path of bytes that are not at [`Key::Data`]. The first record wins: `Some` is the record
+    /// of a concurrent upload.
     pub async fn describe(
         &self,
         digest: &Digest,
@@ -225,13 +226,13 @@ impl Blobs {
         }
     }
 
-    /// What the descriptor says of bytes that are not at [`Key::Data`]: one look-up.
+    /// The location of bytes that are not at [`Key::Data`], from their descriptor. Costs one look-up.
     pub async fn descriptor(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
         let descriptor = self.store.head(&Key::Descriptor(digest).path()).await?;
         Ok(descriptor.and_then(|meta| Located::from_metadata(&meta.metadata)))
     }
 
-    /// The store.
+    /// The underlying store.
     pub fn store(&self) -> &Store {
         &self.store
     }

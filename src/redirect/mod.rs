@@ -1,7 +1,7 @@
-//! Redirects: URLs at which a client fetches the bytes of a blob by itself.
+//! Redirects: URLs from which a client fetches the bytes of a blob directly.
 //!
-//! [`presigned`] makes URLs of the S3 store, [`signed`] those that this registry, or a CDN in front of it,
-//! verifies. Another kind is a file here, a [`Mode`], and an arm in [`Redirects::url`].
+//! [`presigned`] makes URLs of the S3 store; [`signed`] makes URLs that this registry, or a CDN in front of
+//! it, verifies. To add a kind, add a file here, a [`Mode`], and an arm in [`Redirects::url`].
 
 mod exceptions;
 pub mod presigned;
@@ -17,7 +17,7 @@ use crate::{
 
 pub use exceptions::Exceptions;
 
-/// How a client gets the bytes of a blob.
+/// The source of a blob's bytes for a client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     /// From the registry.
@@ -42,19 +42,19 @@ impl FromStr for Mode {
     }
 }
 
-/// Which clients are redirected for which repositories.
+/// The rules that choose a [`Mode`] by repository and client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
     /// The mode for all repositories without an exception.
     pub mode: Mode,
-    /// Other modes for some repositories.
+    /// The repositories with another mode.
     pub exceptions: Exceptions,
     /// Substrings of the `User-Agent`s that are never redirected, in lower case.
     pub skip_agents: Vec<String>,
 }
 
 impl Rules {
-    /// How a client with this `User-Agent` gets the blobs of a repository.
+    /// The mode for a repository and a `User-Agent`.
     pub fn mode(&self, name: &RepositoryName, agent: Option<&str>) -> Mode {
         let mode = self.exceptions.mode(name).unwrap_or(self.mode);
         if mode == Mode::Off || self.skip_agents.is_empty() {
@@ -72,11 +72,11 @@ impl Rules {
 
 /// Makes redirect URLs.
 pub struct Redirects {
-    /// Who is redirected how.
+    /// The choice of mode.
     pub rules: Rules,
-    /// Signs for [`Mode::Presigned`]; there if any repository uses it.
+    /// Signs for [`Mode::Presigned`]; present if any repository uses it.
     pub presigned: Option<Presigned>,
-    /// Signs for [`Mode::Signed`]; there if any repository uses it.
+    /// Signs for [`Mode::Signed`]; present if any repository uses it.
     pub signed: Option<Signed>,
 }
 

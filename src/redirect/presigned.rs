@@ -17,14 +17,14 @@ use crate::{
 pub struct Presigned {
     /// The bucket.
     pub bucket: S3Bucket,
-    /// The validity of a URL.
+    /// The lifetime of a URL.
     pub ttl: Duration,
-    /// The time.
+    /// Source of the time of signing.
     pub clock: Rc<dyn Clock>,
 }
 
 impl Presigned {
-    /// The URL for a `GET` of `path`. It sets the type of the response to one that nothing on the way compresses.
+    /// The URL for a `GET` of `path`. It sets a response type that no proxy compresses.
     pub fn url(&self, path: &Path) -> String {
         let S3Bucket { bucket, credentials } = &self.bucket;
         let mut get = bucket.get_object(Some(credentials), path.as_str());
@@ -41,7 +41,7 @@ mod tests {
     use crate::platform::memory::ManualClock;
 
     #[test]
-    fn a_url_says_what_is_signed_and_for_how_long() {
+    fn a_url_contains_its_scope_and_lifetime() {
         let endpoint = "https://account.r2.cloudflarestorage.com";
         let bucket = S3Bucket::new(endpoint, "images", "auto", "AKID".into(), "hidden".into()).unwrap();
         let ttl = Duration::from_secs(1200);

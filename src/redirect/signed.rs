@@ -5,9 +5,9 @@
 //! ```
 //!
 //! `<seconds>` is the time of signing, `<mac>` the HMAC-SHA256 of the path and those seconds, in base64,
-//! percent-encoded: the form that Cloudflare's `is_timed_hmac_valid_v0` verifies, so that a rule can refuse
-//! requests before they reach a cache or a worker. The time is rounded, so that clients share a URL for a while
-//! and a cache can answer the second one.
+//! percent-encoded. Cloudflare's `is_timed_hmac_valid_v0` verifies this form, so a rule can refuse requests
+//! before they reach a cache or a worker. The time is rounded, so that clients share a URL and a cache can
+//! answer later ones.
 
 use std::rc::Rc;
 
@@ -25,7 +25,7 @@ use crate::{
 /// The characters of base64 that a query value must not contain.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// The time of a URL is rounded down to this fraction of its validity.
+/// The number of steps in the lifetime of a URL. The time of signing is rounded down to a step.
 const STEPS: u64 = 4;
 
 /// Keys for signed URLs: the first signs, all verify. To rotate, put a new key in front, and remove the old one
@@ -59,9 +59,9 @@ pub struct Signed {
     pub secret: Rc<SecretStore>,
     /// The origin of URLs (`https://<host>`), or empty for the registry's own.
     pub origin: String,
-    /// The validity of a URL, in seconds; at least three quarters of it remain when a client gets the URL.
+    /// The lifetime of a URL, in seconds; at least three quarters of it remain when a client gets the URL.
     pub ttl_seconds: u64,
-    /// The time.
+    /// Source of the current time.
     pub clock: Rc<dyn Clock>,
 }
 
@@ -96,7 +96,7 @@ impl Signed {
         Ok(format!("verify={seconds}-{}", utf8_percent_encode(&mac, ENCODED)))
     }
 
-    /// When the URL of this path and query, both as received, expires; `None` if it is forged or has expired.
+    /// Verifies a path and query, both as received. Returns the expiry; `None` if forged or expired.
     pub async fn verify(&self, path: &str, query: &str) -> Result<Option<Timestamp>, StorageError> {
         let token = query.strip_prefix("verify=").and_then(|token| token.split_once('-'));
         let Some((seconds, encoded)) = token else { return Ok(None) };
@@ -151,7 +151,7 @@ mod tests {
     const NEW: &str = "a key that is a good deal longer than the sixty-four bytes of a block of SHA-256";
 
     #[test]
-    fn a_url_is_good_for_its_path_and_time_only() {
+    fn a_url_is_valid_for_its_path_and_lifetime_only() {
         let clock = Rc::new(Seconds(Cell::new(1_700_000_123)));
         let signed = signed(OLD, &clock);
         let digest = Algorithm::Sha256.digest(b"x");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_gets_the_same_url_for_a_while() {
+    fn all_clients_get_the_same_url_within_a_step() {
         let clock = Rc::new(Seconds(Cell::new(1_700_000_100)));
         let signed = signed("", &clock);
         let first = block_on(signed.sign("/a")).unwrap();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_replaced_without_a_gap() {
+    fn keys_can_be_rotated_without_a_gap() {
         let clock = Rc::new(Seconds(Cell::new(1_700_000_100)));
         let [old, both, new] =
             [OLD.to_owned(), format!("{} {OLD}", NEW.replace(' ', "-")), NEW.replace(' ', "-")]
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_long_enough_and_never_shown() {
+    fn short_keys_are_refused_and_keys_are_never_shown() {
         let keys: Keys = OLD.parse().unwrap();
         assert!(!format!("{keys:?}").contains(OLD));
         for wrong in ["short", &format!("{OLD} short"), &format!("{OLD} {OLD} {OLD}")] {

@@ -1,5 +1,5 @@
-//! The decorator that keeps the isolate's caches in step with a repository, and remembers its tags for those who
-//! allow stale ones.
+//! The decorator that invalidates the isolate's caches on writes and, if the configuration allows stale tags,
+//! caches tags.
 
 use std::{cell::RefCell, num::NonZeroUsize, rc::Rc};
 
@@ -12,13 +12,13 @@ use crate::{
     platform::{Clock, Timestamp},
 };
 
-/// The most tags that an isolate remembers.
+/// Limit of tags that an isolate caches.
 const TAGS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 type TagEntries = LruCache<(RepositoryName, Tag), (Revision, Timestamp)>;
 
-/// What tags pointed to a moment ago. With a lifetime of 0 nothing is remembered, and every read of a tag sees
-/// the last push.
+/// The manifests that tags recently pointed to. With a lifetime of 0 nothing is cached, and every read of a
+/// tag sees the last push.
 pub struct TagCache {
     seconds: u64,
     clock: Rc<dyn Clock>,
@@ -57,13 +57,13 @@ impl TagCache {
     }
 }
 
-/// The decorator.
+/// The caching decorator.
 pub struct Cached {
-    /// What it decorates.
+    /// The decorated repository.
     pub inner: Rc<dyn Repository>,
     /// The repository's name.
     pub name: RepositoryName,
-    /// The isolate's memory of tags.
+    /// The isolate's tag cache.
     pub tags: Rc<TagCache>,
     /// The blobs, with the isolate's descriptor cache.
     pub blobs: Blobs,
@@ -91,7 +91,7 @@ impl Repository for Cached {
     fn put_manifest<'a>(&'a self, new: &'a NewManifest, tags: &'a [Tag]) -> Answer<'a, ()> {
         Box::pin(async move {
             let put = self.inner.put_manifest(new, tags).await;
-            // Also after a failure: some of the tags may have moved.
+            // After a failure too: some of the tags may have moved.
             self.tags.forget(&self.name);
             put
         })

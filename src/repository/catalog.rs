@@ -1,4 +1,4 @@
-//! What spans repositories: their catalog, and which of them have a blob.
+//! Queries across repositories: the catalog, and the repositories that have a blob.
 
 use super::ListPage;
 use crate::{
@@ -33,7 +33,7 @@ pub async fn repositories(
     Ok(ListPage { next: entries.last().filter(|_| has_more).cloned(), entries })
 }
 
-/// Repositories that have a blob, `limit` at most: hints, since a stale reverse link costs one look-up.
+/// Up to `limit` repositories that may have a blob: a stale reverse link costs the caller one look-up.
 pub async fn repositories_of(
     store: &Store,
     digest: &Digest,

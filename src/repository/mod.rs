@@ -1,15 +1,15 @@
-//! Repositories: what they have, and how that changes.
+//! Repositories: reading and changing their content.
 //!
-//! [`Repository`] is the only way in which a request or a job reads or changes one. [`stored`] keeps it in the
-//! bucket; a decorator changes some of what happens on the way there and leaves the rest to what it decorates:
+//! Requests and jobs read and change a repository only through [`Repository`]. [`stored`] implements it on
+//! the bucket. A decorator overrides some methods and forwards the others:
 //!
 //! ```text
 //! in the worker              Cached -> (mirrored) -> (client of the writer) -> Stored
 //! in a repository's writer   (listening) -> (guarded) -> Stored
 //! ```
 //!
-//! The names in parentheses are places for what comes: a mirror; the one Durable Object that orders the writes of
-//! a repository; events; immutable tags and quotas. `App::repository` composes them.
+//! Names in parentheses are slots for planned decorators: a mirror; the Durable Object that serializes the
+//! writes of a repository; events; immutable tags and quotas. `App::repository` composes them.
 
 pub mod cached;
 pub mod catalog;
@@ -24,10 +24,10 @@ use crate::{
     storage::StorageError,
 };
 
-/// The result of an operation on a repository, later.
+/// The future result of an operation on a repository.
 pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, RepositoryError>>;
 
-/// Why an operation on a repository failed.
+/// A failed operation on a repository.
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
     /// Storage failed.
@@ -38,12 +38,12 @@ pub enum RepositoryError {
     BlobsMissing(Vec<Digest>),
 }
 
-/// A manifest as a repository has it, without its content.
+/// A manifest of a repository, without its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revision {
     /// Its digest.
     pub digest: Digest,
-    /// Length in bytes, and media type. `None` if another registry wrote the link: the content says.
+    /// Length in bytes, and media type. `None` if another registry wrote the link: read the content instead.
     pub description: Option<(u64, String)>,
 }
 
@@ -53,7 +53,7 @@ pub struct NewManifest {
     pub digest: Digest,
     /// The manifest.
     pub manifest: Manifest,
-    /// Its bytes, stored as they are.
+    /// Its bytes, stored unchanged.
     pub content: Bytes,
 }
 
@@ -62,19 +62,19 @@ pub struct NewManifest {
 pub struct ListPage<T> {
     /// The entries, in order.
     pub entries: Vec<T>,
-    /// The entry after which the next page starts, if there is one.
+    /// The cursor of the next page; `None` on the last page.
     pub next: Option<String>,
 }
 
 /// One repository.
 ///
-/// A decorator implements [`inner`](Self::inner) and what it changes. At the bottom is an implementation that
-/// writes every method, which `clippy::missing_trait_methods` checks there.
+/// A decorator implements [`inner`](Self::inner) and the methods that it changes. The implementation at the
+/// bottom must write every method, which `clippy::missing_trait_methods` checks there.
 pub trait Repository {
-    /// What this decorates.
+    /// The decorated repository.
     fn inner(&self) -> &dyn Repository;
 
-    /// The manifest that a reference names now.
+    /// The manifest that a reference currently names.
     fn revision<'a>(&'a self, reference: &'a Reference) -> Answer<'a, Option<Revision>> {
         self.inner().revision(reference)
     }
@@ -84,8 +84,8 @@ pub trait Repository {
         self.inner().manifest(digest)
     }
 
-    /// Where the bytes of a blob of this repository are; `None` if it does not have the blob. The link is always
-    /// read from the store. If it does not say where the bytes are, `freshness` decides who is asked.
+    /// Locates the bytes of a blob; `None` if this repository does not have it. The link is always read from
+    /// the store. If the link has no location, `freshness` decides whether a cache may answer.
     fn locate<'a>(&'a self, digest: &'a Digest, freshness: Freshness) -> Answer<'a, Option<Located>> {
         self.inner().locate(digest, freshness)
     }
@@ -105,13 +105,13 @@ pub trait Repository {
         self.inner().referrers(subject, after, limit)
     }
 
-    /// Pushes a manifest and points `tags` to it. Content first, then links, then tags: safe to repeat.
+    /// Pushes a manifest and points `tags` to it. Idempotent: writes content, then links, then tags.
     fn put_manifest<'a>(&'a self, new: &'a NewManifest, tags: &'a [Tag]) -> Answer<'a, ()> {
         self.inner().put_manifest(new, tags)
     }
 
-    /// Writes what can be derived from a manifest that this repository has: the catalog's entry, the reverse
-    /// link and, from its parsed content, the entry among its subject's referrers.
+    /// Writes the index entries of a manifest that this repository has: the catalog entry, the reverse link
+    /// and, from `content` (the parsed manifest and its size in bytes), the referrer of its subject.
     fn index_manifest<'a>(
         &'a self,
         digest: &'a Digest,
@@ -120,22 +120,22 @@ pub trait Repository {
         self.inner().index_manifest(digest, content)
     }
 
-    /// Removes a manifest with its tags and its entry as a referrer; `false` if absent. The content stays.
+    /// Deletes a manifest, its tags and its referrer entry; `false` if absent. The content stays.
     fn delete_manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         self.inner().delete_manifest(digest)
     }
 
-    /// Removes a tag; `false` if absent.
+    /// Deletes a tag; `false` if absent.
     fn delete_tag<'a>(&'a self, tag: &'a Tag) -> Answer<'a, bool> {
         self.inner().delete_tag(tag)
     }
 
-    /// Makes stored bytes a blob of this repository.
+    /// Links stored bytes as a blob of this repository.
     fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, ()> {
         self.inner().link_blob(digest, located)
     }
 
-    /// Removes a blob; `false` if absent. The bytes stay for other repositories.
+    /// Removes the link to a blob; `false` if absent. The bytes stay for other repositories.
     fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         self.inner().unlink_blob(digest)
     }

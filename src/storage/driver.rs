@@ -1,4 +1,4 @@
-//! The contract of a driver: ten operations on keys and bytes, each with its guarantees.
+//! The contract of a driver: operations on paths and bytes, with their guarantees.
 
 use std::collections::BTreeMap;
 
@@ -10,36 +10,36 @@ use crate::{
     platform::{Body, ByteRange, Timestamp},
 };
 
-/// The result of a storage operation, later.
+/// The future result of a storage operation.
 pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, StorageError>>;
 
-/// What a store knows of an object without reading it.
+/// Metadata of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
     /// Length of the content, in bytes.
     pub size: u64,
-    /// Changes whenever the object does; opaque.
+    /// Opaque; changes with every write.
     pub etag: String,
-    /// When the object was last written.
+    /// The time of the last write.
     pub modified: Timestamp,
     /// The `Content-Type` it was stored with.
     pub media_type: Option<String>,
-    /// The metadata it was stored with.
+    /// The custom metadata it was stored with.
     pub metadata: Metadata,
 }
 
-/// Names and values stored beside an object's content: at most 2 KiB in all, visible ASCII.
+/// Custom metadata of an object: names and values of visible ASCII, at most 2 KiB in all.
 pub type Metadata = BTreeMap<String, String>;
 
 /// An object and its content.
 pub struct Object {
-    /// What [`StorageDriver::head`] answers. `size` is that of the whole object, also for a range.
+    /// The result of [`StorageDriver::head`]. `size` is that of the whole object, even for a range.
     pub meta: ObjectMeta,
-    /// The content, or the range asked for. Its length is known.
+    /// The content or the requested range, of known length.
     pub body: Body,
 }
 
-/// When a write may happen.
+/// The condition of a write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Condition {
     /// Always.
@@ -51,7 +51,7 @@ pub enum Condition {
     IfMatch(String),
 }
 
-/// How an object is written.
+/// Options of a write.
 #[derive(Debug, Clone, Default)]
 pub struct PutOptions<'a> {
     /// Refuse the write ([`StorageErrorKind::DigestMismatch`]) unless the content has this digest.
@@ -60,23 +60,23 @@ pub struct PutOptions<'a> {
     pub media_type: Option<&'a str>,
     /// The metadata to store.
     pub metadata: Metadata,
-    /// When the write may happen.
+    /// The condition of the write.
     pub condition: Condition,
 }
 
-/// Which entries of a listing to return.
+/// The page of a listing to return.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
-    /// Start after this path; a folder (ending in `/`) stands for everything in it.
+    /// Start after this path. A folder, ending in `/`, includes everything below it.
     pub after: Option<&'a str>,
-    /// The most entries to return, objects and folders together: 1 to 1,000.
+    /// Page size, objects and folders together: 1 to 1,000.
     pub limit: usize,
-    /// Whether paths with a further `/` after the prefix are folded into one folder each.
+    /// Whether to group paths with a further `/` after the prefix into folders.
     pub folders: bool,
 }
 
 impl Page<'static> {
-    /// The most entries that a driver lists at once: R2's limit.
+    /// The largest page that R2 allows.
     pub const MAX: usize = 1000;
 
     /// The first page of a flat listing.
@@ -93,7 +93,7 @@ pub struct Listing {
     pub objects: Vec<(String, ObjectMeta)>,
     /// Folders, each ending in `/`.
     pub folders: Vec<String>,
-    /// `after` for the next page, if there is one. A page may hold fewer entries than its limit.
+    /// `after` of the next page; `None` on the last page. A page may hold fewer entries than its limit.
     pub next: Option<String>,
 }
 
@@ -107,68 +107,68 @@ pub struct MultipartId(pub String);
 pub struct Part {
     /// Its number, 1 to 10,000. Parts are joined in this order; there may be gaps.
     pub number: u16,
-    /// What the driver answered; opaque.
+    /// The driver's etag of the part; opaque.
     pub etag: String,
 }
 
-/// What only some drivers can do. Others answer [`StorageErrorKind::Unsupported`].
+/// Optional features of a driver. The others return [`StorageErrorKind::Unsupported`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// [`Condition`]s other than `Always`.
     pub conditional_put: bool,
     /// The multipart operations.
     pub multipart: bool,
-    /// The largest object that one `put` takes, in bytes.
+    /// Size limit of one `put`, in bytes.
     pub max_put: u64,
-    /// Listings contain the media types and metadata of objects.
+    /// Listings include the media types and metadata of objects.
     pub lists_metadata: bool,
-    /// There may be objects below the path of an object.
+    /// The path of an object may also be a folder of other objects.
     pub nests: bool,
 }
 
 /// The outcome of a [`StorageDriver::copy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copied {
-    /// The store has copied the object.
+    /// The object was copied.
     Done,
-    /// There is no object to copy.
+    /// The source is absent.
     Absent,
     /// The store cannot copy: read and write instead.
     Unsupported,
 }
 
-/// An object store. Absence is `Ok(None)`; an error means that something went wrong.
+/// An object store. Absence is `Ok(None)`; an error is a failure.
 ///
-/// Reads see every write that ended before they started, unless the driver says otherwise. Callers use the
-/// [`Store`](super::Store) handle.
+/// Reads see every write that ended before they started, unless the driver documents otherwise. Callers use
+/// the [`Store`](super::Store) handle.
 pub trait StorageDriver {
     /// The driver's name in errors and logs.
     fn name(&self) -> &'static str;
 
-    /// What this driver can do.
+    /// The optional features of this driver.
     fn capabilities(&self) -> Capabilities;
 
-    /// Looks an object up.
+    /// Looks up an object.
     fn head<'a>(&'a self, path: &'a Path) -> Answer<'a, Option<ObjectMeta>>;
 
     /// Reads an object, or a range of it.
     fn get<'a>(&'a self, path: &'a Path, range: Option<ByteRange>) -> Answer<'a, Option<Object>>;
 
-    /// Writes an object. Atomic: either the new object is there, whole and verified, or the old state remains.
-    /// Repeating it changes nothing but the etag. A stream must know its length.
+    /// Writes an object. Atomic: either the whole object becomes visible, verified, or nothing changes.
+    /// Idempotent but for the etag and the time. A stream must know its length.
     fn put<'a>(&'a self, path: &'a Path, body: Body, options: PutOptions<'a>) -> Answer<'a, ObjectMeta>;
 
-    /// Deletes up to [`Page::MAX`] objects. An absent object counts as deleted.
+    /// Deletes up to [`Page::MAX`] objects. Idempotent: absent objects are ignored.
     fn delete<'a>(&'a self, paths: &'a [Path]) -> Answer<'a, ()>;
 
     /// Lists the paths that start with `prefix` (any text), in byte order.
     fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Answer<'a, Listing>;
 
-    /// Starts a multipart upload. The object appears at the path on completion, not before.
+    /// Starts a multipart upload. The object becomes visible on completion.
     fn create_multipart<'a>(&'a self, path: &'a Path) -> Answer<'a, MultipartId>;
 
-    /// Stores a part. All parts but the last have the same length, at least 5 MiB. Storing a number again
-    /// replaces that part.
+    /// Stores a part. All parts but the last must have the same length, at least 5 MiB. Storing a number
+    /// again replaces that part.
     fn put_part<'a>(
         &'a self,
         path: &'a Path,
@@ -177,7 +177,7 @@ pub trait StorageDriver {
         body: Body,
     ) -> Answer<'a, Part>;
 
-    /// Joins the given parts. Atomic, in a time that does not depend on their length.
+    /// Joins the given parts. Atomic, in time independent of their length.
     fn complete_multipart<'a>(
         &'a self,
         path: &'a Path,
@@ -185,14 +185,14 @@ pub trait StorageDriver {
         parts: &'a [Part],
     ) -> Answer<'a, ObjectMeta>;
 
-    /// Drops a multipart upload and its parts. An absent one counts as dropped.
+    /// Drops a multipart upload and its parts. Idempotent: an absent one is ignored.
     fn abort_multipart<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Answer<'a, ()>;
 
     /// Hashes a stored object inside the driver. `None` if absent.
     fn digest<'a>(&'a self, path: &'a Path, algorithm: Algorithm) -> Answer<'a, Option<Digest>>;
 
-    /// Copies an object inside the store, over whatever is at `to`, with its media type and metadata. An object
-    /// larger than `max_put` may lose these: it is written in parts, which carry none.
+    /// Copies an object inside the store, with its media type and metadata, and replaces any object at `to`.
+    /// An object larger than `max_put` may lose both, because multipart uploads carry none.
     fn copy<'a>(&'a self, _from: &'a Path, _to: &'a Path) -> Answer<'a, Copied> {
         Box::pin(ready(Ok(Copied::Unsupported)))
     }

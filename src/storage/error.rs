@@ -1,4 +1,4 @@
-//! What goes wrong in a driver.
+//! Errors of drivers.
 
 use crate::platform::ReadError;
 
@@ -10,7 +10,7 @@ pub struct StorageError {
     pub driver: &'static str,
     /// The path or prefix of the operation.
     pub path: String,
-    /// What went wrong.
+    /// The failure.
     pub kind: StorageErrorKind,
 }
 
@@ -21,13 +21,13 @@ impl StorageError {
     }
 }
 
-/// The ways in which a driver fails.
+/// The kinds of failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StorageErrorKind {
     /// A range starts at or after the end of the object.
     #[error("offset {offset} is not inside the object")]
     InvalidOffset {
-        /// The first byte asked for.
+        /// The requested offset.
         offset: u64,
     },
     /// The driver cannot do this.
@@ -36,18 +36,18 @@ pub enum StorageErrorKind {
     /// The [`Condition`](super::Condition) of a write did not hold.
     #[error("the condition of the write does not hold")]
     Precondition,
-    /// The content does not have the digest that was announced.
+    /// The content does not have the announced digest.
     #[error("the content does not have the announced digest")]
     DigestMismatch,
-    /// The content came from a stream that broke.
+    /// The stream of the content failed.
     #[error(transparent)]
     Body(#[from] ReadError),
-    /// The store answered with an error, or not at all.
+    /// The store returned an error or no response.
     #[error("{operation}: {message}")]
     Backend {
         /// The operation.
         operation: &'static str,
-        /// The store's own words.
+        /// The store's message.
         message: String,
         /// Whether the same request may succeed later.
         retryable: bool,

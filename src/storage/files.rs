@@ -1,5 +1,5 @@
-//! What `distribution`'s drivers offer beyond keys and bytes, for every driver: folders, moving, deleting below
-//! a path, appending.
+//! The file operations of `distribution`'s drivers, for every driver: folders, moves, recursive deletes,
+//! appends.
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::platform::{Body, ByteRange};
 
-/// The parts in which a [`Writer`] writes, in bytes. R2 and S3 want at least 5 MiB.
+/// Part size of a [`Writer`], in bytes. R2 and S3 require at least 5 MiB.
 pub(super) const PART_SIZE: usize = 8 * 1024 * 1024;
 
-/// What is at a path.
+/// The kind of entry at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stat {
     /// An object.
@@ -22,7 +22,7 @@ pub enum Stat {
 }
 
 impl Store {
-    /// What is at a path: one look-up for an object, and one listing more for a folder.
+    /// Looks up a path. An object costs one look-up; anything else also costs a listing.
     pub async fn stat(&self, path: &Path) -> Result<Option<Stat>, StorageError> {
         if let Some(meta) = self.head(path).await? {
             return Ok(Some(Stat::File(meta)));
@@ -30,16 +30,16 @@ impl Store {
         Ok(self.exists_below(&path.folder()).await?.then_some(Stat::Folder))
     }
 
-    /// Deletes an object and everything below its path, and nothing beside it. Safe to repeat.
+    /// Deletes an object and everything below its path, but no sibling with the same prefix. Idempotent.
     pub async fn delete_tree(&self, path: &Path) -> Result<(), StorageError> {
-        // The object itself comes first of all paths with this prefix. (A store that keeps objects as files may
-        // find a folder when asked for it by name.)
+        // The object itself is the first path with this prefix. Not by `head`: a store that keeps objects as
+        // files may find a folder.
         let first = self.list(path.as_str(), Page { limit: 1, ..Page::first() }).await?;
         if first.objects.first().is_some_and(|(found, _)| found == path.as_str()) {
             self.delete(std::slice::from_ref(path)).await?;
         }
         loop {
-            // From the start each time: what the last page listed is gone.
+            // From the start each time, because the entries of the last page are deleted.
             let listing = self.list(&path.folder(), Page::first()).await?;
             let paths: Vec<Path> = listing.objects.into_iter().map(|(path, _)| Path::trusted(path)).collect();
             self.delete(&paths).await?;
@@ -49,8 +49,9 @@ impl Store {
         }
     }
 
-    /// Copies an object over whatever is at `to`; `false` when there is nothing at `from`. See
-    /// [`StorageDriver::copy`](super::StorageDriver::copy). The bytes pass through here if the store cannot copy.
+    /// Copies an object and replaces any object at `to`; `false` if `from` is absent. See
+    /// [`StorageDriver::copy`](super::StorageDriver::copy). Reads and writes the bytes if the store cannot
+    /// copy.
     pub async fn copy(&self, from: &Path, to: &Path) -> Result<bool, StorageError> {
         match self.copy_inside(from, to).await? {
             Copied::Done => return Ok(true),
@@ -71,7 +72,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Moves an object over whatever is at `to`; `false` when there is nothing at `from`. Not atomic: an
+    /// Moves an object and replaces any object at `to`; `false` if `from` is absent. Not atomic: an
     /// interrupted move leaves the object at both paths, and repeating the move completes it.
     pub async fn rename(&self, from: &Path, to: &Path) -> Result<bool, StorageError> {
         if !self.copy(from, to).await? {
@@ -81,8 +82,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Opens an object for writing, from its start or its end. Nothing is visible before [`Writer::commit`].
-    /// Appending writes the present content again: no store behind this contract can do less.
+    /// Opens an object for overwriting or appending. Nothing is visible before [`Writer::commit`]. Appending
+    /// writes the existing content again: the contract allows nothing cheaper.
     pub async fn writer(&self, path: &Path, append: bool) -> Result<Writer<'_>, StorageError> {
         let mut writer = Writer::create(self, path);
         if append && let Some(meta) = self.head(path).await? {
@@ -158,7 +159,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Makes the object visible.
+    /// Completes the write and makes the object visible.
     pub async fn commit(mut self) -> Result<ObjectMeta, StorageError> {
         let rest = self.buffer.split().freeze();
         let Some(id) = self.multipart.clone() else {
@@ -170,7 +171,7 @@ impl<'a> Writer<'a> {
         self.store.complete_multipart(&self.path, &id, &self.parts).await
     }
 
-    /// Drops everything written.
+    /// Discards everything written.
     pub async fn cancel(self) -> Result<(), StorageError> {
         match &self.multipart {
             Some(id) => self.store.abort_multipart(&self.path, id).await,

@@ -1,4 +1,4 @@
-//! The driver that keeps everything in memory: the reference for the contract, as strict as R2.
+//! The in-memory driver: the reference implementation of the contract, as strict as R2.
 
 use std::{
     any::Any,
@@ -31,24 +31,24 @@ struct Multipart {
     parts: BTreeMap<u16, (String, Bytes)>,
 }
 
-/// The driver.
+/// A store in memory.
 #[derive(Default)]
 pub struct Memory {
     objects: RefCell<BTreeMap<String, Stored>>,
     multiparts: RefCell<BTreeMap<String, Multipart>>,
     counter: Cell<u64>,
-    /// The time of the writes from now on.
+    /// The `modified` time of later writes.
     pub now: Cell<Timestamp>,
     min_part: Option<usize>,
 }
 
-/// R2's smallest part, in bytes.
+/// R2's minimum part size, in bytes.
 const MIN_PART: usize = 5 * 1024 * 1024;
 /// R2's limit for the metadata of an object, in bytes.
 const MAX_METADATA: usize = 2048;
 
 impl Memory {
-    /// A driver whose smallest part has `min_part` bytes, so that tests need not move megabytes.
+    /// A driver with this minimum part size, in bytes, so that tests need not move megabytes.
     pub fn with_min_part(min_part: usize) -> Self {
         Self { min_part: Some(min_part), ..Self::default() }
     }
@@ -151,17 +151,17 @@ impl StorageDriver for Memory {
             if metadata > MAX_METADATA {
                 return Err(self.backend(path, "put", "the metadata is larger than 2048 bytes"));
             }
-            // It travels in HTTP headers.
+            // Metadata travels in HTTP headers.
             let is_visible = |text: &String| text.bytes().all(|c| matches!(c, b' '..=b'~'));
             if !options.metadata.iter().all(|(key, value)| is_visible(key) && is_visible(value)) {
                 return Err(self.backend(path, "put", "the metadata is not visible ASCII"));
             }
             let bytes = self.bytes(path, "put", body).await?;
-            let there = self.objects.borrow().get(path.as_str()).map(|stored| stored.meta.etag.clone());
+            let current = self.objects.borrow().get(path.as_str()).map(|stored| stored.meta.etag.clone());
             let holds = match options.condition {
                 Condition::Always => true,
-                Condition::IfAbsent => there.is_none(),
-                Condition::IfMatch(etag) => there == Some(etag),
+                Condition::IfAbsent => current.is_none(),
+                Condition::IfMatch(etag) => current == Some(etag),
             };
             if !holds {
                 return Err(self.error(path.as_str(), StorageErrorKind::Precondition));
@@ -307,7 +307,7 @@ mod tests {
     use futures_executor::block_on;
 
     #[test]
-    fn keeps_the_contract() {
+    fn passes_the_driver_suite() {
         for (name, case) in contract::cases(Memory::default().capabilities()) {
             println!("{name}");
             block_on(case(Store::new(Memory::default()))).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn is_as_strict_as_r2_about_parts() {
+    fn checks_parts_as_strictly_as_r2() {
         block_on(async {
             let driver = Memory::with_min_part(4);
             let path: Path = "a".parse().unwrap();

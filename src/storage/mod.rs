@@ -1,8 +1,8 @@
-//! Object storage: paths and bytes, and nothing of registries.
+//! Object storage: paths and bytes, independent of registries.
 //!
-//! A [driver](StorageDriver) writes the contract; the [`Store`] handle adds what every caller wants: tracing,
-//! counting, small conveniences, and in [`files`] what `distribution`'s drivers offer beyond keys and bytes.
-//! The suite in `contract` decides whether a driver keeps the contract.
+//! A [driver](StorageDriver) implements the contract. The [`Store`] handle adds tracing, counters, small
+//! conveniences and, in [`files`], the file operations of `distribution`'s drivers. The suite in `contract`
+//! checks that a driver meets the contract.
 
 #[cfg(test)]
 pub mod contract;

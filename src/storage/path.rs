@@ -16,7 +16,7 @@ impl Path {
     /// The longest path, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// Wraps a path composed of parts that are valid by their types: see [`crate::layout`].
+    /// Wraps a path whose parts are valid by their types, as in [`crate::layout`].
     pub(crate) fn trusted(path: String) -> Self {
         debug_assert!(path.parse::<Self>().is_ok(), "{path}");
         Self(path)

@@ -1,4 +1,4 @@
-//! The handle through which everything is stored: any driver, with its calls counted and traced.
+//! The handle to a driver, which counts and traces its calls.
 
 use std::rc::Rc;
 

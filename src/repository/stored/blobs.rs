@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Stored {
-    /// One look-up: the link. A link without metadata takes the two look-ups of [`Blobs::locate`] more; an
-    /// isolate that has met such a link makes all three at once where a cached answer will do.
+    /// Costs one look-up, of the link. A link without metadata costs two more, those of [`Blobs::locate`]. If
+    /// a cached answer is allowed, an isolate that has met such a link makes all three concurrently.
     ///
     /// [`Blobs::locate`]: crate::blobs::Blobs::locate
     pub(super) async fn locate_blob(
@@ -43,7 +43,7 @@ impl Stored {
         }
     }
 
-    /// Which of `digests` this repository lacks.
+    /// The digests that this repository lacks.
     pub(super) async fn missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StorageError> {
         stream::iter(digests)
             .map(
@@ -55,8 +55,8 @@ impl Stored {
             .await
     }
 
-    /// Writes both links at once. Collection of unlinked bytes writes its marker before it lists the links, so
-    /// this is the place to read that marker, after the links.
+    /// Writes both links concurrently. A collector of unlinked bytes writes its marker before it lists links:
+    /// the check for that marker belongs here, after the writes.
     pub(super) async fn link(&self, digest: &Digest, located: &Located) -> Result<(), StorageError> {
         let link = self.put(Key::Layer(&self.name, digest), digest.to_string(), located.to_metadata());
         let reverse = self.put(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
@@ -67,7 +67,7 @@ impl Stored {
         if !self.has(Key::Layer(&self.name, digest)).await? {
             return Ok(false);
         }
-        // The visible link first: a stale reverse link costs one look-up.
+        // The visible link first: a stale reverse link only costs a look-up.
         self.delete(&[Key::Layer(&self.name, digest)]).await?;
         if !self.has(Key::Revision(&self.name, digest)).await? {
             self.delete(&[Key::ReverseLink(digest, &self.name)]).await?;

@@ -13,17 +13,17 @@ use crate::{
     storage::{Metadata, ObjectMeta, StorageError},
 };
 
-/// The metadata of a manifest's link that holds its media type.
+/// The metadata name of the media type in a manifest's link.
 const MEDIA_TYPE: &str = "media-type";
 
 impl Stored {
-    /// The manifest with this digest: one look-up.
+    /// The manifest with this digest. Costs one look-up.
     pub(super) async fn revision_by_digest(&self, digest: &Digest) -> Result<Option<Revision>, StorageError> {
         let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
         Ok(link.map(|meta| Revision { digest: digest.clone(), description: description(&meta) }))
     }
 
-    /// Checks the manifest's blobs, then writes its content, its links, its tags.
+    /// Checks the manifest's blobs, then writes its content, links and tags, in this order.
     pub(super) async fn push(&self, new: &NewManifest, tags: &[Tag]) -> Result<(), RepositoryError> {
         let NewManifest { digest, manifest, content } = new;
         let missing = self.missing(&manifest.blobs).await?;
@@ -61,7 +61,7 @@ impl Stored {
         try_join3(reverse, self.add_to_catalog(), referrer).await.map(drop)
     }
 
-    /// Looks first: R2 takes one write a second to a key.
+    /// Checks before it writes: R2 accepts one write per second to a key.
     async fn add_to_catalog(&self) -> Result<(), StorageError> {
         if self.has(Key::Repository(&self.name)).await? {
             return Ok(());
@@ -92,7 +92,7 @@ impl Stored {
     }
 }
 
-/// What a link says of its manifest.
+/// Size and media type of a manifest, from the metadata of its link.
 pub(super) fn description(meta: &ObjectMeta) -> Option<(u64, String)> {
     let located = Located::from_metadata(&meta.metadata)?;
     Some((located.size, meta.metadata.get(MEDIA_TYPE)?.clone()))

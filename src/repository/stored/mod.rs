@@ -1,8 +1,8 @@
-//! The repository as the bucket holds it.
+//! Repositories stored in the bucket.
 //!
-//! Order makes every write safe to repeat: data before its link, links before a tag. The links written here
-//! carry size, media type and path of what they link, so that one look-up answers a HEAD; links without this
-//! metadata, as `distribution` writes them, cost one look-up more.
+//! The order of writes makes them idempotent: data before its link, links before a tag. The links written
+//! here carry size, media type and path of their target, so that one look-up answers a HEAD. Links without
+//! this metadata, as `distribution` writes them, cost another round of look-ups.
 
 mod blobs;
 mod manifests;
@@ -22,10 +22,10 @@ use crate::{
     storage::{Metadata, Path, PutOptions, StorageError, Store},
 };
 
-/// The most look-ups of one request at a time: the platform's limit on connections.
+/// Limit of concurrent look-ups of one request: the platform's limit on connections.
 const CONCURRENCY: usize = 6;
 
-/// The repository at the bottom of all decorators.
+/// The repository below all decorators.
 pub struct Stored {
     name: RepositoryName,
     blobs: Blobs,
@@ -33,7 +33,8 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// The repository `name`. `has_foreign_links` is the isolate's: whether it has met links without metadata.
+    /// The repository `name`. `has_foreign_links` is shared by the isolate: whether it has met links without
+    /// metadata.
     pub fn new(name: RepositoryName, blobs: Blobs, has_foreign_links: Rc<Cell<bool>>) -> Self {
         Self { name, blobs, has_foreign_links }
     }

@@ -10,11 +10,11 @@ use crate::{
     storage::{Metadata, ObjectMeta, Page, StorageError},
 };
 
-/// The metadata of a referrer's entry that holds its descriptor.
+/// The metadata name of the descriptor in a referrer's entry.
 const DESCRIPTOR: &str = "descriptor";
 
-/// The longest descriptor in metadata, in bytes, so that a listing needs no further read. R2 allows 2 KiB of
-/// metadata in all.
+/// Size limit of a descriptor in metadata, in bytes, where it saves a read per listed referrer. R2 allows 2
+/// KiB in all.
 const MAX_DESCRIPTOR: usize = 1536;
 
 impl Stored {
@@ -43,7 +43,7 @@ impl Stored {
         self.put(Key::Referrer { name: &self.name, subject, referrer: digest }, content, metadata).await
     }
 
-    /// One listing, and a read for each descriptor too long for metadata.
+    /// Costs one listing, and a read for each descriptor that is not in metadata.
     pub(super) async fn list_referrers(
         &self,
         subject: &Digest,

@@ -1,4 +1,4 @@
-//! Tags of a repository: their links, and listing them.
+//! Tags of a repository: links and listing.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use crate::{
     storage::{Page, Path, StorageError, StorageErrorKind, Store},
 };
 
-/// The longest link, in bytes: a digest and a line end.
+/// Size limit of a link, in bytes: a digest and a line end fit.
 const MAX_LINK: usize = 256;
 
 impl Stored {
-    /// The manifest that a tag points to: one look-up, strongly consistent.
+    /// The manifest that a tag points to. Costs one look-up; strongly consistent.
     pub(super) async fn tag(&self, tag: &Tag) -> Result<Option<Revision>, StorageError> {
         let revision = self.read_link(&Key::TagCurrent(&self.name, tag).path()).await?;
         if revision.as_ref().is_some_and(|revision| revision.description.is_none()) {
@@ -64,7 +64,7 @@ impl Stored {
         Ok(Some(ListPage { next: entries.last().filter(|_| has_more).cloned(), entries }))
     }
 
-    /// The tags that point to a manifest: of those that ever did, those that still do.
+    /// The tags that point to a manifest. Candidates are all tags that ever did.
     pub(super) async fn tags_of(&self, digest: &Digest) -> Result<Vec<Tag>, StorageError> {
         let prefix = Key::Tags(&self.name).path().folder();
         let index = format!("/index/{}/{}/link", digest.algorithm(), digest.hex());
@@ -89,10 +89,10 @@ impl Stored {
 
 /// The first `limit` tags after `last`, in byte order.
 ///
-/// Storage lists folders, in the order of the tags with a `/` appended: `v1-a/` comes before `v1/`, because `-`
-/// and `.` sort before `/`. So a tag may be listed after a longer one that starts with it. Of the tags not yet
-/// listed, only prefixes of the last one listed can sort before those already seen. These few are looked up one
-/// by one, and the rest of the listing need not be read.
+/// Storage lists folders, in the order of tags with `/` appended: `v1-a/` comes before `v1/`, because `-` and
+/// `.` sort before `/`. So a tag may be listed after a longer tag that starts with it. Of the tags not yet
+/// listed, only prefixes of the last one listed can sort before those already seen. These few are looked up
+/// individually, which saves reading the rest of the listing.
 async fn first_tags(
     store: &Store,
     name: &RepositoryName,
@@ -141,7 +141,7 @@ mod tests {
     use futures_executor::block_on;
     use proptest::prelude::*;
 
-    async fn check(tags: &BTreeSet<String>, step: usize) {
+    async fn assert_pages(tags: &BTreeSet<String>, step: usize) {
         let name: RepositoryName = "a".parse().unwrap();
         let store = Store::new(Memory::default());
         for tag in tags {
@@ -164,20 +164,20 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn pages_are_in_the_order_of_tags(
+        fn pages_list_tags_in_byte_order(
             tags in prop::collection::btree_set("[ab0_][ab0_.-]{0,4}", 0..40),
             step in 1usize..7,
         ) {
-            block_on(check(&tags, step));
+            block_on(assert_pages(&tags, step));
         }
     }
 
     #[test]
-    fn also_when_a_listing_has_several_pages() {
+    fn pages_list_tags_in_byte_order_across_several_listings() {
         // Enough tags for three pages of storage, each `v<n>` listed after its `v<n>-x`.
         let tags = (0..700).flat_map(|n| [format!("v{n}"), format!("v{n}-x"), format!("v{n}.y")]).collect();
         for step in [999, 1000, 1500] {
-            block_on(check(&tags, step));
+            block_on(assert_pages(&tags, step));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What `distribution`'s drivers offer beyond keys and bytes.
+//! The file operations of `distribution`'s drivers.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ async fn append_in(s: Store, sizes: &[usize]) -> Result<(), Failure> {
             writer.write(Bytes::copy_from_slice(piece)).await.map_err(failed)?;
         }
         expected.extend_from_slice(&content);
-        check(writer.size() == expected.len() as u64, || format!("a writer says {} bytes", writer.size()))?;
+        check(writer.size() == expected.len() as u64, || format!("a writer has {} bytes", writer.size()))?;
         writer.commit().await.map_err(failed)?;
         let digest = s.digest(&path("a/file")?, Algorithm::Sha256).await.map_err(failed)?;
         check(digest == Some(Algorithm::Sha256.digest(&expected)), || format!("round {round}: wrong bytes"))?;
@@ -125,7 +125,7 @@ pub(super) async fn stat(s: Store) -> Result<(), Failure> {
         check(found == Some(Stat::Folder), || format!("{folder}: {found:?}"))?;
     }
     check(s.stat(&path("a/b/fil")?).await.map_err(failed)?.is_none(), || {
-        "part of a name is found".to_owned()
+        "a prefix of a name is found".to_owned()
     })?;
     Ok(())
 }

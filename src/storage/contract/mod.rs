@@ -1,8 +1,8 @@
-//! The driver suite: what every driver must do, run on the memory driver natively and on R2, KV and S3 through
-//! the platform's own bindings.
+//! The driver suite, which every driver must pass. It runs natively on the memory driver, and on R2, KV and
+//! S3 through the platform's own bindings.
 //!
-//! The cases are those of `distribution`'s driver suite, and those that a registry relies on: conditional and
-//! verified writes, listings in order, multipart uploads.
+//! The cases are those of `distribution`'s driver suite, and others that this registry relies on: conditional
+//! and verified writes, ordered listings, multipart uploads.
 
 mod files;
 mod listings;
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::{Capabilities, Path, PutOptions, StorageError, Store};
 use crate::{oci::Algorithm, platform::Body};
 
-/// Why a case failed.
+/// The message of a failed case.
 pub type Failure = String;
 /// A case of the suite, run on an empty store.
 pub type Case = fn(Store) -> Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
@@ -78,7 +78,7 @@ fn failed(error: StorageError) -> Failure {
     error.to_string()
 }
 
-/// Bytes without a short period, the same for the same arguments.
+/// Deterministic bytes without a short period.
 fn noise(length: usize, seed: u64) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = || {

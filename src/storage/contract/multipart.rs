@@ -11,7 +11,7 @@ pub(super) async fn multipart(s: Store) -> Result<(), Failure> {
     let at = path("m/file")?;
     let content = noise(2 * PART_SIZE + 12_345, 7);
     let id = s.create_multipart(&at).await.map_err(failed)?;
-    // Out of order, and one number twice.
+    // Parts out of order, and one number twice.
     let mut parts = Vec::new();
     for number in [2_u16, 1, 3, 1] {
         let from = (usize::from(number) - 1) * PART_SIZE;
@@ -40,7 +40,7 @@ pub(super) async fn multipart_aborted(s: Store) -> Result<(), Failure> {
     check(s.complete_multipart(&at, &id, &[part]).await.is_err(), || {
         "completed after it was aborted".to_owned()
     })?;
-    check(s.head(&at).await.map_err(failed)?.is_none(), || "something is there".to_owned())?;
+    check(s.head(&at).await.map_err(failed)?.is_none(), || "an object is visible".to_owned())?;
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn invalid_paths(_: Store) -> Result<(), Failure> {
     let long = "a".repeat(Path::MAX_LEN + 1);
     for at in ["", "/", "/a", "a/", "a//b", "abc//bcd", "a b", "a?b", "a/../b", "..", ".", "ä", "a:b", &long]
     {
-        check(at.parse::<Path>().is_err(), || format!("{at:?} is taken for a path"))?;
+        check(at.parse::<Path>().is_err(), || format!("{at:?} is accepted as a path"))?;
     }
     Ok(())
 }
@@ -53,19 +53,19 @@ pub(super) async fn truncate(s: Store) -> Result<(), Failure> {
 
 pub(super) async fn missing_paths(s: Store) -> Result<(), Failure> {
     let missing = path("not/there")?;
-    check(s.head(&missing).await.map_err(failed)?.is_none(), || "head finds what is not there".to_owned())?;
+    check(s.head(&missing).await.map_err(failed)?.is_none(), || "head finds an absent object".to_owned())?;
     check(s.get(&missing, None).await.map_err(failed)?.is_none(), || {
-        "get finds what is not there".to_owned()
+        "get finds an absent object".to_owned()
     })?;
     let range = Some(ByteRange { offset: 0, length: None });
     check(s.get(&missing, range).await.map_err(failed)?.is_none(), || {
-        "get of a range finds what is not there".to_owned()
+        "get of a range finds an absent object".to_owned()
     })?;
-    check(s.stat(&missing).await.map_err(failed)?.is_none(), || "stat finds what is not there".to_owned())?;
+    check(s.stat(&missing).await.map_err(failed)?.is_none(), || "stat finds an absent object".to_owned())?;
     check(s.digest(&missing, Algorithm::Sha256).await.map_err(failed)?.is_none(), || {
-        "digest finds what is not there".to_owned()
+        "digest finds an absent object".to_owned()
     })?;
-    check(paths_below(&s, "not/there/").await?.is_empty(), || "list finds what is not there".to_owned())?;
+    check(paths_below(&s, "not/there/").await?.is_empty(), || "list finds an absent object".to_owned())?;
     Ok(())
 }
 
@@ -117,8 +117,8 @@ pub(super) async fn concurrent_streams(s: Store) -> Result<(), Failure> {
             let content = noise(200_000 + n as usize, n);
             put(s, &format!("c/{n}"), content.clone()).await?;
             let object = s.get(&path(&format!("c/{n}"))?, None).await.map_err(failed)?;
-            let Some(object) = object else { return Err(format!("c/{n} is not there")) };
-            // Through a stream once more: what one object gives, another takes.
+            let Some(object) = object else { return Err(format!("c/{n} is absent")) };
+            // The stream of one object can be written to another.
             s.put(&path(&format!("d/{n}"))?, object.body, PutOptions::default()).await.map_err(failed)?;
             expect(s, &format!("d/{n}"), content).await
         }
@@ -140,7 +140,7 @@ pub(super) async fn metadata(s: Store) -> Result<(), Failure> {
     check(s.copy(&path("a/file")?, &path("b/file")?).await.map_err(failed)?, || "not copied".to_owned())?;
     metas.push(("copy", s.head(&path("b/file")?).await.map_err(failed)?));
     for (operation, meta) in metas {
-        let Some(meta) = meta else { return Err(format!("{operation}: not there")) };
+        let Some(meta) = meta else { return Err(format!("{operation}: absent")) };
         check(meta.metadata == metadata, || format!("{operation}: metadata {:?}", meta.metadata))?;
         check(meta.media_type.as_deref() == Some("text/x"), || {
             format!("{operation}: media type {:?}", meta.media_type)
@@ -179,7 +179,7 @@ pub(super) async fn verified_stream(s: Store, algorithm: Algorithm) -> Result<()
     let (right, wrong) = (algorithm.digest(&content), algorithm.digest(b"something else"));
     for (digest, at) in [(&right, "v/right"), (&wrong, "v/wrong")] {
         let source = s.get(&path("v/source")?, None).await.map_err(failed)?;
-        let body = source.ok_or("the source is not there")?.body;
+        let body = source.ok_or("the source is absent")?.body;
         let options = PutOptions { digest: Some(digest), ..PutOptions::default() };
         let error = s.put(&path(at)?, body, options).await.err().map(|error| error.kind);
         let expected = (*digest == wrong).then_some(StorageErrorKind::DigestMismatch);
@@ -209,14 +209,14 @@ pub(super) async fn conditional_put(s: Store) -> Result<(), Failure> {
     };
     let refused = |result: Result<_, StorageErrorKind>| result.err() == Some(StorageErrorKind::Precondition);
     check(refused(put("0", Condition::IfMatch("none".into())).await), || {
-        "IfMatch on nothing is not refused".to_owned()
+        "IfMatch on an absent object is not refused".to_owned()
     })?;
     let first = put("1", Condition::IfAbsent).await.map_err(|kind| kind.to_string())?;
     check(refused(put("2", Condition::IfAbsent).await), || {
         "IfAbsent over an object is not refused".to_owned()
     })?;
     let second = put("3", Condition::IfMatch(first.etag.clone())).await.map_err(|kind| kind.to_string())?;
-    check(second.etag != first.etag, || "the etag stayed the same".to_owned())?;
+    check(second.etag != first.etag, || "the etag did not change".to_owned())?;
     check(refused(put("4", Condition::IfMatch(first.etag)).await), || {
         "IfMatch with an old etag is not refused".to_owned()
     })?;

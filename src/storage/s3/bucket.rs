@@ -26,7 +26,7 @@ impl PartialEq for S3Bucket {
 
 impl Eq for S3Bucket {}
 
-/// Leaves the credentials out.
+/// Omits the credentials.
 impl fmt::Debug for S3Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "S3Bucket({})", self.bucket.base_url())
@@ -34,8 +34,8 @@ impl fmt::Debug for S3Bucket {
 }
 
 impl S3Bucket {
-    /// The bucket `name` at `endpoint` (`https://<host>`), addressed by path. The error says what the endpoint
-    /// should be.
+    /// The bucket `name` at `endpoint` (`https://<host>`), addressed by path. The error describes a valid
+    /// endpoint.
     pub fn new(
         endpoint: &str,
         name: &str,
@@ -53,7 +53,7 @@ impl S3Bucket {
     }
 }
 
-/// The current time as the signer wants it.
+/// The current time in the signer's type.
 pub(crate) fn signing_time(clock: &dyn Clock) -> jiff::Timestamp {
     let milliseconds = i64::try_from(clock.now().0).unwrap_or_default();
     jiff::Timestamp::from_millisecond(milliseconds).unwrap_or_default()
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_url() {
+    fn an_endpoint_must_be_an_http_url() {
         let bucket =
             |endpoint: &str| S3Bucket::new(endpoint, "images", "auto", "AKID".into(), "hidden".into());
         let valid = bucket("https://account.r2.cloudflarestorage.com").unwrap();

@@ -1,7 +1,7 @@
 //! The driver for S3 and compatible stores.
 //!
 //! Every request is signed in its query (AWS Signature Version 4). Listings carry no media types or metadata.
-//! Conditional writes and SHA-256 checksums are S3's own. S3 has no SHA-512 checksum: such content is written to
+//! S3 checks conditions and SHA-256 checksums itself. It has no SHA-512 checksum: such content is written to
 //! a temporary object, read back, and copied to its path.
 
 mod bucket;
@@ -29,7 +29,7 @@ use crate::{
 pub use bucket::S3Bucket;
 pub(crate) use bucket::signing_time;
 
-/// The largest put and the largest copy, in bytes: S3's 5 GiB, less 5 MiB, which is R2's limit.
+/// Size limit of a put and of a copy, in bytes: S3's 5 GiB less 5 MiB, which is R2's limit.
 const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
 /// The type that S3 reports for an object stored without one.
 const NO_TYPE: &str = "binary/octet-stream";
@@ -42,12 +42,12 @@ pub struct S3 {
     bucket: S3Bucket,
     clock: Rc<dyn Clock>,
     scratch: Path,
-    /// The largest copy, in bytes; a test makes it smaller.
+    /// Size limit of a copy, in bytes; lowered by a test.
     pub(crate) max_copy: u64,
 }
 
 impl S3 {
-    /// The driver of `bucket`. It writes temporary objects below `scratch`; one may stay there after a crash.
+    /// The driver of `bucket`. It writes temporary objects below `scratch`; a crash may leave one there.
     pub fn new(client: Rc<dyn HttpClient>, bucket: S3Bucket, clock: Rc<dyn Clock>, scratch: Path) -> Self {
         Self { client, bucket, clock, scratch, max_copy: MAX_PUT }
     }
@@ -93,7 +93,7 @@ impl StorageDriver for S3 {
             multipart: true,
             max_put: MAX_PUT,
             lists_metadata: false,
-            // Some servers keep objects as files.
+            // Some S3-compatible servers keep objects as files.
             nests: false,
         }
     }
@@ -206,7 +206,7 @@ impl StorageDriver for S3 {
                 action.with_delimiter("/");
             }
             if let Some(after) = page.after {
-                // After a folder means after everything in it. No character of a path sorts after DEL.
+                // After a folder means after everything below it. No character of a path sorts after DEL.
                 let end = if after.ends_with('/') { "\u{7f}" } else { "" };
                 action.with_start_after(format!("{after}{end}"));
             }
@@ -273,7 +273,7 @@ impl StorageDriver for S3 {
         Box::pin(async move {
             let S3Bucket { bucket, credentials } = &self.bucket;
             let operation = "complete_multipart";
-            // The crate would renumber the parts.
+            // Without parts: the crate would renumber them.
             let none = std::iter::empty();
             let action = CompleteMultipartUpload::new(bucket, Some(credentials), path.as_str(), &id.0, none);
             let parts: String = parts
@@ -288,7 +288,7 @@ impl StorageDriver for S3 {
             );
             let body = Body::Bytes(body.into());
             let reply = self.request(path.as_str(), operation, action, Vec::new(), body).await?;
-            // S3 starts its answer before it is done, so the body may hold an error.
+            // S3 starts its response before it is done, so the body may hold an error.
             if reply.text.contains("<Error>") {
                 let retryable = element(&reply.text, "Code") == "InternalError";
                 return Err(self.backend(
@@ -343,7 +343,7 @@ impl StorageDriver for S3 {
             let action = PutObject::new(bucket, Some(credentials), to.as_str());
             let reply =
                 self.exchange(to.as_str(), "copy", action, self.copy_source(from), Body::Empty).await?;
-            // S3 starts its answer before the copy is done, so the body may hold an error.
+            // S3 starts its response before the copy is done, so the body may hold an error.
             let is_done = reply.status.is_success() && !reply.text.contains("<Error>");
             Ok(if is_done { Copied::Done } else { Copied::Unsupported })
         })

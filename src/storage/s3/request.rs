@@ -11,9 +11,10 @@ use crate::{
     storage::{Errors, StorageError, StorageErrorKind},
 };
 
-/// The validity of a signature.
+/// The lifetime of a signature.
 const REQUEST_TTL: Duration = Duration::from_secs(300);
-/// The longest reply other than an object, in bytes: a listing of 1,000 keys of 1,024 bytes, with its XML.
+/// Size limit of a reply other than an object, in bytes: fits a listing of 1,000 keys of 1,024 bytes, with
+/// its XML.
 pub(super) const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 /// Headers to sign.
 pub(super) type Headers = Vec<(String, String)>;
@@ -73,7 +74,7 @@ impl S3 {
         Ok(Reply { status: parts.status, headers: parts.headers, text })
     }
 
-    /// Signs and sends, and reads the reply. A status that is not a success is an error.
+    /// Like [`exchange`](Self::exchange), but a status other than success is an error.
     pub(super) async fn request<'a>(
         &self,
         path: &str,

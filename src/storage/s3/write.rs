@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl S3 {
-    /// A write whose digest S3 cannot verify.
+    /// Writes content with a digest that S3 cannot verify.
     pub(super) async fn put_checked(
         &self,
         path: &Path,
@@ -48,7 +48,7 @@ impl S3 {
         copied?.ok_or_else(|| self.backend(path.as_str(), "put", "the copy is not there".into(), true))
     }
 
-    /// A write that S3 verifies against `sha256`, if given.
+    /// Writes content, verified by S3 against `sha256`, if given.
     pub(super) async fn put_object(
         &self,
         path: &Path,
