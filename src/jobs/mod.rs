@@ -1,7 +1,7 @@
-//! Jobs: work over the whole bucket, in bounded steps, each a file.
+//! Jobs: work over the whole bucket, in bounded steps. Each job is a file.
 //!
-//! A step starts where the last one stopped, at a cursor, so that a run may end at any time. A scheduled run
-//! keeps the cursor in the bucket; a run by request gives it to the client.
+//! A step starts at the cursor of the last one, so a run can end at any time. A scheduled run stores the
+//! cursor in the bucket; a run by request returns it to the client.
 
 mod purge;
 mod rebuild;
@@ -21,24 +21,24 @@ use crate::{
 pub use purge::Purge;
 pub use rebuild::Rebuild;
 
-/// The metadata of a cursor object that holds the cursor.
+/// The metadata name of the cursor in its object.
 const AFTER: &str = "after";
 
-/// What a step has done.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// For the log: a JSON object.
+    /// A JSON object for the log.
     pub report: Value,
     /// The cursor of the next step; `None` at the end.
     pub next: Option<String>,
 }
 
-/// A job. It reads and writes through the same decorated store and repositories as requests.
+/// A job. It uses the same decorated store and repositories as requests.
 pub trait Job {
     /// The job's name in logs and events.
     fn name(&self) -> &'static str;
 
-    /// Does a bounded amount of work after `cursor`. Safe to repeat.
+    /// Does a bounded amount of work after `cursor`. Idempotent.
     fn step<'a>(
         &'a self,
         app: &'a App,
@@ -47,7 +47,7 @@ pub trait Job {
     ) -> LocalBoxFuture<'a, Result<Step, RepositoryError>>;
 }
 
-/// Runs up to `steps` steps of a job from the cursor that the last run left in the bucket at `key`, and logs each.
+/// Runs up to `steps` steps of a job, and logs each. Starts at the cursor that the last run stored at `key`.
 pub async fn run(
     job: &dyn Job,
     key: Key<'_>,

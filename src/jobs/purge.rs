@@ -1,8 +1,8 @@
-//! Purging: removes what uploads have left behind that no session's alarm knows of.
+//! The purge job: removes leftovers of uploads that no session's alarm removes.
 //!
-//! A session's alarm removes what the session has stored. Little can be left after that: an object staged while
-//! its request died, or one completed whose descriptor was never written. The binding cannot list multipart
-//! uploads; the bucket's own lifecycle rule aborts those without a session after 7 days.
+//! A session's alarm removes what the session has recorded. Two kinds of object can remain: one staged by a
+//! request that then died, and one completed without a descriptor. The binding cannot list multipart uploads:
+//! the bucket's lifecycle rule aborts those without a session after 7 days.
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::json;
@@ -20,14 +20,14 @@ use crate::{
     uploads::noted_digest,
 };
 
-/// The most objects of one step. A blob of several parts costs a look-up.
+/// Limit of objects per step. A blob of several parts costs a look-up.
 const STEP: usize = 500;
 
 /// Removes objects of uploads that belong to no blob.
 pub struct Purge {
     /// Only objects last written before this.
     pub before: Timestamp,
-    /// Whether it removes them, or only reports them.
+    /// Whether to remove them or only report them.
     pub mode: PurgeMode,
 }
 
@@ -49,7 +49,7 @@ impl Job for Purge {
             let mut paths = Vec::new();
             for (path, meta) in &listing.objects {
                 let Ok(path) = path.parse::<Path>() else { continue };
-                if meta.modified < self.before && is_left_over(&blobs, &path, meta).await? {
+                if meta.modified < self.before && is_leftover(&blobs, &path, meta).await? {
                     paths.push(path);
                 }
             }
@@ -65,9 +65,9 @@ impl Job for Purge {
     }
 }
 
-/// Whether an object below [`Key::Uploads`] belongs to no blob. Nothing else refers to it: its session has
-/// expired long ago.
-async fn is_left_over(blobs: &Blobs, path: &Path, meta: &ObjectMeta) -> Result<bool, StorageError> {
+/// Whether an object below [`Key::Uploads`] belongs to no blob. Nothing else refers to it, because its
+/// session expired long ago.
+async fn is_leftover(blobs: &Blobs, path: &Path, meta: &ObjectMeta) -> Result<bool, StorageError> {
     let store = blobs.store();
     let (object, note) = match path.as_str().strip_suffix(Key::UPLOAD_BLOB) {
         Some(object) if store.capabilities().lists_metadata => (object.parse().ok(), Some(meta.clone())),

@@ -1,5 +1,5 @@
-//! Rebuilding what `distribution` does not write, for a bucket copied from one of its registries: the catalog, the
-//! reverse links, the referrers.
+//! The rebuild job: writes the indexes that a bucket copied from `distribution` lacks: catalog, reverse links
+//! and referrers.
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::json;
@@ -15,10 +15,10 @@ use crate::{
     storage::Page,
 };
 
-/// The most keys of one step: each may cost a few calls, and a request has a limited number.
+/// Limit of keys per step: each may cost a few calls, and a request has a limited number.
 const STEP: usize = 100;
 
-/// The job.
+/// Rebuilds the indexes.
 pub struct Rebuild;
 
 impl Job for Rebuild {

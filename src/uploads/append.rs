@@ -1,4 +1,4 @@
-//! Appending a chunk: a request's stream, cut into parts of a fixed size whatever the client sends.
+//! Appends a chunk: cuts a request's stream into parts of a fixed size, whatever sizes the client sends.
 
 use std::{ops::Range, rc::Rc};
 
@@ -19,40 +19,40 @@ use crate::{
     storage::StorageError,
 };
 
-/// The parts of one upload on their way to storage while the next is being filled. R2 takes two or three of one
-/// upload at a time; more would only hold memory.
+/// Limit of parts of one upload in flight to storage while the next is being filled. R2 accepts two or three
+/// of one upload at a time; more would only hold memory.
 pub const IN_FLIGHT: u16 = 2;
 
-/// The most staged pieces before they are joined. Each is read back when they fill a part.
+/// Limit of staged pieces before they are joined. Each is read back when they fill a part.
 const MAX_STAGED: usize = 16;
 
-/// The end of a chunk, which does not fill a part: a range of a buffer, with room in front for what is staged.
+/// The end of a chunk, which does not fill a part: a range of a buffer, with room in front for staged bytes.
 pub(super) struct Tail {
-    /// The buffer; `None` without bytes.
+    /// The buffer; `None` if the range is empty.
     pub buffer: Option<Box<dyn Buffer>>,
-    /// The bytes. `start` is the length of what is staged.
+    /// The bytes. `start` is the length of the staged bytes.
     pub range: Range<usize>,
 }
 
 /// The writer of one chunk.
 pub(super) struct Writer {
     pub ledger: Ledger,
-    /// The hash of everything written, including what is not yet recorded.
+    /// The hash of everything written, recorded or not.
     pub hasher: Hasher,
     pub buffers: Rc<dyn Buffers>,
 }
 
 impl Writer {
-    /// Takes an upload up where its ledger is.
+    /// Resumes an upload at the offset of its ledger.
     pub fn resume(ledger: Ledger, buffers: Rc<dyn Buffers>) -> Result<Self, UploadError> {
         let hasher = Hasher::resume(ledger.upload.algorithm, &ledger.upload.hash)?;
         Ok(Self { ledger, hasher, buffers })
     }
 
-    /// Writes a stream: each whole part to storage and into the ledger. Returns the rest. `declared` is the
-    /// length that the client announced beside the stream's own.
+    /// Writes a stream: stores each full part and records it in the ledger. Returns the rest. `declared` is
+    /// the length that the client announced in addition to the stream's own.
     ///
-    /// Reading, storing and recording overlap: whatever is done first is dealt with first.
+    /// Reading, storing and recording overlap: whichever finishes first is handled first.
     pub async fn write(
         &mut self,
         stream: &mut dyn ByteStream,
@@ -86,7 +86,7 @@ impl Writer {
             let (mut buffer, end) = match read {
                 Ok(read) => read,
                 Err(error) => {
-                    // The client is gone, but what has reached storage counts.
+                    // The client is gone: keep what has reached storage.
                     settle(ledger, &mut in_flight).await?;
                     ledger.release(ledger.upload.checkpoint()).await?;
                     return Err(error.into());
@@ -115,7 +115,7 @@ impl Writer {
         }
     }
 
-    /// Stages what a chunk left over, and ends the chunk. Returns the length of the upload, in bytes.
+    /// Stages the rest of a chunk and ends the chunk. Returns the length of the upload, in bytes.
     pub async fn release(&mut self, tail: Tail) -> Result<u64, UploadError> {
         let Range { start, end } = tail.range;
         let mut checkpoint = self.ledger.upload.checkpoint();

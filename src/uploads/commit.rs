@@ -1,4 +1,4 @@
-//! Committing an upload: a blob of what was written, in a time that does not depend on its size.
+//! Commits an upload: makes a blob of the bytes written, in time independent of its size.
 
 use super::{
     UploadError,
@@ -13,15 +13,15 @@ use crate::{
     storage::{Metadata, ObjectMeta, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
-/// The metadata of [`Key::UploadBlob`] that holds the digest.
+/// The metadata name of the digest in [`Key::UploadBlob`].
 const DIGEST: &str = "digest";
 
 impl Writer {
-    /// Makes a blob with this digest of everything written and `tail`. The caller links it and closes the
+    /// Makes a blob with this digest of all bytes written and `tail`. The caller links it and closes the
     /// session.
     ///
     /// Costs a look-up and, for a blob smaller than a part, one write; otherwise the last part's write, one
-    /// completion, one note and one descriptor. Safe to repeat after a failure.
+    /// completion, one note and one descriptor. Idempotent: can be repeated after a failure.
     pub async fn commit(
         &mut self,
         blobs: &Blobs,
@@ -29,12 +29,13 @@ impl Writer {
         digest: &Digest,
     ) -> Result<Located, UploadError> {
         let size = self.ledger.upload.offset + tail.range.len() as u64;
-        // The running hash decides at once; only a digest of the other algorithm has to wait for storage.
+        // The running hash verifies the digest at once. A digest of the other algorithm is verified in
+        // storage, after completion.
         let is_verified = digest.algorithm() == self.ledger.upload.algorithm;
         if is_verified && self.hasher.clone().finish() != *digest {
             return Err(UploadError::DigestMismatch(digest.clone()));
         }
-        // A blob that is there already costs its links only.
+        // An existing blob costs only its links.
         if is_verified && let Some(located) = blobs.locate(digest, Freshness::Strict).await? {
             return Ok(located);
         }
@@ -58,12 +59,12 @@ impl Writer {
         self.commit_parts(blobs, digest, size, is_verified).await
     }
 
-    /// The body of a blob without parts: what is staged, and the tail.
+    /// The body of a blob without parts: the staged bytes and the tail.
     async fn small_body(&self, tail: Tail) -> Result<Body, UploadError> {
         let end = tail.range.end;
         Ok(match (tail.buffer, self.ledger.upload.staged.as_slice()) {
             (None, []) => Body::Empty,
-            // A single piece passes through as it is.
+            // A single piece passes through unread.
             (None, [staged]) => {
                 let path = Key::Staged(&self.ledger.id, staged.epoch).path();
                 self.ledger.store.get(&path, None).await?.map_or(Body::Empty, |object| object.body)
@@ -92,7 +93,7 @@ impl Writer {
         };
         let parts = self.ledger.parts().await?;
         if let Err(error) = store.complete_multipart(&path, id, &parts).await {
-            // An earlier attempt may have come this far.
+            // An earlier attempt may have completed it.
             match store.head(&path).await? {
                 Some(meta) if meta.size == size => {}
                 _ => return Err(error.into()),
@@ -105,7 +106,7 @@ impl Writer {
         note_blob(store, &path, digest).await?;
         let located = Located { size, at: Some(path.clone()) };
         Ok(match blobs.describe(digest, &located).await? {
-            // Another upload of the same blob was faster.
+            // A concurrent upload of the same blob was faster.
             Some(winner) if winner.at.as_ref() != Some(&path) => {
                 store.delete(&[Key::UploadBlob(&path).path(), path]).await?;
                 winner
@@ -125,7 +126,7 @@ pub(super) async fn put_verified(blobs: &Blobs, digest: &Digest, body: Body) -> 
     })
 }
 
-/// Notes the digest of a multipart blob beside it, before its descriptor is written.
+/// Writes the note with the digest of a multipart blob, before its descriptor.
 async fn note_blob(store: &Store, path: &Path, digest: &Digest) -> Result<(), StorageError> {
     let metadata = Metadata::from([(DIGEST.to_owned(), digest.to_string())]);
     let options = PutOptions { metadata, ..PutOptions::default() };

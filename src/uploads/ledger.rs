@@ -1,4 +1,4 @@
-//! The ledger of one upload: its session and what it has stored, kept in step by one writer.
+//! The ledger of one upload: keeps its session and its stored objects consistent, for one writer.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::{
     storage::{MultipartId, Part, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
-/// A part on its way into the ledger.
+/// A stored part, to be recorded.
 pub(super) struct StoredPart {
     pub part: Part,
     /// The length of the upload with this part, in bytes.
@@ -19,7 +19,7 @@ pub(super) struct StoredPart {
     pub hash: HashState,
 }
 
-/// A part of a multipart upload that is still to be stored.
+/// A reserved part of a multipart upload, to be stored.
 pub(super) struct NextPart {
     pub path: Path,
     pub multipart: MultipartId,
@@ -49,7 +49,7 @@ impl Ledger {
         Ok(Self { store, sessions, id, upload, next_part })
     }
 
-    async fn tell(&mut self, command: Command) -> Result<(), CallError> {
+    async fn send(&mut self, command: Command) -> Result<(), CallError> {
         self.upload = self.sessions.call(&self.id, command).await?.upload;
         Ok(())
     }
@@ -64,9 +64,9 @@ impl Ledger {
             None => {
                 let epoch = self.upload.epoch;
                 let id = self.store.create_multipart(&Key::Upload(&self.id, epoch).path()).await?;
-                // The session learns of it before it holds anything, so that it is always aborted.
+                // Record it in the session before it holds parts, so that it is always aborted.
                 let multipart = Some((id.clone(), epoch));
-                self.tell(Command::Checkpoint(Checkpoint { multipart, ..self.upload.checkpoint() })).await?;
+                self.send(Command::Checkpoint(Checkpoint { multipart, ..self.upload.checkpoint() })).await?;
                 (id, epoch)
             }
         };
@@ -80,12 +80,12 @@ impl Ledger {
         let staged = std::mem::take(&mut self.upload.staged);
         let StoredPart { part, offset, hash } = stored;
         let checkpoint = Checkpoint { offset, hash, parts: vec![part], ..self.upload.checkpoint() };
-        self.tell(Command::Checkpoint(checkpoint)).await?;
+        self.send(Command::Checkpoint(checkpoint)).await?;
         Ok(self.delete_staged(&staged).await?)
     }
 
-    /// Stores bytes that do not fill a part. `replaced` says that they contain everything staged before.
-    /// Returns what is staged now.
+    /// Stores bytes that do not fill a part. If `replaced`, they contain all bytes staged before. Returns the
+    /// new list of staged pieces.
     pub async fn stage(&self, body: Body, length: u64, replaced: bool) -> Result<Vec<Staged>, StorageError> {
         let epoch = self.upload.epoch;
         self.store.put(&Key::Staged(&self.id, epoch).path(), body, PutOptions::default()).await?;
@@ -94,7 +94,7 @@ impl Ledger {
         Ok(staged)
     }
 
-    /// Reads everything staged into the front of `buffer`, and returns its length.
+    /// Reads all staged bytes into the front of `buffer` and returns their length.
     pub async fn read_staged(&self, buffer: &mut dyn Buffer) -> Result<usize, UploadError> {
         let mut at = 0;
         for staged in &self.upload.staged {
@@ -116,7 +116,7 @@ impl Ledger {
 
     /// Ends this writer's chunk.
     pub async fn release(&mut self, checkpoint: Checkpoint) -> Result<(), CallError> {
-        self.tell(Command::Release(checkpoint)).await
+        self.send(Command::Release(checkpoint)).await
     }
 
     /// All parts, in order.
@@ -125,7 +125,7 @@ impl Ledger {
         Ok(self.sessions.call(&self.id, finish).await?.parts)
     }
 
-    /// Deletes staged bytes that are part of something else now.
+    /// Deletes staged bytes that are now stored elsewhere.
     pub async fn delete_staged(&self, staged: &[Staged]) -> Result<(), StorageError> {
         delete_staged(&self.store, &self.id, staged).await
     }
@@ -136,8 +136,8 @@ async fn delete_staged(store: &Store, id: &UploadId, staged: &[Staged]) -> Resul
     if paths.is_empty() { Ok(()) } else { store.delete(&paths).await }
 }
 
-/// Removes what a closed upload has stored: its parts and staged bytes. `keep` is the object that became a blob.
-/// Safe to repeat.
+/// Removes the parts and staged bytes of a closed upload. `keep` is the object that became a blob.
+/// Idempotent.
 pub(super) async fn discard(
     store: &Store,
     id: &UploadId,
@@ -152,7 +152,7 @@ pub(super) async fn discard(
     delete_staged(store, id, &upload.staged).await
 }
 
-/// Removes everything that an abandoned upload may have stored, including what its session does not know of.
+/// Removes everything that an abandoned upload may have stored, recorded in its session or not.
 pub async fn sweep(store: &Store, id: &UploadId, upload: &Upload) -> Result<(), StorageError> {
     discard(store, id, upload, None).await?;
     store.delete_tree(&Key::StagedAll(id).path()).await

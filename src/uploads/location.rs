@@ -1,5 +1,5 @@
-//! Upload locations: `…/blobs/uploads/<id>?_state=<state>`, signed, so that a session starts at its first chunk
-//! and not at its `POST`, and a blob sent in one piece needs none.
+//! Signed upload locations: `…/blobs/uploads/<id>?_state=<state>`. They carry enough state for a session to
+//! start at the first chunk, not at the `POST`, and for a blob sent in one piece to need none.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
@@ -11,25 +11,25 @@ use crate::{
     secret::{self, Secret},
 };
 
-/// An upload as a location names it.
+/// An upload, identified by its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadAt {
     /// The repository.
     pub repository: RepositoryName,
     /// The session's id.
     pub id: UploadId,
-    /// What the location says of the upload.
+    /// The state of the upload in its location.
     pub state: UploadState,
 }
 
-/// What a location says of its upload.
+/// The state of an upload in its location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadState {
-    /// When it expires.
+    /// Expiry of the upload.
     pub expires: Timestamp,
-    /// The algorithm of a running hash.
+    /// The algorithm of the running hash.
     pub algorithm: Algorithm,
-    /// Whether a chunk was sent, so that there is a session.
+    /// Whether there is a session: the first chunk creates it.
     pub has_session: bool,
 }
 
@@ -42,8 +42,8 @@ impl UploadAt {
         format!("{fields}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
     }
 
-    /// Reads a location back; `None` if [`sign`](Self::sign) did not make its `_state` for this upload of this
-    /// repository, or if it has expired at `now`.
+    /// Verifies the `_state` of a location. `None` if it was not signed for this upload of this repository,
+    /// or if it has expired at `now`.
     pub fn verify(
         repository: &RepositoryName,
         id: &UploadId,
@@ -63,7 +63,7 @@ impl UploadAt {
         (now < state.expires).then(|| Self { repository: repository.clone(), id: *id, state })
     }
 
-    /// The same upload after its first chunk.
+    /// The same upload, with or without a session.
     #[must_use]
     pub fn with_session(&self, has_session: bool) -> Self {
         Self { state: UploadState { has_session, ..self.state }, ..self.clone() }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_signed_is_accepted() {
+    fn only_a_signed_state_is_accepted() {
         let (secret, id) = (Secret([7; 32]), UploadId::random());
         let repository: RepositoryName = "a/b".parse().unwrap();
         let state = UploadState { expires: Timestamp(1000), algorithm: Algorithm::Sha512, has_session: true };

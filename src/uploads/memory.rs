@@ -1,4 +1,4 @@
-//! Sessions in a map, for native tests: a host of the same state machine as production.
+//! In-memory sessions for native tests, on the same state machine as in production.
 
 use std::{
     cell::RefCell,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{oci::UploadId, platform::Clock, storage::Part};
 
-/// The sessions, and the clock by which they expire.
+/// Sessions, and the clock for their expiry.
 pub struct MemorySessions<C> {
     clock: C,
     sessions: RefCell<HashMap<UploadId, Session>>,
@@ -23,7 +23,7 @@ pub struct MemorySessions<C> {
 type Session = (State, BTreeMap<u16, Part>);
 
 impl<C: Clock> MemorySessions<C> {
-    /// No sessions yet.
+    /// An empty set of sessions.
     pub fn new(clock: C) -> Self {
         Self { clock, sessions: RefCell::default() }
     }

@@ -1,10 +1,9 @@
-//! Uploads: how bytes become a blob.
+//! Uploads: storing bytes as a blob.
 //!
-//! If the digest is known before the bytes, the store verifies them and no session is involved
-//! ([`Uploads::put`]). Otherwise a session remembers between requests how far the upload has come: [`session`]
-//! is that memory as a pure state machine, [`plan`] cuts a stream into parts, `append` writes them, `ledger`
-//! keeps session and storage in step, and `commit` makes a blob of the parts in a time that does not depend on
-//! its size.
+//! If the digest is known before the bytes, the store verifies them and no session is needed
+//! ([`Uploads::put`]). Otherwise a session holds the progress of the upload between requests. [`session`] is
+//! its pure state machine, [`plan`] cuts a stream into parts, `append` writes them, `ledger` keeps session
+//! and storage consistent, and `commit` makes a blob of the parts, in time independent of its size.
 
 mod append;
 mod commit;
@@ -42,18 +41,18 @@ use self::{
 
 /// The size of a part, in bytes.
 ///
-/// R2 wants parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB allows blobs of 78 GiB. An upload
-/// holds [`IN_FLIGHT`] parts on their way to storage and one being filled: 24 MiB of an isolate's 128 MB, so a
-/// few uploads fit at once. A cut connection costs at most one part.
+/// R2 requires parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB allows blobs of 78 GiB. An
+/// upload holds [`IN_FLIGHT`] parts in flight and one being filled: 24 MiB of an isolate's 128 MB, so a few
+/// uploads fit at once. A cut connection loses at most one part.
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
 /// The largest part number of R2.
 const MAX_PARTS: u16 = 10_000;
 
-/// Why an upload failed. Unless the digest is wrong, it can go on from its last checkpoint.
+/// A failed upload. Unless the digest is wrong, it can resume at its last checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    /// The session refuses, or cannot be reached.
+    /// The session refused a command, or cannot be reached.
     #[error(transparent)]
     Session(#[from] CallError),
     /// Storage failed.
@@ -65,16 +64,16 @@ pub enum UploadError {
     /// The client's stream failed.
     #[error(transparent)]
     Body(#[from] ReadError),
-    /// The session's hash cannot be read.
+    /// The session's hash state is invalid.
     #[error(transparent)]
     Hash(#[from] InvalidHashState),
-    /// The chunk has another length than announced.
+    /// The length of the chunk is not the announced one.
     #[error(transparent)]
     Length(#[from] WrongLength),
     /// The blob would have more than 10,000 parts.
     #[error("the blob is larger than {} GiB", MAX_PARTS as u64 * PART_SIZE as u64 / (1 << 30))]
     TooLarge,
-    /// The bytes have another digest. The upload is gone.
+    /// The bytes do not have the digest. The upload is gone.
     #[error("the uploaded content does not have the digest {0}")]
     DigestMismatch(Digest),
 }
@@ -97,18 +96,19 @@ pub struct Chunk<'a> {
 pub struct Uploads {
     /// The repository.
     pub repository: Rc<dyn Repository>,
-    /// Where bytes go.
+    /// The destination of bytes.
     pub blobs: Blobs,
-    /// Where sessions live.
+    /// The client of upload sessions.
     pub sessions: Rc<dyn UploadSessions>,
-    /// Where parts are buffered.
+    /// Buffers for parts.
     pub buffers: Rc<dyn Buffers>,
     /// The request's context.
     pub context: Context,
 }
 
 impl Uploads {
-    /// Stores a whole blob whose digest is known, and links it. One write, verified by the store, then two links.
+    /// Stores a whole blob whose digest is known, and links it. Costs one write, verified by the store, then
+    /// two links.
     pub async fn put(&self, digest: &Digest, body: Body) -> Result<(), UploadError> {
         let size = body.content_length().unwrap_or_default();
         commit::put_verified(&self.blobs, digest, body).await?;
@@ -127,8 +127,8 @@ impl Uploads {
         match writer.commit(&self.blobs, tail, digest).await {
             Ok(located) => {
                 self.repository.link_blob(digest, &located).await?;
-                // The blob is there. What fails now is done when the session expires.
-                if let Err(error) = self.tidy(at, &writer.ledger.upload, &located).await {
+                // The blob exists. A failed cleanup is repeated when the session expires.
+                if let Err(error) = self.clean_up(at, &writer.ledger.upload, &located).await {
                     self.context.log.write(Level::Error, || {
                         let (upload, message) = (at.id.to_string(), error.to_string());
                         json!({"level": "error", "id": self.context.log.id, "upload": upload, "message": message})
@@ -153,7 +153,7 @@ impl Uploads {
         }
     }
 
-    /// Ends an upload and removes what it has stored.
+    /// Ends an upload and deletes its stored bytes.
     pub async fn cancel(&self, at: &UploadAt) -> Result<(), UploadError> {
         let upload = self.close(at).await?;
         Ok(sweep(self.blobs.store(), &at.id, &upload).await?)
@@ -164,12 +164,12 @@ impl Uploads {
         Ok(self.sessions.call(&at.id, close).await?.upload)
     }
 
-    async fn tidy(&self, at: &UploadAt, upload: &Upload, located: &Located) -> Result<(), UploadError> {
+    async fn clean_up(&self, at: &UploadAt, upload: &Upload, located: &Located) -> Result<(), UploadError> {
         self.close(at).await?;
         Ok(discard(self.blobs.store(), &at.id, upload, located.at.as_ref()).await?)
     }
 
-    /// Claims the session and writes the chunk, but for what does not fill a part.
+    /// Claims the session and writes the full parts of the chunk. The tail is not yet stored.
     async fn write(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(Writer, Tail), UploadError> {
         let declared = chunk.range.map(|(_, length)| length);
         let received = chunk.stream.as_ref().map_or(Some(0), |stream| stream.content_length());

@@ -1,8 +1,8 @@
-//! How a chunk is cut into parts: pure arithmetic on lengths.
+//! The division of a chunk into parts: pure arithmetic on lengths.
 
 use std::ops::Range;
 
-/// The chunk has another length than announced.
+/// The length of the chunk is not the announced one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the chunk has {received} bytes instead of the announced {declared}")]
 pub struct WrongLength {
@@ -12,16 +12,16 @@ pub struct WrongLength {
     pub received: u64,
 }
 
-/// What to do with a buffer that was read into.
+/// The step after a buffer was filled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// It holds a whole part. Staged bytes, if any, belong in front.
+    /// Store it as a part, with staged bytes, if any, in front.
     Part,
-    /// The chunk is over; the bytes in this range do not fill a part.
+    /// The chunk has ended; the bytes in this range do not fill a part.
     Tail(Range<usize>),
 }
 
-/// The plan for one chunk. The first part leaves room in front for what earlier chunks have staged.
+/// The plan for one chunk. The first part leaves room in front for bytes staged by earlier chunks.
 #[derive(Debug, Clone)]
 pub struct Plan {
     part_size: usize,
@@ -32,8 +32,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan for parts of `part_size` bytes, of which `staged` are there. `length` is the stream's own length,
-    /// `declared` what the client announced beside it; both in bytes.
+    /// A plan for parts of `part_size` bytes, after `staged` bytes. `length` is the stream's own length,
+    /// `declared` the one that the client announced in addition; all in bytes.
     pub fn new(part_size: usize, staged: u64, length: Option<u64>, declared: Option<u64>) -> Self {
         Self { part_size, declared, length: length.or(declared), start: staged as usize, received: 0 }
     }
@@ -43,17 +43,17 @@ impl Plan {
         self.received
     }
 
-    /// The range of a new buffer to read into; its end is the capacity to ask for.
+    /// The range of a new buffer to read into; its end is the required capacity.
     pub fn next(&self) -> Range<usize> {
-        // One byte more than announced shows whether the stream goes on. In 64 bits: a chunk may be longer than
+        // One byte more than announced, to detect a longer stream. In 64 bits: a chunk may be longer than
         // this platform's memory.
         let left =
             self.length.map_or(u64::MAX, |length| length.saturating_sub(self.received).saturating_add(1));
         self.start..left.saturating_add(self.start as u64).min(self.part_size as u64) as usize
     }
 
-    /// Takes note that the buffer was filled up to `end`: before the end of [`next`](Self::next), the stream has
-    /// ended.
+    /// Records that the buffer was filled up to `end`. Less than the end of [`next`](Self::next) means that
+    /// the stream has ended.
     pub fn filled(&mut self, end: usize) -> Result<Step, WrongLength> {
         let Range { start, end: capacity } = self.next();
         self.received += (end - start) as u64;
@@ -67,7 +67,7 @@ impl Plan {
             return Ok(Step::Tail(start..end));
         }
         if capacity < self.part_size {
-            // The stream is longer than it said; the platform should not allow it.
+            // The stream is longer than its own length, which the platform should prevent.
             return Err(WrongLength { declared: self.length.unwrap_or_default(), received: self.received });
         }
         self.start = 0;
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Reads a stream of `sent` bytes by the plan: the parts filled, and the tail.
+    /// Runs a plan on a stream of `sent` bytes; returns the number of parts, and the tail.
     fn run(mut plan: Plan, sent: u64) -> Result<(u64, Range<usize>), WrongLength> {
         let (mut left, mut parts) = (sent, 0);
         loop {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_length_asks_for_no_more_than_it_needs() {
+    fn a_known_length_limits_the_buffer() {
         assert_eq!(Plan::new(64, 0, Some(10), None).next(), 0..11);
         assert_eq!(Plan::new(64, 5, Some(10), None).next(), 5..16);
         assert_eq!(Plan::new(64, 5, Some(1000), None).next(), 5..64);
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn too_long_and_too_short_are_noticed() {
+    fn wrong_lengths_are_detected() {
         for (sent, declared) in
             [(11, 10), (9, 10), (200, 10), (200, 100), (200, 201), (0, 1), (1, 0), (128, 64)]
         {
@@ -121,7 +121,7 @@ mod tests {
                 );
             }
         }
-        // A stream that is longer than it said itself.
+        // A stream longer than its own length.
         assert_eq!(
             run(Plan::new(64, 0, Some(10), None), 11),
             Err(WrongLength { declared: 10, received: 11 })
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn longer_than_memory() {
+    fn a_chunk_may_be_longer_than_memory() {
         let length = 5 << 40;
         assert_eq!(Plan::new(64, 0, Some(length), Some(length)).next(), 0..64);
         assert_eq!(Plan::new(64, 0, Some(u64::MAX), None).next(), 0..64);

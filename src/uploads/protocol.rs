@@ -1,9 +1,10 @@
-//! The protocol between a request and an upload session: what it can be told, and what it answers.
+//! The protocol between a request and an upload session: commands and replies.
 //!
-//! During a deployment a worker of one version talks to a session of another, and a session outlives many
-//! deployments. So messages and states only grow: a new field has a `#[serde(default)]`, nothing is renamed or
-//! reused, and a new command is sent only one release after sessions have learned it. `tests/registry/golden/sessions`
-//! holds a document for each message; a change that breaks one of them breaks a deployment.
+//! During a deployment, a worker of one version calls a session of another, and a session outlives many
+//! deployments. So messages and states only grow: a new field has a `#[serde(default)]`, nothing is renamed
+//! or reused, and a new command is sent only one release after sessions support it.
+//! `tests/registry/golden/sessions` holds a document for each message; a change that breaks one of them
+//! breaks a deployment.
 
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
@@ -15,14 +16,14 @@ use crate::{
     storage::{MultipartId, Part, Path},
 };
 
-/// The state of an upload: how many bytes it has, and what is stored of it.
+/// The state of an upload: its length and its stored parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     /// The repository it was started in.
     pub repository: RepositoryName,
     /// The algorithm of the running hash.
     pub algorithm: Algorithm,
-    /// The bytes safely stored.
+    /// The number of bytes safely stored.
     pub offset: u64,
     /// The running hash of those bytes.
     pub hash: HashState,
@@ -32,15 +33,15 @@ pub struct Upload {
     pub next_part: u16,
     /// The bytes after the last part, which do not fill one.
     pub staged: Vec<Staged>,
-    /// Counts the writers. A writer of an earlier epoch must not write any more.
+    /// Counts the writers. Writers of earlier epochs are refused.
     pub epoch: u32,
     /// Whether the writer of this epoch may still be writing.
     pub is_claimed: bool,
-    /// When the session expires.
+    /// Expiry of the session.
     pub expires: Timestamp,
 }
 
-/// Bytes put aside until there are enough for a part.
+/// Bytes stored until there are enough for a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
     /// The epoch that staged them; part of the object's key.
@@ -66,12 +67,12 @@ impl Upload {
         }
     }
 
-    /// The staged bytes.
+    /// The number of staged bytes.
     pub fn staged_length(&self) -> u64 {
         self.staged.iter().map(|staged| staged.length).sum()
     }
 
-    /// A checkpoint that changes nothing.
+    /// A no-op checkpoint.
     pub(super) fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             epoch: self.epoch,
@@ -91,8 +92,8 @@ impl Upload {
 
 /// A command to a session.
 ///
-/// A writer claims the session with `Begin`, stores parts by itself, and reports them with `Checkpoint`;
-/// `Release` ends its chunk. A writer's later commands carry the epoch that `Begin` gave it.
+/// A writer claims the session with `Begin`, stores parts itself, and records them with `Checkpoint`;
+/// `Release` ends its chunk. Its later commands carry the epoch that `Begin` returned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
@@ -102,40 +103,40 @@ pub enum Command {
         repository: RepositoryName,
         /// The algorithm of a new session's hash.
         algorithm: Algorithm,
-        /// The first byte of the chunk, if the client says so.
+        /// The first byte of the chunk, if the client sends it.
         offset: Option<u64>,
-        /// When a new session expires.
+        /// Expiry of a new session.
         expires: Timestamp,
     },
-    /// Parts are stored.
+    /// Record stored parts.
     Checkpoint(Checkpoint),
-    /// The chunk is stored.
+    /// Record the last parts and staged bytes of a chunk, and end it.
     Release(Checkpoint),
     /// Read the state.
     Status {
         /// The repository of the request.
         repository: RepositoryName,
     },
-    /// List the parts, to be joined.
+    /// List the parts to join.
     Finish {
         /// The writer's epoch.
         epoch: u32,
     },
-    /// End the session: completed, cancelled, or its content was wrong. The id is never used again.
+    /// End the session after completion, cancellation or wrong content. The id is never used again.
     Close {
         /// The repository of the request.
         repository: RepositoryName,
-        /// When the last location of this id expires.
+        /// Expiry of the last location of this id.
         expires: Timestamp,
     },
 }
 
-/// How far a writer has come.
+/// The progress of a writer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The writer's epoch.
     pub epoch: u32,
-    /// The bytes safely stored.
+    /// The number of bytes safely stored.
     pub offset: u64,
     /// The running hash of those bytes.
     pub hash: HashState,
@@ -147,7 +148,7 @@ pub struct Checkpoint {
     pub staged: Vec<Staged>,
 }
 
-/// A session's answer.
+/// A session's reply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// The state after the command; for `Close`, the state before it.
@@ -157,7 +158,7 @@ pub struct Reply {
     pub parts: Vec<Part>,
 }
 
-/// Why a session refuses a command.
+/// A session's refusal of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "error", rename_all = "snake_case")]
 pub enum Refused {
@@ -170,25 +171,25 @@ pub enum Refused {
     /// The chunk does not start at the end of the upload, or another writer has taken over.
     #[error("the next chunk must start at byte {offset}")]
     OutOfOrder {
-        /// The bytes safely stored.
+        /// The number of bytes safely stored.
         offset: u64,
     },
 }
 
-/// Why a command has no reply.
+/// A failed call to a session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The session refuses.
+    /// The session refused the command.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The session cannot be reached, or does not understand. It may have carried the command out.
+    /// The session cannot be reached, or does not support the command. It may have executed the command.
     #[error("the upload session cannot be reached: {0}")]
     Unreachable(String),
 }
 
-/// Where sessions live.
+/// The client of upload sessions.
 pub trait UploadSessions {
-    /// Sends a command. Commands to one session are carried out one after another, each whole or not at all.
+    /// Sends a command. Commands to one session are executed one after another, each atomically.
     fn call<'a>(&'a self, id: &'a UploadId, command: Command)
     -> LocalBoxFuture<'a, Result<Reply, CallError>>;
 }
@@ -212,8 +213,8 @@ mod tests {
         }
         let golden =
             std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert_eq!(text, golden, "{name}: sessions of other versions do not understand this");
-        // A session of a newer version may say more.
+        assert_eq!(text, golden, "{name}: incompatible with sessions of other versions");
+        // A session of a newer version may add fields.
         let mut newer: serde_json::Value = serde_json::from_str(&golden).unwrap();
         if let Some(ok) = newer.get_mut("Ok") {
             ok["added_later"] = 1.into();
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_those_of_every_version() {
+    fn messages_match_their_golden_documents() {
         let repository: RepositoryName = "team/app".parse().unwrap();
         let (algorithm, expires) = (Algorithm::Sha256, Timestamp(1_700_000_000_000));
         let hash = Hasher::new(algorithm).state();

@@ -1,9 +1,9 @@
 //! The upload session as a pure state machine: `(state, command, now) -> state`.
 //!
-//! The newest writer wins. A client whose connection was cut comes back long before anyone can know that its old
-//! request is dead, so `Begin` always takes over. The replaced writer learns of it at its next checkpoint, and
-//! what it has stored since does not count. It may still be storing parts, so the new writer skips the part
-//! numbers that the old one could be writing to.
+//! The newest writer wins. A client whose connection was cut reconnects long before its old request is known
+//! to be dead, so `Begin` always takes over. The replaced writer is refused at its next checkpoint, and parts
+//! that it has stored since are ignored. It may still be storing parts, so the new writer skips the part
+//! numbers that the old one could be using.
 
 use super::{Checkpoint, Command, IN_FLIGHT, Refused, Upload};
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 pub enum State {
     /// It accepts chunks.
     Open(Upload),
-    /// It has ended. Kept until its last location has expired, so that it is never opened again. What a writer
-    /// that did not know may have stored since is removed then.
+    /// It has ended. Kept until its last location has expired, so that it is never opened again. Objects that
+    /// a late writer has stored since are removed then.
     Closed(Upload),
 }
 
@@ -32,18 +32,18 @@ impl State {
     }
 }
 
-/// What a command does.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
-    /// The state to keep.
+    /// The state to store.
     pub state: State,
-    /// The state to answer with.
+    /// The state to return.
     pub upload: Upload,
-    /// What happens to the rows of parts, together with the state.
+    /// The changes to the rows of parts, stored together with the state.
     pub rows: Rows,
 }
 
-/// What a command does to the rows of parts, which a host stores beside the state: one each, so that no row grows
+/// The changes to the rows of parts. A host stores one row per part beside the state, so that no row grows
 /// with the blob.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows {
@@ -51,11 +51,11 @@ pub struct Rows {
     pub clear: bool,
     /// Add or replace these.
     pub insert: Vec<Part>,
-    /// Answer with all of them, in order.
+    /// Return all of them, in order.
     pub list: bool,
 }
 
-/// Carries a command out.
+/// Applies a command.
 pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<Transition, Refused> {
     let state = match state {
         Some(State::Closed(upload)) if now < upload.expires => return Err(Refused::Closed),
@@ -98,7 +98,7 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
     }
 }
 
-/// The state after [`Command::Begin`]: the new writer takes over.
+/// The state after [`Command::Begin`], which lets the new writer take over.
 fn begin(
     state: Option<Upload>,
     (repository, algorithm, offset, expires): (&RepositoryName, Algorithm, Option<u64>, Timestamp),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_follow_from_the_command() {
+    fn each_command_changes_the_right_rows() {
         let first = open(None, &begin(None));
         let state = Some(State::Open(first.clone()));
         let rows = |command: &Command| apply(state.clone(), command, NOW).unwrap().rows;
@@ -259,8 +259,8 @@ mod tests {
     }
 
     proptest! {
-        /// Two writers, interleaved in any way: each accepted checkpoint starts where the last one ended, and no
-        /// part number is given to both.
+        /// For any interleaving of two writers, each accepted checkpoint starts where the last one ended, and
+        /// no part number is given to both.
         #[test]
         fn no_interleaving_mixes_two_writers(steps in prop::collection::vec((0usize..2, 0u8..4), 1..40)) {
             let mut state: Option<State> = None;
