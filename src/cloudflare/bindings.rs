@@ -26,13 +26,13 @@ const UPLOADS: &str = "UPLOADS";
 /// The binding of the descriptor cache's KV namespace in `wrangler.toml`; optional.
 const CACHE: &str = "CACHE";
 
-/// The configuration, from the worker's variables and secrets.
+/// Reads the configuration from the worker's variables and secrets.
 pub fn config(env: &Env) -> Result<Config, Error> {
     let lookup = |name: &str| env.var(name).ok().map(|value| value.to_string());
     Config::from_vars(lookup).map_err(|error| Error::Misconfigured(error.to_string()))
 }
 
-/// The store that the configuration names.
+/// The configured store.
 pub fn store(env: &Env, config: &Config) -> Result<Store, Error> {
     match (config.storage.backend, &config.storage.s3) {
         (Backend::S3, Some(bucket)) => {
@@ -43,7 +43,7 @@ pub fn store(env: &Env, config: &Config) -> Result<Store, Error> {
     }
 }
 
-/// The platform.
+/// Builds the platform from bindings.
 pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|error| Error::Internal(error.to_string()))?;

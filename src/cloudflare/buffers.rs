@@ -1,4 +1,4 @@
-//! Buffers in JavaScript's memory, lent within a budget for the whole isolate.
+//! Buffers in JavaScript's memory, within a memory budget for the whole isolate.
 
 use std::{any::Any, cell::RefCell, ops::Range};
 
@@ -11,14 +11,14 @@ use crate::{
     uploads::PART_SIZE,
 };
 
-/// The memory that an isolate lends, in bytes: half of its 128 MB. Uploads wait while it is spent.
+/// Memory budget of an isolate's buffers, in bytes: half of its 128 MB. Uploads wait while it is exhausted.
 const BUDGET: usize = 64 * 1024 * 1024;
 
-/// A buffer unused for this long belongs to a request that is gone, in milliseconds: the runtime may drop a
-/// request without telling it.
+/// Time after which an unused buffer counts as abandoned, in milliseconds: the runtime may drop a request
+/// silently.
 const ABANDONED: f64 = 120_000.0;
 
-/// How often a waiting upload tries again, in milliseconds.
+/// Retry interval of a waiting upload, in milliseconds.
 const RETRY: u32 = 10;
 
 /// The isolate's buffers.
@@ -35,7 +35,7 @@ impl Buffers for JsBuffers {
                 if let Some(buffer) = try_lend(capacity) {
                     return Box::new(buffer) as Box<dyn Buffer>;
                 }
-                // A timer of this request's own: another request cannot wake this one.
+                // Poll with a timer of this request: another request cannot wake it.
                 sleep(RETRY).await;
             }
         })
@@ -51,12 +51,12 @@ pub struct JsBuffer {
 impl Buffer for JsBuffer {}
 
 impl JsBuffer {
-    /// A range of the bytes, not copied.
+    /// A view of a range, without a copy.
     pub fn view(&self, range: Range<usize>) -> Uint8Array {
         Uint8Array::new_with_byte_offset_and_length(&self.memory, range.start as u32, range.len() as u32)
     }
 
-    /// Takes the memory back from a read that has detached it.
+    /// Restores the memory after a read has detached it.
     pub(super) fn put_back(&mut self, memory: ArrayBuffer) {
         self.memory = memory;
         LENT.with_borrow_mut(|lent| {
@@ -79,14 +79,14 @@ impl Drop for JsBuffer {
     }
 }
 
-/// A range of a buffer of this platform, not copied; `None` for any other.
+/// A view of a range of a [`JsBuffer`], without a copy; `None` for a buffer of another platform.
 pub fn view(buffer: &dyn Buffer, range: Range<usize>) -> Option<Uint8Array> {
     let buffer: &dyn Any = buffer;
     buffer.downcast_ref::<JsBuffer>().map(|buffer| buffer.view(range))
 }
 
-/// Returns a buffer for reuse, once nobody reads from it. A buffer that is only dropped waits for the garbage
-/// collector, which lets many pile up before it runs.
+/// Returns a buffer for reuse; nothing may still read from it. A buffer that is only dropped waits for the
+/// garbage collector, and many pile up before it runs.
 pub fn recycle(buffer: &dyn Buffer) {
     let buffer: &dyn Any = buffer;
     if let Some(buffer) = buffer.downcast_ref::<JsBuffer>() {
@@ -100,7 +100,7 @@ struct Loan {
     seen: f64,
 }
 
-/// The buffers in use, and those of a part's size that wait for reuse.
+/// The buffers in use, and idle ones of a part's size for reuse.
 #[derive(Default)]
 struct Lent {
     loans: Vec<Loan>,

@@ -1,4 +1,4 @@
-//! The runtime's clock. It stands still while a request computes, and advances with every wait.
+//! The runtime's clock. It advances only while a request waits, not while it computes.
 
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
@@ -15,13 +15,13 @@ impl Clock for SystemClock {
     }
 }
 
-/// Waits. The timer belongs to the calling request, as the runtime demands.
+/// Sleeps. The timer belongs to the calling request, as the runtime requires.
 pub async fn sleep(milliseconds: u32) {
     let set_timeout =
         Reflect::get(&js_sys::global(), &"setTimeout".into()).map(JsCast::unchecked_into::<Function>);
     let promise = Promise::new(&mut |resolve, _| {
         if let Ok(set_timeout) = &set_timeout {
-            // Cannot fail with a function and a number.
+            // Infallible with a function and a number.
             let _ = set_timeout.call2(&JsValue::UNDEFINED, &resolve, &milliseconds.into());
         }
     });

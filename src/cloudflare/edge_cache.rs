@@ -10,7 +10,7 @@ use crate::{
     platform::{Body, ByteRange, EdgeCache},
 };
 
-/// A cache of the worker's own: nothing in it can be read from outside.
+/// The name of the worker's own cache, whose entries cannot be fetched from outside.
 const NAME: &str = "pierhead-blobs";
 
 /// The Cache API.

@@ -1,4 +1,4 @@
-//! The entry point of requests, and what an isolate keeps between them.
+//! The entry point of requests, and the state that an isolate keeps between them.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -17,20 +17,21 @@ use crate::{
     platform::Sink,
 };
 
-/// What an isolate keeps.
+/// The state of an isolate.
 #[derive(Clone)]
 pub struct Isolate {
-    /// What requests and jobs share.
+    /// State shared by requests and jobs.
     pub app: Rc<App>,
     handler: Rc<dyn Handler>,
 }
 
 thread_local! {
-    /// Made for the first request: settings and bindings never change. An invalid configuration is not kept.
+    /// Created by the first request: settings and bindings never change. An invalid configuration is not
+    /// kept.
     static ISOLATE: RefCell<Option<Isolate>> = const { RefCell::new(None) };
 }
 
-/// The isolate, made if this is its first request.
+/// The isolate's state, created on first use.
 pub fn isolate(env: &Env) -> Result<Isolate, Error> {
     if let Some(isolate) = ISOLATE.with_borrow(Clone::clone) {
         return Ok(isolate);

@@ -1,4 +1,4 @@
-//! Requests to other servers, through the runtime's `fetch`.
+//! The HTTP client on the runtime's `fetch`.
 
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
 use futures_util::future::LocalBoxFuture;
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::platform::{Body, HttpClient};
 
-/// Waits between attempts, in milliseconds.
+/// Delays between attempts, in milliseconds.
 const BACKOFF: [u32; 4] = [100, 300, 900, 2000];
 
 #[wasm_bindgen]
@@ -23,7 +23,7 @@ extern "C" {
     fn fetch(url: &str, init: &JsValue) -> Result<Promise, JsValue>;
 }
 
-/// The HTTP client.
+/// The runtime's `fetch`.
 pub struct Fetch;
 
 impl HttpClient for Fetch {
@@ -59,7 +59,7 @@ async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
         };
         match backoff.next().filter(|_| is_transient) {
             Some(wait) => {
-                // A response that nobody reads would hold its connection.
+                // An unread response would hold its connection.
                 response.map(Response::into_body).unwrap_or(Body::Empty).cancel();
                 sleep(wait).await;
             }
@@ -81,7 +81,7 @@ fn request_init(parts: &Parts, body: JsValue, stream_length: Option<u64>) -> Res
     for (name, value) in &parts.headers {
         header(name.as_str(), value.to_str().unwrap_or_default());
     }
-    // The response is passed on as it is, with its length.
+    // An uncompressed response can be passed through with its length.
     header("accept-encoding", "identity");
     if let Some(length) = stream_length {
         header("content-length", &length.to_string());

@@ -1,4 +1,4 @@
-//! Requests and responses, between the runtime's types and the `http` crate's.
+//! Conversion of requests and responses between the runtime's types and the `http` crate's.
 
 use ::http::StatusCode;
 
@@ -8,7 +8,7 @@ use crate::{
     platform::Body,
 };
 
-/// The runtime's request. Its body is passed on as a handle.
+/// Converts a request. Its body is passed as a handle.
 pub fn read_request(request: &worker::Request) -> worker::Result<Request> {
     let inner = request.inner();
     let url = request.url()?;
@@ -26,7 +26,7 @@ pub fn read_request(request: &worker::Request) -> worker::Result<Request> {
     builder.body(body).map_err(|error| worker::Error::RustError(error.to_string()))
 }
 
-/// The runtime's response. A stream is passed on as a handle, so that no byte enters WebAssembly.
+/// Converts a response. A stream is passed as a handle, so that no byte enters WebAssembly.
 pub fn write_response(response: Response) -> worker::Result<worker::Response> {
     let (parts, body) = response.into_parts();
     let headers = worker::Headers::new();

@@ -1,7 +1,7 @@
 //! The driver for a KV namespace: small, immutable content near its readers.
 //!
-//! KV is eventually consistent: a change or an absence may be seen for a minute and more. Use it only for a
-//! cache of content that never changes.
+//! KV is eventually consistent: a read may return an old value, or miss a new one, for a minute or more. Use
+//! it only to cache content that never changes.
 
 use worker::KvStore;
 
@@ -27,7 +27,7 @@ pub struct Kv {
     store: KvStore,
 }
 
-/// The metadata of a value, which KV's listings include. The names in it are those of stored values.
+/// The metadata of a value, which KV's listings include. Its field names are part of the stored format.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Beside {
     size: f64,

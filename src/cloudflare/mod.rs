@@ -1,7 +1,7 @@
-//! The registry on Cloudflare: the only place that names JavaScript.
+//! The registry on Cloudflare: the only module that uses JavaScript.
 //!
 //! Entry points: [`entry`] for requests, [`scheduled`] for the cron trigger, and the Durable Object of an
-//! [`upload_session`]. [`bindings`] makes the platform out of the worker's environment.
+//! [`upload_session`]. [`bindings`] builds the platform from the worker's environment.
 
 mod bindings;
 mod buffers;

@@ -21,10 +21,11 @@ use crate::{
     },
 };
 
-/// The largest put, in bytes: R2's 5 GiB, less 5 MiB.
+/// Size limit of a put, in bytes: R2's 5 GiB less 5 MiB.
 const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
 
-/// Waits between attempts, in milliseconds. R2 takes one write a second to a key and answers 429 to more.
+/// Delays between attempts, in milliseconds. R2 accepts one write per second to a key and answers 429 to
+/// more.
 const BACKOFF: [u32; 4] = [50, 200, 600, 1200];
 
 /// The driver of one bucket.
@@ -43,7 +44,7 @@ impl R2 {
             worker::Error::Internal(error) => message(&error),
             error => error.to_string(),
         };
-        // R2's errors reach a worker as text that ends with their code.
+        // R2's errors arrive as text that ends with a code.
         let is = |codes: &[&str]| codes.iter().any(|code| message.contains(code));
         let kind = if is(&["(10037)"]) {
             StorageErrorKind::DigestMismatch
@@ -55,7 +56,7 @@ impl R2 {
         self.error(path, kind)
     }
 
-    /// Repeats an operation a few times while R2 calls the error transient.
+    /// Retries an operation while its error is transient, with the delays of [`BACKOFF`].
     async fn retrying<T, F>(
         &self,
         path: &str,
@@ -105,7 +106,8 @@ impl R2 {
                 return sent.map_err(|error| self.failure(path, operation, error));
             }
         };
-        // `Data` has no variant for a view, and passes a stream's handle on as it is: R2 takes either.
+        // `Data` has no variant for a view, but passes a stream's handle through unchanged, and R2 accepts
+        // either.
         let data = || Data::ReadableStream(value.clone().unchecked_into::<ReadableStream>());
         let written = self.retrying(path, operation, || attempt(data())).await?;
         if let Body::Buffer { buffer, .. } = body {
@@ -243,7 +245,7 @@ impl StorageDriver for R2 {
                     list = list.delimiter("/");
                 }
                 if let Some(after) = page.after {
-                    // After a folder means after everything in it. No character of a path sorts after DEL.
+                    // After a folder means after everything below it. No character of a path sorts after DEL.
                     list = list.start_after(if after.ends_with('/') {
                         format!("{after}\u{7f}")
                     } else {
@@ -305,7 +307,7 @@ impl StorageDriver for R2 {
         Box::pin(async move {
             let upload = self.resume(path, id, "abort_multipart")?;
             match self.retrying(path.as_str(), "abort_multipart", || upload.abort()).await {
-                // Absent: already dropped.
+                // Absent: already aborted.
                 Err(StorageError { kind: StorageErrorKind::Backend { message, .. }, .. })
                     if message.contains("(10024)") =>
                 {

@@ -16,10 +16,10 @@ use crate::{
     platform::{Background, Sink},
 };
 
-/// How long after its upload has expired an object is kept, in seconds.
+/// Time to keep an object after its upload has expired, in seconds.
 const PURGE_MARGIN: u64 = 24 * 60 * 60;
 
-/// The steps of one purge: a run has 15 minutes, and a limited number of calls.
+/// Limit of steps of one purge: a run has 15 minutes and a limited number of calls.
 const PURGE_STEPS: usize = 10;
 
 /// `waitUntil` of a scheduled event.

@@ -9,14 +9,14 @@ use crate::{
     uploads::{CallError, Command, Refused, Reply, UploadSessions},
 };
 
-/// A command on its way to a session.
+/// A command with the id of its session.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct Call {
     pub id: String,
     pub command: Command,
 }
 
-/// The client of the sessions.
+/// The client of upload sessions.
 pub struct DurableSessions {
     namespace: ObjectNamespace,
 }
@@ -52,8 +52,8 @@ impl UploadSessions for DurableSessions {
             let body = serde_json::to_string(&call).map_err(|error| unreachable(error.to_string()))?;
             let is_begin = matches!(call.command, Command::Begin { .. });
             let reply = match self.send(id, &body).await {
-                // An object that moved or restarted answers the second time. Any command but `Begin` is safe to
-                // repeat; a client repeats `Begin` by itself.
+                // Retry once: the object may have moved or restarted. Every command but `Begin` is
+                // idempotent; clients retry `Begin` themselves.
                 Err(error) if !is_begin => {
                     let message = error.to_string();
                     worker::console_warn!(

@@ -15,16 +15,16 @@ use crate::{
     platform::{Body, Buffer, ByteStream, ReadError, Stream},
 };
 
-/// How much one read takes from a stream, in bytes: large, since every read costs a few microseconds, but small
-/// enough that hashing overlaps with the next read.
+/// Size of one read from a stream, in bytes: large, since each read costs a few microseconds, but small
+/// enough for hashing to overlap with the next read.
 const STRIDE: usize = 1024 * 1024;
 
-/// How much is copied into WebAssembly at once to be hashed, in bytes: fits the processor's cache.
+/// Size of one copy into WebAssembly for hashing, in bytes: fits the processor's cache.
 const WINDOW: usize = 64 * 1024;
 
 #[wasm_bindgen]
 extern "C" {
-    /// What `web-sys` lacks: a read that waits until it has `min` bytes or the stream ends.
+    /// Missing in `web-sys`: a read that waits for `min` bytes or the end of the stream.
     #[wasm_bindgen(js_name = ReadableStreamBYOBReader)]
     type ByobReader;
     #[wasm_bindgen(method, catch)]
@@ -44,7 +44,7 @@ impl JsStream {
         Self { raw, length, reader: None }
     }
 
-    /// A body that passes a byte stream on.
+    /// Wraps a byte stream as a body.
     pub fn body(raw: ReadableStream, length: Option<u64>) -> Body {
         Body::Stream(Box::new(Self::new(raw, length)))
     }
@@ -60,7 +60,7 @@ impl JsStream {
         self.reader.as_ref().ok_or(JsValue::NULL)
     }
 
-    /// Reads until `view` is full or the stream ends; the view comes back, over a new buffer.
+    /// Reads until `view` is full or the stream ends. Returns the bytes as a view of a new buffer.
     async fn fill(&mut self, view: Uint8Array) -> Result<Uint8Array, JsValue> {
         let options = js_sys::Object::new();
         Reflect::set(&options, &"min".into(), &view.length().into())?;
@@ -69,13 +69,13 @@ impl JsStream {
     }
 }
 
-/// The handle of a stream of this platform; `None` for any other.
+/// The handle of a [`JsStream`]; `None` for a stream of another platform.
 pub fn raw(stream: &Stream) -> Option<ReadableStream> {
     let stream: &dyn Any = &**stream;
     stream.downcast_ref::<JsStream>().map(|stream| stream.raw.clone())
 }
 
-/// An error as text.
+/// The text of a JavaScript error.
 pub fn message(error: &JsValue) -> String {
     let text = Reflect::get(error, &"message".into()).ok().and_then(|message| message.as_string());
     text.unwrap_or_else(|| format!("{error:?}"))
@@ -119,7 +119,7 @@ impl ByteStream for JsStream {
             while at < range.end {
                 let want = STRIDE.min(range.end - at);
                 let read = self.fill(buffer.view(at..at + want)).await.map_err(broken)?;
-                // Reading detaches the memory and gives it back as a new object.
+                // A read detaches the memory and returns it as a new object.
                 buffer.put_back(read.buffer());
                 let length = read.length() as usize;
                 if let Some(hasher) = hasher.as_deref_mut() {
@@ -144,7 +144,7 @@ impl ByteStream for JsStream {
                 // No value: the end.
                 let Ok(piece) = value.dyn_into::<Uint8Array>() else { return Ok(bytes.into()) };
                 if bytes.len() + piece.length() as usize > limit {
-                    // The runtime need not keep what nobody will read.
+                    // The rest will not be read, so the runtime can drop it.
                     let _ = reader.cancel();
                     return Err(ReadError::TooLarge { limit });
                 }
@@ -176,7 +176,7 @@ impl ByteStream for JsStream {
 
     fn cancel(self: Box<Self>) {
         let cancelled = self.raw.cancel();
-        // What fails here has ended already.
+        // Best effort: an error means that the stream has ended.
         wasm_bindgen_futures::spawn_local(async { drop(JsFuture::from(cancelled).await) });
     }
 }

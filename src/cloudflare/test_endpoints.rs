@@ -1,11 +1,11 @@
-//! What the tests need from inside: a panic, at once or after a wait, and the memory in use.
+//! Endpoints for tests: a panic, at once or after a wait, and the memory in use.
 
 use serde_json::json;
 
 use super::clock::sleep;
 
-/// The response to a test's request; `None` for any other.
-#[expect(clippy::panic, reason = "the tests watch what happens then")]
+/// The response of a test endpoint; `None` for any other request.
+#[expect(clippy::panic, reason = "the tests check the recovery")]
 pub async fn answer(request: &worker::Request) -> Option<worker::Result<worker::Response>> {
     match (request.inner().method().as_str(), request.path().as_str()) {
         ("GET", "/v2/_test/panic") => panic!("asked to"),

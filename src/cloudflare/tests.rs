@@ -1,5 +1,5 @@
-//! The driver suite on the platform's bindings, which `tests/bindings.mjs` puts into the global scope, and streams
-//! and buffers.
+//! The driver suite on the platform's bindings, and tests of streams and buffers. `tests/bindings.mjs` puts
+//! the bindings into the global scope.
 
 use std::rc::Rc;
 
@@ -25,11 +25,11 @@ use crate::{
     uploads::PART_SIZE,
 };
 
-/// Runs the suite. `known` lists the cases that a server fails, and its words.
+/// Runs the suite. `known` lists expected failures: the case, and a part of the message.
 async fn run(make: impl Fn() -> Store, known: &[(&str, &str)]) {
     let mut failures = Vec::new();
     let cases = contract::cases(make().capabilities());
-    assert!(cases.len() >= 25, "the suite has lost its cases");
+    assert!(cases.len() >= 25, "the suite has too few cases");
     for (name, case) in cases {
         let driver = make();
         for (path, _) in driver.list_all("").await.unwrap() {
@@ -47,19 +47,19 @@ async fn run(make: impl Fn() -> Store, known: &[(&str, &str)]) {
 }
 
 #[wasm_bindgen_test]
-async fn r2_keeps_the_contract() {
+async fn r2_passes_the_driver_suite() {
     let bucket = Reflect::get(&js_sys::global(), &"pierheadBucket".into()).unwrap();
     run(|| Store::new(R2::new(bucket.clone().unchecked_into())), &[]).await;
 }
 
 #[wasm_bindgen_test]
-async fn kv_keeps_the_contract() {
+async fn kv_passes_the_driver_suite() {
     let kv = || Store::new(Kv::new(worker::KvStore::from_this(&js_sys::global(), "pierheadKv").unwrap()));
     run(kv, &[]).await;
 }
 
 #[wasm_bindgen_test]
-async fn s3_keeps_the_contract() {
+async fn s3_passes_the_driver_suite() {
     let settings = Reflect::get(&js_sys::global(), &"pierheadS3".into()).unwrap();
     let setting = |name: &str| Reflect::get(&settings, &name.into()).unwrap().as_string().unwrap_or_default();
     let s3 = |secret: String| {
@@ -67,8 +67,8 @@ async fn s3_keeps_the_contract() {
         let bucket = S3Bucket::new(&endpoint, &name, &region, setting("S3_ACCESS_KEY_ID"), secret).unwrap();
         S3::new(Rc::new(Fetch), bucket, Rc::new(SystemClock), "scratch".parse().unwrap())
     };
-    // s3s-fs keeps what it refuses, forgets aborted uploads, wants parts numbered without gaps, and takes a folder
-    // of its disk for an object. S3 does none of that, and the registry asks for no folder.
+    // Deviations of s3s-fs from S3: it keeps refused content, forgets aborted uploads, requires part numbers
+    // without gaps, and reports a folder on its disk as an object. The registry never looks up a folder.
     let known = [
         ("verified stream, sha256", "a refused write left [\"v/right\", \"v/source\", \"v/wrong\"]"),
         ("stat of file and folder", "a: Some(File(ObjectMeta { size: 4096"),
@@ -78,7 +78,7 @@ async fn s3_keeps_the_contract() {
     let known = if setting("S3_IS_FILES").is_empty() { &[][..] } else { &known };
     run(|| Store::new(s3(setting("S3_SECRET_ACCESS_KEY"))), known).await;
 
-    // Objects too large to be copied at once are copied in parts, by the server.
+    // The server copies an object above the copy limit in parts.
     let mut small = s3(setting("S3_SECRET_ACCESS_KEY"));
     small.max_copy = 6 * 1024 * 1024;
     let small = Store::new(small);
@@ -93,7 +93,7 @@ async fn s3_keeps_the_contract() {
     assert!(small.rename(&from, &to).await.unwrap());
     assert!(small.head(&from).await.unwrap().is_none());
 
-    // The server does check.
+    // The server checks signatures.
     let (path, wrong) = ("a".parse().unwrap(), || Store::new(s3("another".repeat(9))));
     for error in [
         wrong().head(&path).await.err(),
@@ -105,7 +105,7 @@ async fn s3_keeps_the_contract() {
     }
 }
 
-/// A byte stream that arrives in pieces of the given sizes.
+/// A byte stream that arrives in pieces of these sizes and, if `breaks`, fails at its end.
 fn stream(bytes: &[u8], sizes: &[usize], breaks: bool) -> JsStream {
     let make = js_sys::Function::new_with_args(
         "bytes, sizes, breaks",
@@ -130,7 +130,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[wasm_bindgen_test]
-async fn a_stream_fills_buffers_whatever_its_pieces() {
+async fn a_stream_fills_buffers_regardless_of_its_piece_sizes() {
     let bytes = noise(3_000_000);
     for sizes in [&[1_000_000_usize, 1, 70_000][..], &[65_536], &[2_999_999]] {
         let mut stream = stream(&bytes, sizes, false);
@@ -150,7 +150,7 @@ async fn a_stream_fills_buffers_whatever_its_pieces() {
 }
 
 #[wasm_bindgen_test]
-async fn a_stream_that_breaks_is_an_error() {
+async fn a_broken_stream_is_an_error() {
     let mut broken = stream(&noise(100), &[10], true);
     let mut buffer = JsBuffers.lend(1000).await;
     let error = broken.read_into(&mut *buffer, 0..1000, None).await;
@@ -183,14 +183,14 @@ async fn discarded_bytes_are_hashed() {
 }
 
 #[wasm_bindgen_test]
-async fn uploads_wait_while_the_budget_is_spent() {
+async fn uploads_wait_while_the_memory_budget_is_exhausted() {
     let mut lent = Vec::new();
     for _ in 0..8 {
         lent.push(JsBuffers.lend(PART_SIZE).await);
     }
     let mut waiting = JsBuffers.lend(PART_SIZE);
     match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
-        futures_util::future::Either::Left(_) => panic!("a ninth buffer within the budget of eight"),
+        futures_util::future::Either::Left(_) => panic!("lent a ninth buffer from a budget of eight"),
         futures_util::future::Either::Right(_) => {}
     }
     buffers::recycle(&*lent.pop().unwrap());

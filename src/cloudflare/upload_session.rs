@@ -1,7 +1,7 @@
-//! The Durable Object of an upload session: a host of [`crate::uploads::session`].
+//! The Durable Object of an upload session: the host of [`crate::uploads::session`].
 //!
-//! An object holds one session: its state under `state`, its id under `id`, and a row for each part, so that no row
-//! grows with the blob. Bytes never come here.
+//! An object holds one session: its state under `state`, its id under `id`, and a row for each part, so that
+//! no row grows with the blob. It never holds content.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const STATE: &str = "state";
 const ID: &str = "id";
 const PART: &str = "part/";
 
-/// The Durable Object.
+/// The Durable Object of one session.
 #[durable_object]
 pub struct UploadSession {
     state: State,
@@ -41,7 +41,7 @@ impl DurableObject for UploadSession {
         Response::from_json(&self.carry_out(&id, &command).await?)
     }
 
-    /// The session has expired: removes what it has stored, then the session.
+    /// Runs when the session expires: deletes its stored objects, then the session.
     async fn alarm(&self) -> worker::Result<Response> {
         if let Some(state) = self.stored().await?
             && let Some(id) = self.state.storage().get::<String>(ID).await?
@@ -66,7 +66,7 @@ impl UploadSession {
         text.map(|text| serde_json::from_str(&text)).transpose().map_err(Into::into)
     }
 
-    /// Nothing else happens to this object between the read and the write: the runtime's input gate.
+    /// Applies a command. The runtime's input gate blocks other events between the read and the write.
     async fn carry_out(&self, id: &str, command: &Command) -> worker::Result<Result<Reply, Refused>> {
         let storage = self.state.storage();
         let before = self.stored().await?;
@@ -75,7 +75,7 @@ impl UploadSession {
             Err(error) => return Ok(Err(error)),
         };
         if before.as_ref() != Some(&state) {
-            // One write: the parts and the state that counts them are stored together or not at all.
+            // One write: the parts and the state that counts them are stored atomically.
             let values = js_sys::Object::new();
             let set = |key: &str, value: &str| {
                 js_sys::Reflect::set(&values, &key.into(), &JsValue::from_str(value))
@@ -118,7 +118,7 @@ impl UploadSession {
     }
 }
 
-/// The key of a part's row: in the order of the numbers.
+/// The key of a part's row, padded to sort by number.
 fn row(number: u16) -> String {
     format!("{PART}{number:05}")
 }

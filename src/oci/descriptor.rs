@@ -1,4 +1,4 @@
-//! Descriptors: how one piece of content points at another.
+//! Descriptors: typed references from one piece of content to another.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ pub struct Descriptor {
     pub digest: Digest,
     /// The length of the content, in bytes.
     pub size: u64,
-    /// Where else the content may be fetched; content with such addresses need not be in the registry.
+    /// Other addresses of the content. Content with such addresses need not be in the registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
-    /// What kind of artifact the content is.
+    /// The artifact type of the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
-    /// Free properties.
+    /// Arbitrary properties.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }

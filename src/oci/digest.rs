@@ -1,4 +1,4 @@
-//! Digests (`sha256:…`, `sha512:…`) and the hasher that computes them, which can be put away and resumed.
+//! Digests (`sha256:…`, `sha512:…`) and the hasher that computes them, whose state can be saved and resumed.
 
 use std::{fmt, str::FromStr};
 
@@ -11,9 +11,9 @@ use sha2::{Digest as _, Sha256, Sha512};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
-    /// The canonical algorithm, used wherever a client does not choose one.
+    /// The canonical algorithm, and the default.
     Sha256,
-    /// The longer one, which clients must ask for.
+    /// Used only if a client chooses it.
     Sha512,
 }
 
@@ -70,21 +70,21 @@ pub struct Digest {
     hex: String,
 }
 
-/// Why a text is not a digest.
+/// A text that is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDigest {
     /// There is no `:`.
     #[error("digest {0:?} is not of the form <algorithm>:<hex>")]
     Form(String),
-    /// The algorithm is not one this registry computes.
+    /// The algorithm is not supported.
     #[error("digest algorithm {0:?} is not supported: use sha256 or sha512")]
     Algorithm(String),
-    /// The encoded part has another length, or characters other than `0-9a-f`.
+    /// The encoded part has the wrong length, or characters other than `0-9a-f`.
     #[error("digest {digest:?} must have {expected} lower-case hexadecimal characters after the colon")]
     Hex {
         /// The text.
         digest: String,
-        /// How many characters the algorithm has.
+        /// The length that the algorithm requires, in characters.
         expected: usize,
     },
 }
@@ -107,7 +107,7 @@ impl Digest {
         pairs.iter().map(|[high, low]| nibble(*high) << 4 | nibble(*low)).collect()
     }
 
-    /// The digest whose raw hash is `hash`; `None` when it has another length than the algorithm's.
+    /// The digest whose raw hash is `hash`; `None` if its length is not the algorithm's.
     pub fn from_hash(algorithm: Algorithm, hash: &[u8]) -> Option<Self> {
         let hex = hash.iter().fold(String::with_capacity(hash.len() * 2), |mut hex, byte| {
             for nibble in [byte >> 4, byte & 15] {
@@ -167,7 +167,7 @@ pub enum Hasher {
     Sha512(Sha512),
 }
 
-/// A [`Hasher`] put away between two requests: the hash library's own serialisation, in base64.
+/// The state of a [`Hasher`], saved between requests: the hash library's own serialisation, in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HashState(String);
 
@@ -185,7 +185,7 @@ impl Hasher {
         }
     }
 
-    /// Takes a hash up again where [`Hasher::state`] left it.
+    /// Resumes a hash from a saved [`Hasher::state`].
     pub fn resume(algorithm: Algorithm, state: &HashState) -> Result<Self, InvalidHashState> {
         fn restore<H: SerializableState>(bytes: &[u8]) -> Result<H, InvalidHashState> {
             let state = SerializedState::<H>::try_from(bytes).map_err(|_| InvalidHashState)?;
@@ -198,7 +198,7 @@ impl Hasher {
         })
     }
 
-    /// What [`Hasher::resume`] needs to go on from here.
+    /// The state to save for [`Hasher::resume`].
     pub fn state(&self) -> HashState {
         HashState(match self {
             Self::Sha256(hash) => STANDARD.encode(hash.serialize()),
@@ -220,7 +220,7 @@ impl Hasher {
             Self::Sha256(hash) => (Algorithm::Sha256, hash.finalize().to_vec()),
             Self::Sha512(hash) => (Algorithm::Sha512, hash.finalize().to_vec()),
         };
-        // The hash library gives the algorithm's own length, so this never takes the default.
+        // The hash library's output has the algorithm's length, so the default is never used.
         Digest::from_hash(algorithm, &hash).unwrap_or(Digest { algorithm, hex: String::new() })
     }
 }
@@ -234,12 +234,12 @@ mod tests {
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
-    fn the_empty_digest_is_known() {
+    fn the_digest_of_no_bytes_is_correct() {
         assert_eq!(Algorithm::Sha256.digest(b"").to_string(), EMPTY);
     }
 
     #[test]
-    fn what_is_not_a_digest_is_refused() {
+    fn malformed_digests_are_refused() {
         for (text, expected) in [
             ("", InvalidDigest::Form(String::new())),
             ("latest", InvalidDigest::Form("latest".into())),
@@ -261,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_hash_resumed_anywhere_ends_the_same(bytes: Vec<u8>, cut in 0usize..4096) {
+        fn a_hash_resumed_at_any_byte_gives_the_same_digest(bytes: Vec<u8>, cut in 0usize..4096) {
             for algorithm in Algorithm::ALL {
                 let cut = cut.min(bytes.len());
                 let mut first = Hasher::new(algorithm);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_state_is_an_error() {
+    fn an_invalid_hash_state_is_an_error() {
         for state in ["", "not base64", "AAAA"] {
             assert!(Hasher::resume(Algorithm::Sha256, &HashState(state.into())).is_err());
         }

@@ -1,4 +1,4 @@
-//! Manifests, read for what they point at; their bytes are never rewritten.
+//! Manifests: parsed for their references, never rewritten.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use super::{
     media_type::{self, Shape},
 };
 
-/// What a registry needs to know of a manifest.
+/// The properties of a manifest that a registry uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The type it is stored and served as.
+    /// The media type to store and serve it with.
     pub media_type: String,
     /// The blobs that must be in the repository: config and layers, less those with `urls`.
     pub blobs: Vec<Digest>,
-    /// The manifests an index lists. They may be absent.
+    /// The manifests that an index lists. They may be absent from the repository.
     pub children: Vec<Digest>,
-    /// What it refers to.
+    /// The manifest that it refers to.
     pub subject: Option<Digest>,
     /// The artifact type for the referrers list: the manifest's own, or an image's config type.
     pub artifact_type: Option<String>,
@@ -26,16 +26,16 @@ pub struct Manifest {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Why a manifest is refused.
+/// The reason to refuse a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidManifest {
     /// Not JSON, or a field of a known type has the wrong form.
     #[error("the manifest is not valid JSON of its media type: {0}")]
     Json(#[from] serde_json::Error),
-    /// Neither the request nor the content says what it is.
+    /// Neither the request nor the content gives a media type.
     #[error("the manifest has no media type: send it as Content-Type or in its field mediaType")]
     NoMediaType,
-    /// The request says one type and the content another.
+    /// The request and the content give different media types.
     #[error("Content-Type is {header:?} but the manifest says mediaType {field:?}: send the same")]
     MediaTypeMismatch {
         /// The request's.
@@ -43,7 +43,7 @@ pub enum InvalidManifest {
         /// The content's.
         field: String,
     },
-    /// A field that the media type requires is missing, or one that it forbids is there.
+    /// A field that the media type requires is missing, or one that it forbids is present.
     #[error("{0}")]
     Shape(&'static str),
 }
@@ -67,7 +67,7 @@ struct Fields {
     annotations: Option<BTreeMap<String, String>>,
 }
 
-/// The same fields of a type we do not know: whatever does not have the form we expect is not looked at.
+/// The fields of a manifest of unknown type. Values of an unexpected form are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LooseFields {
@@ -82,13 +82,13 @@ struct LooseFields {
 }
 
 impl Manifest {
-    /// The largest manifest accepted, in bytes: the specification's lower bound for a registry's limit.
+    /// Size limit of a manifest, in bytes: the lowest limit that the specification allows.
     pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-    /// Reads `content`, which was sent as `content_type`.
+    /// Parses `content`, which was sent as `content_type`.
     ///
-    /// Strict where a client could be misled (a type it does not have, an image that is also an index),
-    /// loose elsewhere: unknown fields and types are kept, `schemaVersion` is not looked at.
+    /// Strict where a client could be misled: a wrong media type, or an image that is also an index. Unknown
+    /// fields and types are accepted, and `schemaVersion` is ignored.
     pub fn parse(content_type: Option<&str>, content: &[u8]) -> Result<Self, InvalidManifest> {
         let loose: LooseFields = serde_json::from_slice(content)?;
         let media_type = media_type_of(content_type, loose.media_type.as_str())?;
@@ -138,7 +138,7 @@ impl Manifest {
         }
     }
 
-    /// The media type of stored content whose type nobody recorded, as in a bucket written by `distribution`.
+    /// Detects the media type of content stored without one, as by `distribution`.
     pub fn detect_media_type(content: &[u8]) -> String {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -161,7 +161,7 @@ impl Manifest {
     }
 }
 
-/// The media type of a manifest whose request says `header` and whose content says `field`.
+/// The media type of a manifest, from `header` of its request or `field` of its content.
 fn media_type_of(header: Option<&str>, field: Option<&str>) -> Result<String, InvalidManifest> {
     let header = header
         .map(|value| value.split(';').next().unwrap_or_default().trim())
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_points_at_its_config_and_layers() {
+    fn an_image_points_to_its_config_and_layers() {
         let mut foreign = descriptor("foreign");
         foreign["urls"] = json!(["https://elsewhere.example/layer"]);
         let manifest = parse(
@@ -209,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn an_index_points_at_its_children_and_has_only_its_own_artifact_type() {
+    fn an_index_points_to_its_children_and_has_no_default_artifact_type() {
         let manifest = parse(Some(media_type::OCI_INDEX), json!({"manifests": [descriptor("m")]})).unwrap();
         assert_eq!(manifest.children, [Algorithm::Sha256.digest(b"m")]);
         assert_eq!(manifest.artifact_type, None);
     }
 
     #[test]
-    fn the_type_comes_from_the_header_or_the_content() {
+    fn the_media_type_comes_from_the_header_or_the_content() {
         let image = |media_type| json!({"mediaType": media_type, "config": descriptor("c"), "layers": []});
         for (header, field, expected) in [
             (Some(media_type::OCI_MANIFEST), json!(null), media_type::OCI_MANIFEST),
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_types_are_kept_whatever_they_hold() {
+    fn manifests_of_unknown_types_may_have_any_fields() {
         let manifest = parse(Some("application/x+json"), json!({"layers": "none", "subject": 7})).unwrap();
         assert_eq!((manifest.blobs.len(), manifest.subject), (0, None));
     }

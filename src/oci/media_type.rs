@@ -1,4 +1,4 @@
-//! The media types this registry knows by name.
+//! The media types with a meaning to this registry.
 
 /// OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -8,21 +8,21 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker manifest list.
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// Bytes without further meaning: what every blob is served as.
+/// Arbitrary bytes: the type of every blob response.
 pub const OCTET_STREAM: &str = "application/octet-stream";
 
-/// What shape a manifest of a media type has.
+/// The structure of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A config and layers.
     Image,
     /// A list of manifests.
     Index,
-    /// Not a type we know: any JSON.
+    /// An unknown type: any JSON.
     Other,
 }
 
-/// The shape of a manifest with this media type.
+/// The structure of manifests of this media type.
 pub fn shape(media_type: &str) -> Shape {
     match media_type {
         OCI_MANIFEST | DOCKER_MANIFEST => Shape::Image,

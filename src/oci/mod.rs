@@ -1,4 +1,4 @@
-//! The vocabulary of the specification as plain values: nothing here is async, does I/O or knows HTTP.
+//! The terms of the specification as plain values: no async, no I/O, no HTTP.
 
 mod descriptor;
 mod digest;

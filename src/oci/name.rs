@@ -78,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_grammar() {
+    fn only_names_of_the_grammar_are_accepted() {
         for name in
             ["a", "a/b", "a.b", "a_b", "a__b", "a-b", "a---b", "0/1/2", "tags/list", "blobs/uploads", "v2/x"]
         {
@@ -103,7 +103,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text: String) {
+        fn no_input_panics(text: String) {
             let _ = text.parse::<RepositoryName>();
         }
     }

@@ -1,4 +1,4 @@
-//! References: what names a manifest in a repository, a tag or a digest.
+//! References: tags and digests, which name a manifest in a repository.
 
 use std::{fmt, str::FromStr};
 
@@ -58,22 +58,22 @@ impl fmt::Display for Tag {
     }
 }
 
-/// What names a manifest: `<reference>` in the specification's paths.
+/// The name of a manifest in a repository: `<reference>` in the specification's paths.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reference {
-    /// A name that may move.
+    /// A name that can move to another manifest.
     Tag(Tag),
-    /// The content itself.
+    /// The digest of its content.
     Digest(Digest),
 }
 
 /// A text that is neither a tag nor a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReference {
-    /// It has a colon, so a digest was meant.
+    /// It has a colon, so it was parsed as a digest.
     #[error(transparent)]
     Digest(#[from] InvalidDigest),
-    /// It has none, so a tag was meant.
+    /// It has no colon, so it was parsed as a tag.
     #[error(transparent)]
     Tag(#[from] InvalidTag),
 }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_of_tags() {
+    fn only_tags_of_the_grammar_are_accepted() {
         for tag in ["a", "A", "_", "1.0", "v1-rc.2_x", "tagtest0", &"a".repeat(128)] {
             assert_eq!(tag.parse::<Tag>().unwrap().as_str(), tag);
         }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_colon_makes_a_digest() {
+    fn a_reference_with_a_colon_is_a_digest() {
         assert!(matches!("sha256:baddigeststring".parse::<Reference>(), Err(InvalidReference::Digest(_))));
         assert!(matches!("latest".parse::<Reference>(), Ok(Reference::Tag(_))));
     }

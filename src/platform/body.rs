@@ -1,7 +1,7 @@
-//! Bodies: bytes that pass through the registry without being looked at.
+//! Bodies: bytes that pass through the registry unread.
 //!
-//! Streams and buffers belong to the platform. Core holds them as trait objects, so that nothing else has to
-//! name the platform's types; the platform's own code gets them back with `Any`.
+//! Streams and buffers belong to the platform. Other code holds them as trait objects, without naming the
+//! platform's types; the platform downcasts them with `Any`.
 
 use std::{any::Any, ops::Range};
 
@@ -10,13 +10,13 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::oci::Hasher;
 
-/// Why a stream could not be read.
+/// A failed read of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The stream has more bytes than the caller allows.
+    /// The stream exceeds the caller's limit.
     #[error("the body is larger than {limit} bytes")]
     TooLarge {
-        /// What the caller allows, in bytes.
+        /// The caller's limit, in bytes.
         limit: usize,
     },
     /// The other side closed the connection or broke the protocol.
@@ -27,24 +27,24 @@ pub enum ReadError {
 /// A range of content, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteRange {
-    /// The first byte. At or after the end of the content it is an error.
+    /// The first byte. An offset at or after the end of the content is an error.
     pub offset: u64,
-    /// The length, cut at the end of the content. `None`: to the end.
+    /// The length, truncated at the end of the content. `None` reads to the end.
     pub length: Option<u64>,
 }
 
-/// A stream of the platform.
+/// A boxed stream of the platform.
 pub type Stream = Box<dyn ByteStream>;
 
-/// A stream of bytes that the platform owns. Core moves it, asks its length, and reads it in large pieces into
-/// a [`Buffer`].
+/// A stream of bytes that the platform owns. Other code moves it, gets its length, and reads it in large
+/// pieces into a [`Buffer`].
 pub trait ByteStream: Any {
-    /// The length of the whole stream in bytes, if the platform knows it.
+    /// The length of the whole stream in bytes, if known.
     fn content_length(&self) -> Option<u64>;
 
-    /// Reads into `range` of `buffer` until it is full or the stream ends, and returns where it stopped: before
-    /// the end of `range` means that the stream has ended. `hasher` sees the bytes on the way. After an error
-    /// the content of the buffer is undefined.
+    /// Reads into `range` of `buffer` until it is full or the stream ends. Returns the end of the bytes read,
+    /// as an offset in `buffer`: less than `range.end` means that the stream has ended. Updates `hasher` with
+    /// the bytes. After an error, the content of the buffer is undefined.
     fn read_into<'a>(
         &'a mut self,
         buffer: &'a mut dyn Buffer,
@@ -55,26 +55,26 @@ pub trait ByteStream: Any {
     /// Reads the whole stream into memory and fails once it exceeds `limit` bytes. For manifests and links only.
     fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, ReadError>>;
 
-    /// Reads up to `limit` bytes, shows them to `hasher` and drops them.
+    /// Reads up to `limit` bytes, updates `hasher` with them and drops them.
     fn discard<'a>(
         &'a mut self,
         limit: u64,
         hasher: Option<&'a mut Hasher>,
     ) -> LocalBoxFuture<'a, Result<(), ReadError>>;
 
-    /// Tells the other side that nobody will read this.
+    /// Cancels the stream, so that the sender can stop.
     fn cancel(self: Box<Self>);
 }
 
-/// A buffer of fixed capacity outside the registry's own memory, lent by [`Buffers`].
+/// A buffer of fixed capacity in the platform's memory, lent by [`Buffers`].
 pub trait Buffer: Any {}
 
-/// Lends the buffers in which bytes travel from a stream to storage, within the platform's memory budget.
+/// Lends buffers for bytes on their way from a stream to storage, within the platform's memory budget.
 pub trait Buffers {
-    /// The size of the parts that uploads are cut into, in bytes, and the largest buffer to ask for.
+    /// The size of an upload's parts and the limit of a buffer's capacity, in bytes.
     fn part_size(&self) -> usize;
 
-    /// Lends a buffer of `capacity` bytes; waits while the budget is spent.
+    /// Lends a buffer of `capacity` bytes; waits while the budget is exhausted.
     fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>>;
 }
 
@@ -84,13 +84,13 @@ pub enum Body {
     Empty,
     /// Bytes in memory: manifests, links, errors.
     Bytes(Bytes),
-    /// Bytes that pass through.
+    /// Bytes that pass through unread.
     Stream(Stream),
     /// A range of a buffer.
     Buffer {
         /// The buffer.
         buffer: Box<dyn Buffer>,
-        /// Which of its bytes.
+        /// The bytes to send.
         range: Range<usize>,
     },
 }
@@ -106,7 +106,7 @@ impl Body {
         }
     }
 
-    /// Releases content that nobody will read.
+    /// Releases content that will not be read.
     pub fn cancel(self) {
         if let Self::Stream(stream) = self {
             stream.cancel();

@@ -1,4 +1,4 @@
-//! Time, injected: wasm32 has no clock of its own, and tests hold it still.
+//! Time, injected: wasm32 has no clock of its own, and tests control it.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ impl Timestamp {
     }
 }
 
-/// Tells the time.
+/// A source of the current time.
 pub trait Clock {
     /// The current time.
     fn now(&self) -> Timestamp;

@@ -5,10 +5,10 @@ use futures_util::future::LocalBoxFuture;
 use super::{Body, ByteRange};
 use crate::oci::Digest;
 
-/// A cache that may evict anything at any time, and refuse anything.
+/// A best-effort cache: it may evict or refuse any entry at any time.
 pub trait EdgeCache {
-    /// A blob of `size` bytes, or a range inside it, of exactly the length asked for; `None` if absent. `host`
-    /// is the registry's own, under which the cache keeps entries.
+    /// A blob of `size` bytes, or exactly the requested range of it; `None` if absent. Entries are stored
+    /// under `host`, the registry's own.
     fn get<'a>(
         &'a self,
         host: &'a str,
@@ -17,7 +17,7 @@ pub trait EdgeCache {
         range: Option<ByteRange>,
     ) -> LocalBoxFuture<'a, Option<Body>>;
 
-    /// Stores a whole blob. The error says why it was refused.
+    /// Stores a whole blob. The error is the reason for a refusal.
     fn put<'a>(
         &'a self,
         host: &'a str,

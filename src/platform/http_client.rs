@@ -4,9 +4,9 @@ use futures_util::future::LocalBoxFuture;
 
 use super::Body;
 
-/// Sends HTTP requests. It repeats a request a few times after 429, 5xx or a lost connection, unless the body
-/// is a stream, which can be sent only once: use it for requests that are safe to repeat.
+/// Sends HTTP requests. Use it for idempotent requests only: it retries a few times after 429, 5xx or a lost
+/// connection. A request with a stream is not retried, because a stream can be sent only once.
 pub trait HttpClient {
-    /// The response, whatever its status, or why there is none.
+    /// Returns the response, whatever its status. An error means that there was no response.
     fn send(&self, request: http::Request<Body>) -> LocalBoxFuture<'_, Result<http::Response<Body>, String>>;
 }

@@ -1,4 +1,4 @@
-//! What the operator reads: lines of JSON, and what one request cost.
+//! Logs for the operator: lines of JSON, and the cost of each request.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,15 +8,15 @@ use std::{
 
 use serde_json::Value;
 
-/// How much is logged.
+/// The verbosity of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Failures.
     Error,
-    /// Failures, and what jobs have done.
+    /// Failures, and the reports of jobs.
     #[default]
     Info,
-    /// Everything: each request, and each call to storage.
+    /// Also each request and each call to storage.
     Debug,
 }
 
@@ -33,7 +33,7 @@ impl FromStr for Level {
     }
 }
 
-/// Where log lines go.
+/// The destination of log lines.
 pub trait Sink {
     /// Writes one line: a JSON object.
     fn line(&self, line: Value);
@@ -46,7 +46,7 @@ pub struct CacheCounts {
     pub memory: u32,
     /// Hits in KV.
     pub kv: u32,
-    /// Misses: storage was asked.
+    /// Misses, answered by storage.
     pub miss: u32,
     /// Failures of KV.
     pub error: u32,
@@ -71,7 +71,7 @@ impl RequestLog {
         Self { level, id, sink, storage_calls, storage_milliseconds, cache }
     }
 
-    /// Writes a line if the level allows it; only then is the line built.
+    /// Writes a line if the level allows it; builds it only then.
     pub fn write(&self, level: Level, line: impl FnOnce() -> Value) {
         if level <= self.level {
             self.sink.line(line());

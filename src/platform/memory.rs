@@ -1,4 +1,4 @@
-//! A platform in memory, for tests: streams, buffers, a clock, and no background.
+//! An in-memory platform for tests: streams, buffers and a clock, but no background.
 
 use std::{any::Any, cell::Cell, ops::Range, rc::Rc};
 
@@ -8,7 +8,7 @@ use futures_util::future::{LocalBoxFuture, ready};
 use super::{Buffer, Buffers, ByteStream, Clock, ReadError, Stream, Timestamp};
 use crate::oci::Hasher;
 
-/// A stream over bytes in memory, which may hide its length or break at its end as a connection does.
+/// A stream over bytes in memory. It can hide its length, or fail at its end like a lost connection.
 #[derive(Debug, Clone)]
 pub struct MemoryStream {
     bytes: Bytes,
@@ -17,12 +17,12 @@ pub struct MemoryStream {
 }
 
 impl MemoryStream {
-    /// A stream that knows its length.
+    /// A stream of known length.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), knows_length: true, breaks: false }
     }
 
-    /// A stream that does not know its length, like a request with chunked transfer coding.
+    /// A stream of unknown length, like a request with chunked transfer coding.
     pub fn chunked(bytes: impl Into<Bytes>) -> Self {
         Self { knows_length: false, ..Self::new(bytes) }
     }
@@ -65,9 +65,9 @@ impl ByteStream for MemoryStream {
             let bytes = self.take(range.len(), hasher)?;
             let end = range.start + bytes.len();
             let buffer: &mut dyn Any = buffer;
-            let place =
+            let target =
                 buffer.downcast_mut::<MemoryBuffer>().and_then(|buffer| buffer.0.get_mut(range.start..end));
-            place.ok_or(ReadError::TooLarge { limit: range.end })?.copy_from_slice(&bytes);
+            target.ok_or(ReadError::TooLarge { limit: range.end })?.copy_from_slice(&bytes);
             Ok(end)
         };
         Box::pin(ready(read()))

@@ -1,4 +1,4 @@
-//! Ports: what the registry needs from the platform it runs on, and nothing of any one platform.
+//! Ports: the interfaces that a platform implements, independent of any one platform.
 
 pub mod background;
 pub mod body;
