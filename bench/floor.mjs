@@ -1,4 +1,4 @@
-// The floor: what the platform does when a worker does nothing but pass bodies on, or answers without looking.
+// The floor of the benchmarks: a worker that only passes bodies through, or returns a constant.
 export default {
   async fetch(request, env) {
     const { pathname, searchParams } = new URL(request.url);

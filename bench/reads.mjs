@@ -1,4 +1,4 @@
-// Measures reads against the floor, and docker-registry on the local disk beside it. See docs/benchmarks.md.
+// Measures reads against the floor and against docker-registry on the local disk. See docs/benchmarks.md.
 //
 //   npm run bench -- reads
 import { randomBytes } from "node:crypto";
@@ -14,10 +14,10 @@ const MIB = 1024 * 1024;
 const CLIENTS = [1, 8, 64];
 const agent = new http.Agent({ keepAlive: true, maxSockets: Math.max(...CLIENTS) });
 
-// One request, its body read and dropped: its milliseconds, bytes and calls to storage.
+// Sends a request and drops the body. Resolves with milliseconds, bytes and storage calls.
 function ask(url, { method = "GET", headers = {}, status = 200 } = {}) {
   return new Promise((resolve, reject) => {
-    const begun = performance.now();
+    const started = performance.now();
     const request = http.request(url, { method, agent, headers: { "accept-encoding": "identity", ...headers } }, (answer) => {
       let bytes = 0;
       answer.on("data", (data) => (bytes += data.length));
@@ -25,7 +25,7 @@ function ask(url, { method = "GET", headers = {}, status = 200 } = {}) {
       answer.on("end", () => {
         if (answer.statusCode !== status) return reject(new Error(`${method} ${url}: ${answer.statusCode}`));
         const calls = answer.headers["server-timing"]?.match(/desc="(\d+) calls"/)?.[1];
-        resolve({ milliseconds: performance.now() - begun, bytes, calls: calls && Number(calls) });
+        resolve({ milliseconds: performance.now() - started, bytes, calls: calls && Number(calls) });
       });
     });
     request.on("error", reject);
@@ -33,16 +33,16 @@ function ask(url, { method = "GET", headers = {}, status = 200 } = {}) {
   });
 }
 
-// `count` requests by so many clients at once.
+// Sends `count` requests from concurrent clients, at least one each, after a warm-up request.
 async function measure(clients, count, url, options) {
   await ask(url, options);
   const results = [];
   let left = Math.max(count, clients);
-  const begun = performance.now();
+  const started = performance.now();
   await Promise.all(Array.from({ length: clients }, async () => {
     while (left-- > 0) results.push(await ask(url, options));
   }));
-  const seconds = (performance.now() - begun) / 1000;
+  const seconds = (performance.now() - started) / 1000;
   const times = results.map((result) => result.milliseconds);
   return {
     p50: quantile(times, 0.5),
@@ -56,7 +56,7 @@ async function measure(clients, count, url, options) {
 const small = randomBytes(MIB);
 const large = randomBytes(64 * MIB);
 
-// Pushes an image of both blobs to any registry: its manifest's digest.
+// Pushes both blobs and an image to any registry; returns the manifest's digest.
 async function push(url) {
   const registry = Object.assign(new Registry(), { url });
   // docker-registry's locations are absolute.

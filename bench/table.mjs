@@ -1,4 +1,4 @@
-// What both benchmarks print with.
+// Statistics and tables for both benchmarks.
 export const median = (numbers) => quantile(numbers, 0.5);
 
 export function quantile(numbers, q) {

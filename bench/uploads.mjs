@@ -1,8 +1,8 @@
-// Measures uploads against the floor, and prints a table. See docs/benchmarks.md.
+// Measures uploads against the floor and prints tables. See docs/benchmarks.md.
 //
 //   npm run bench -- uploads                   about 15 minutes
-//   npm run bench -- uploads --sizes 64,512    only blobs of these MiB
-//   npm run bench -- uploads --only PATCH      only the ways with this in their name
+//   npm run bench -- uploads --sizes 64,512    only blobs of these sizes in MiB
+//   npm run bench -- uploads --only PATCH      only methods whose name contains this
 import { createHash, randomBytes } from "node:crypto";
 import { readFile, readdir } from "node:fs/promises";
 import http from "node:http";
@@ -17,7 +17,7 @@ const { values: options } = parseArgs({ options: { sizes: { type: "string", defa
 const sizes = options.sizes.split(",").map(Number);
 const agent = new http.Agent({ keepAlive: true, maxSockets: 16 });
 
-// A blob of random bytes that is never in memory: the same MiB with its number in front, again and again.
+// A random blob that is never in memory as a whole: one random MiB, repeated with its number in front.
 class Blob {
   constructor(length) {
     this.length = length;
@@ -65,7 +65,7 @@ function send(registry, method, target, { blob, from = 0, to = blob?.length ?? 0
 
 const start = async (registry) => (await send(registry, "POST", "/v2/bench/blobs/uploads/")).location;
 
-// The floor again, with the digest given for R2 to verify: what the first way cannot be faster than.
+// The floor again, with a digest for R2 to verify: the lower bound of the first method.
 const VERIFIED = "(the floor, verified by R2)";
 
 const WAYS = {
@@ -94,20 +94,20 @@ function chunks(size) {
 
 const commits = {};
 async function finish(registry, location, blob) {
-  const begun = performance.now();
+  const started = performance.now();
   await send(registry, "PUT", `${location}&digest=${blob.digest}`);
-  (commits[blob.length / MIB] ??= []).push(performance.now() - begun);
+  (commits[blob.length / MIB] ??= []).push(performance.now() - started);
 }
 
-// The memory of every process of the registry's runtime, in MiB, looked at ten times a second.
-class Watch {
+// Samples the memory of all processes of the registry's runtime ten times a second. `peak` is in MiB.
+class MemorySampler {
   constructor(registry) {
     this.group = registry.process.pid;
     this.peak = 0;
-    this.timer = setInterval(() => this.look(), 100);
+    this.timer = setInterval(() => this.sample(), 100);
   }
 
-  async look() {
+  async sample() {
     let sum = 0;
     for (const pid of await readdir("/proc")) {
       if (!/^\d+$/.test(pid)) continue;
@@ -125,23 +125,23 @@ class Watch {
 }
 
 async function timed(work) {
-  const begun = performance.now();
+  const started = performance.now();
   await work();
-  return (performance.now() - begun) / 1000;
+  return (performance.now() - started) / 1000;
 }
 
 const floorConfig = path.join(root, "bench/floor.toml");
 const onFloor = (use) => withRuntime({ config: floorConfig }, use);
 const onRegistry = (use) => withRuntime({}, use);
 
-// A fresh runtime for each measurement, so that its memory is this case's own.
+// A fresh runtime for each measurement, so that earlier cases do not add to its memory.
 async function withRuntime(settings, use) {
   const registry = await Registry.start(settings);
-  const watch = new Watch(registry);
+  const sampler = new MemorySampler(registry);
   try {
-    return { result: await use(registry), peak: watch.stop() };
+    return { result: await use(registry), peak: sampler.stop() };
   } finally {
-    watch.stop();
+    sampler.stop();
     await registry.stop();
   }
 }
@@ -166,7 +166,7 @@ for (const size of sizes) {
   };
   for (const [way, work] of Object.entries(WAYS)) {
     if (options.only && !way.includes(options.only)) continue;
-    // Floor and case in turn: what else the machine does hits both.
+    // Floor and case alternate, so that other load on the machine affects both.
     const floor = await measure(onFloor, (registry, bytes) => send(registry, "PUT", "/blob", { blob: bytes }));
     const ours = await measure(way === VERIFIED ? onFloor : onRegistry, work);
     (perMiB[way] ??= []).push([size, ours.seconds / size]);

@@ -1,5 +1,5 @@
-// Loaded into Node before the wasm tests: Miniflare's R2 and KV, with workerd behind them, in the global scope,
-// and the address of a real S3 server.
+// Loaded into Node before the wasm tests. Puts into the global scope Miniflare's R2 and KV, backed by
+// workerd, and the address of a real S3 server.
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { getPlatformProxy } from "wrangler";
@@ -9,12 +9,12 @@ const configPath = fileURLToPath(new URL("bindings.toml", import.meta.url));
 const platform = await getPlatformProxy({ configPath, persist: false });
 globalThis.pierheadBucket = platform.env.BUCKET;
 globalThis.pierheadKv = platform.env.CACHE;
-// Another store can be named: see docs/storage.md.
+// PIERHEAD_S3 selects another store: see docs/storage.md.
 const { PIERHEAD_S3: named } = process.env;
 const s3 = named ? null : await S3Server.start();
 globalThis.pierheadS3 = named ? JSON.parse(named) : { ...s3.vars, S3_IS_FILES: "yes" };
 
-// The one global of workerd's that the drivers use and Node lacks.
+// The only global of workerd that the drivers use and Node lacks.
 crypto.DigestStream ??= class extends WritableStream {
   constructor(algorithm) {
     const hash = createHash(algorithm.replace("-", ""));

@@ -1,5 +1,5 @@
-//! `oci-client` against a running registry, which `PIERHEAD` names (`host:port`). `npm test` starts one;
-//! without it there is nothing to test.
+//! `oci-client` against the running registry at `PIERHEAD` (`host:port`). `npm test` starts one; without it
+//! the test is skipped.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use oci_client::{
     secrets::RegistryAuth,
 };
 
-/// Bytes that do not compress, more than two parts of them for the largest layer.
+/// Incompressible bytes. The largest layer has more than two parts.
 fn layer(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32 ^ size as u32;
     (0..size)
@@ -23,12 +23,12 @@ fn layer(size: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn pushes_and_pulls() {
+async fn oci_client_pushes_and_pulls() {
     let Ok(host) = std::env::var("PIERHEAD") else {
-        println!("SKIPPED: PIERHEAD names no registry");
+        println!("SKIPPED: PIERHEAD is not set");
         return;
     };
-    // The client wants one even for plain HTTP; the smallest one to build.
+    // The client requires a TLS provider even for plain HTTP; this is the smallest one to build.
     rustls::crypto::ring::default_provider().install_default().unwrap();
     for (use_chunks, name) in [(true, "chunks"), (false, "whole")] {
         let client = Client::new(ClientConfig {
@@ -49,10 +49,10 @@ async fn pushes_and_pulls() {
 
         let mut pulled = client.pull(&reference, &auth, vec![IMAGE_LAYER_MEDIA_TYPE]).await.unwrap();
         assert_eq!(pulled.layers.len(), layers.len());
-        // They come in the order in which they arrive.
+        // Layers come in the order of their arrival.
         pulled.layers.sort_by_key(|layer| layer.data.len());
         for (pulled, pushed) in pulled.layers.iter().zip(&layers) {
-            assert!(pulled.data == pushed.data, "a layer of {} bytes came back different", pushed.data.len());
+            assert!(pulled.data == pushed.data, "a layer of {} bytes was changed", pushed.data.len());
         }
         let digest = client.fetch_manifest_digest(&reference, &auth).await.unwrap();
         assert_eq!(pulled.digest, Some(digest.clone()));

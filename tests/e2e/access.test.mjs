@@ -1,4 +1,5 @@
-// Settings and credentials through the runtime and a real client. `tests/registry/access.rs` has the rights.
+// Settings and credentials through the runtime and a real client. `tests/registry/access.rs` tests the
+// policy.
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
 import path from "node:path";
@@ -23,14 +24,14 @@ async function challenged(registry, line) {
 }
 
 // An `Env` without variables, as in a first deployment.
-test("without a configuration everything is refused but the challenge", async () => {
+test("without a configuration, every request gets a challenge", async () => {
   await withRegistry({}, async (registry) => {
     for (const line of ["GET /v2/", "POST /v2/a/blobs/uploads/"]) await challenged(registry, line);
   });
 });
 
-// The entry point answers here, which exists only in the worker.
-test("a configuration with mistakes says which and what is expected", async () => {
+// The entry point answers, which exists only in the worker.
+test("an invalid configuration is reported with the expected values", async () => {
   await withRegistry({ ANONYMOUS: "everybody", UPLOAD_TTL: "soon" }, async (registry) => {
     for (let n = 0; n < 2; n++) {
       const error = await errorOf(await registry.expect("GET /v2/", 503));
@@ -42,7 +43,7 @@ test("a configuration with mistakes says which and what is expected", async () =
 });
 
 // Hashes of the htpasswd tool, bcrypt in WebAssembly, and a client that follows the challenge.
-test("users log in with the passwords of htpasswd", needs("htpasswd", "skopeo"), async () => {
+test("users log in with htpasswd passwords", needs("htpasswd", "skopeo"), async () => {
   const lines = [];
   for (const [user, password, cost] of [["ann", "p:w ü", "5"], ["bob", "hunter2", "10"]]) {
     lines.push((await run("htpasswd", ["-nbB", "-C", cost, user, password])).trim());

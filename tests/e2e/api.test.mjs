@@ -1,5 +1,6 @@
-// The API through workerd and its bindings: only what native tests cannot show. The comment above each test says
-// what that is. `tests/registry/` has every endpoint, uploads.test.mjs chunks, restarts and cut connections.
+// The API through workerd and its bindings: only behaviour that native tests cannot show, as the comment
+// above each test explains. `tests/registry/` tests every endpoint, uploads.test.mjs chunks, restarts and cut
+// connections.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, before, describe, test } from "node:test";
@@ -82,7 +83,7 @@ for (const algorithm of ["sha256", "sha512"]) {
     });
 
     // R2 refuses streams of unknown length: they are cut into parts and hashed in WebAssembly.
-    test("as a stream without a length, of several parts", async () => {
+    test("as a stream of several parts, without a length", async () => {
       for (const size of [0, 1, 70_000, PART, 2 * PART + 12_345]) {
         const bytes = randomBytes(size);
         const location = await registry.startUpload(name);
@@ -92,7 +93,7 @@ for (const algorithm of ["sha256", "sha512"]) {
         created(await registry.expect(`PUT ${patched.headers.get("location")}&digest=${digest}`, 201), digest);
         await served(bytes);
       }
-      // Here the registry itself finds a wrong digest.
+      // Here the registry itself detects a wrong digest.
       const bytes = randomBytes(PART + 1);
       const patched = await registry.expect(`PATCH ${await registry.startUpload(name)}`, 202, { body: bytes });
       const wrong = digestOf(randomBytes(5), algorithm);
@@ -104,7 +105,7 @@ for (const algorithm of ["sha256", "sha512"]) {
   });
 }
 
-// R2 reads the range, and the runtime sees the conditional headers first.
+// R2 reads the range, and the runtime handles the conditional headers first.
 test("ranges and validators", async () => {
   const bytes = randomBytes(2048);
   const line = `GET /v2/ranges/blobs/${await registry.pushBlob("ranges", bytes)}`;
@@ -129,7 +130,7 @@ test("ranges and validators", async () => {
   }
 });
 
-// workerd compresses responses that it takes for text, which loses their length.
+// workerd compresses responses that look like text, which removes their length.
 test("blobs are never compressed", async () => {
   const digest = await registry.pushBlob("compressible", Buffer.from("a".repeat(100_000)));
   const answer = await registry.expect(`GET /v2/compressible/blobs/${digest}`, 200, {
@@ -139,9 +140,9 @@ test("blobs are never compressed", async () => {
   assert.equal(answer.headers.get("content-length"), "100000");
 });
 
-// The refused chunk is larger than the buffers of the runtime: unless it is drained, the client sees a broken
+// The refused chunk is larger than the runtime's buffers: unless it is drained, the client sees a broken
 // connection instead of the answer. The session is a Durable Object.
-test("a large chunk out of order is refused, and the upload goes on until it is cancelled", async () => {
+test("a large chunk out of order is refused, and the upload continues until it is cancelled", async () => {
   const location = await registry.startUpload("order");
   const options = { body: randomBytes(3_000_000), headers: { "content-range": "10-3000009" } };
   const refused = await registry.expect(`PATCH ${location}`, 416, options);
@@ -157,7 +158,7 @@ test("a large chunk out of order is refused, and the upload goes on until it is 
 });
 
 // The largest manifest passes the bindings, and the runtime delivers a refusal before the body is read.
-test("manifests of 4 MiB are taken, larger ones are not", async () => {
+test("manifests of 4 MiB are accepted, larger ones are refused", async () => {
   const padded = (length) => {
     const empty = JSON.stringify({ schemaVersion: 2, mediaType: INDEX, manifests: [], annotations: { pad: "" } });
     return Buffer.from(empty.replace('"pad":""', `"pad":"${"x".repeat(length - empty.length)}"`));
@@ -173,8 +174,8 @@ test("manifests of 4 MiB are taken, larger ones are not", async () => {
   assert.equal((await errorOf(answer)).code, "SIZE_INVALID");
 });
 
-// R2 lists the keys and keeps media types, sizes and referrer descriptors as object metadata, which cannot carry
-// all of them. The runtime joins repeated headers (OCI-Tag).
+// R2 lists the keys and keeps media types, sizes and referrer descriptors as object metadata, which does not
+// fit every descriptor. The runtime joins repeated headers (OCI-Tag).
 test("an image, its tags, its referrers and the catalog", async () => {
   const name = "team/app";
   const image = await registry.pushImage(name, "v1");
@@ -222,7 +223,7 @@ test("an image, its tags, its referrers and the catalog", async () => {
 });
 
 // A panic ends the WebAssembly instance; the next request needs a new one.
-test("a panic is answered, and so is the next request", async () => {
+test("a request that panics gets an answer, and so does the next one", async () => {
   for (const method of ["GET", "POST"]) {
     const answer = await registry.expect(`${method} /v2/_test/panic`, 500);
     assert.equal((await errorOf(answer)).code, "UNKNOWN");

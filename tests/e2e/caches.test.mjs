@@ -1,4 +1,5 @@
-// The caches on the runtime's own bindings: the Cache API for bodies, KV and memory for what digests stand for.
+// The caches on the runtime's own bindings: the Cache API for bodies, KV and memory for locations and
+// manifests.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, before, test } from "node:test";
@@ -10,7 +11,7 @@ let registry;
 before(async () => (registry = await Registry.start({ vars: { ANONYMOUS: "push", ...TIMED } })));
 after(() => registry.stop());
 
-// What an answer says of itself: how many calls to storage, and where the cache found things.
+// Parses Server-Timing: the number of storage calls, and the look-ups in the descriptor cache.
 function timing(answer) {
   const text = answer.headers.get("server-timing");
   const [, calls] = text.match(/^total;dur=\d+, storage;dur=\d+;desc="(\d+) calls", cache;desc="/);
@@ -20,8 +21,8 @@ function timing(answer) {
 
 const bytesOf = async (answer) => Buffer.from(await answer.arrayBuffer());
 
-test("a blob that was pulled whole comes from the edge cache, in ranges too", async () => {
-  // One part, and several: those lie elsewhere in the bucket.
+test("a blob that was pulled whole is served from the edge cache, ranges too", async () => {
+  // One part, and several, which are stored under another key.
   for (const bytes of [randomBytes(2_000_000), randomBytes(17_000_000)]) {
     const location = await registry.startUpload("edge");
     const next = await registry.expect(`PATCH ${location}`, 202, { body: new Blob([bytes]).stream(), duplex: "half" });
@@ -59,7 +60,7 @@ test("a blob that was pulled whole comes from the edge cache, in ranges too", as
   }
 });
 
-test("manifests come from memory, after a restart from KV, and are forgotten when they are deleted", async () => {
+test("manifests are served from memory, after a restart from KV, and evicted when deleted", async () => {
   const { digest, manifest } = await registry.pushImage("kv", "v1");
   const get = async (reference) => {
     const answer = await registry.expect(`GET /v2/kv/manifests/${reference}`, 200);

@@ -1,4 +1,4 @@
-// Real clients push, list, inspect, pull and delete, whatever storage and redirects a registry has.
+// Real clients push, list, inspect, pull and delete, with each kind of storage and redirect.
 import assert from "node:assert/strict";
 import { readdir, readFile, rm, mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -8,7 +8,7 @@ import { writeLayout } from "../support/images.mjs";
 import { INDEX, Registry, digestOf, root, temporaryFolder } from "../support/registry.mjs";
 import { S3Server } from "../support/s3.mjs";
 
-// A small layer, one that needs parts, and one between.
+// A small layer, one of several parts, and one in between.
 const LAYERS = [1_000, 20_000_000, 300_000];
 
 const REGISTRIES = {
@@ -32,8 +32,8 @@ for (const [name, vars] of Object.entries(REGISTRIES)) describe(name, () => {
     await rm(folder, { recursive: true, force: true });
   });
 
-  // Every blob of one layout is in the other, with the right content.
-  async function sameBlobs(one, other) {
+  // Asserts that every blob of one layout is in the other, with the right content.
+  async function assertSameBlobs(one, other) {
     const names = await readdir(path.join(one, "blobs/sha256"));
     for (const name of names) {
       assert.equal(digestOf(await readFile(path.join(other, "blobs/sha256", name))), `sha256:${name}`);
@@ -48,7 +48,7 @@ for (const [name, vars] of Object.entries(REGISTRIES)) describe(name, () => {
     for (const [n, reference] of [":v1", `@${digest}`].entries()) {
       const back = path.join(folder, `skopeo-${n}`);
       await skopeo("copy", "--src-tls-verify=false", image + reference, `oci:${back}:latest`);
-      await sameBlobs(layout, back);
+      await assertSameBlobs(layout, back);
     }
     await skopeo("copy", "--src-tls-verify=false", "--dest-tls-verify=false", `${image}:v1`, `docker://${registry.host}/clients/mounted:v1`);
     await skopeo("copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--format=v2s2", `${image}:v1`, `${image}:docker`);
@@ -69,7 +69,7 @@ for (const [name, vars] of Object.entries(REGISTRIES)) describe(name, () => {
     assert.equal(JSON.parse(raw).manifests.length, 3);
     const back = path.join(folder, "many-back");
     await run("skopeo", ["--insecure-policy", "copy", "--all", "--src-tls-verify=false", image, `oci:${back}:latest`]);
-    await sameBlobs(many, back);
+    await assertSameBlobs(many, back);
     const head = await registry.expect("HEAD /v2/clients/many/manifests/v1", 200);
     assert.equal(head.headers.get("content-type"), INDEX);
   });

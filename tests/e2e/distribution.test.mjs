@@ -1,4 +1,4 @@
-// The layout is `distribution`'s: each registry serves what the other wrote.
+// The layout is `distribution`'s: each registry serves the bucket of the other.
 import assert from "node:assert/strict";
 import { mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -9,7 +9,7 @@ import { Registry, digestOf, temporaryFolder, MANIFEST } from "../support/regist
 
 const skopeo = (...args) => run("skopeo", ["--insecure-policy", ...args]);
 
-test("a bucket that docker-registry wrote is served as it is", needs("docker-registry", "skopeo"), async () => {
+test("a bucket written by docker-registry is served unchanged", needs("docker-registry", "skopeo"), async () => {
   const folder = await temporaryFolder();
   const theirs = await dockerRegistry(folder);
   let ours;
@@ -46,7 +46,8 @@ test("a bucket that docker-registry wrote is served as it is", needs("docker-reg
     assert.equal(part.headers.get("content-range"), `bytes ${layer.size - 10}-${layer.size - 1}/${layer.size}`);
     await ours.expect(`GET /v2/many/blobs/${layer.digest}`, 404);
 
-    // The catalog and mounts without a source need what docker-registry does not write: the rebuild adds it.
+    // The catalog and mounts without a source need indexes that docker-registry does not write: the rebuild
+    // adds them.
     assert.deepEqual((await (await ours.expect("GET /v2/_catalog", 200)).json()).repositories, []);
     for (let after = ""; after !== null; ) {
       const step = await ours.expect(`POST /v2/_pierhead/rebuild?after=${encodeURIComponent(after)}`, 200);
@@ -64,7 +65,7 @@ test("a bucket that docker-registry wrote is served as it is", needs("docker-reg
   }
 });
 
-test("docker-registry serves what a push of a small image wrote", needs("docker-registry", "skopeo"), async () => {
+test("docker-registry serves a small image that was pushed here", needs("docker-registry", "skopeo"), async () => {
   const folder = await temporaryFolder();
   let theirs;
   const ours = await Registry.start();

@@ -1,4 +1,4 @@
-// What nobody comes back for is removed, by the session's own alarm.
+// Abandoned uploads are removed by the alarms of their sessions.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { readdir } from "node:fs/promises";
@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { PART, Registry, digestOf, errorOf } from "../support/registry.mjs";
 import { BUCKET, S3Server } from "../support/s3.mjs";
 
-// What is stored of uploads, with their names left out.
+// The keys of all stored objects of uploads.
 async function inR2(registry) {
   await registry.kill();
   return registry.withBucket(async (bucket) => {
@@ -19,7 +19,7 @@ async function inR2(registry) {
 async function onS3(s3) {
   const files = await readdir(s3.folder, { recursive: true, withFileTypes: true });
   const names = files.filter((file) => file.isFile()).map((file) => path.relative(s3.folder, path.join(file.parentPath, file.name)));
-  // The server keeps parts that are not joined yet, and what it knows of objects, beside the buckets.
+  // The server keeps unjoined parts and metadata of objects beside the buckets.
   return names
     .filter((name) => name.startsWith(`${BUCKET}/pierhead/uploads/`) || name.startsWith(".upload"))
     .map((name) => name.replace(`${BUCKET}/`, ""))
@@ -47,7 +47,7 @@ async function abandon(vars, names) {
       const got = await registry.expect(`GET /v2/kept/blobs/${digest}`, 200);
       assert.equal(digestOf(Buffer.from(await got.arrayBuffer())), digest);
     }
-    // The blob of two parts, and the note which one it is.
+    // The blob of two parts, and the note with its digest.
     const left = (await names(registry)).map((name) => name.replace(/[0-9a-f-]{36}/, "id"));
     assert.deepEqual(left, ["pierhead/uploads/id/1", "pierhead/uploads/id/1.blob"]);
   } finally {
@@ -55,7 +55,7 @@ async function abandon(vars, names) {
   }
 }
 
-test("an abandoned upload is gone when its time is over, from R2 and from S3", async () => {
+test("an abandoned upload is removed from R2 and from S3 when it expires", async () => {
   const s3 = await S3Server.start();
   try {
     await Promise.all([abandon({}, inR2), abandon({ STORAGE: "s3", ...s3.vars }, () => onS3(s3))]);
@@ -64,12 +64,12 @@ test("an abandoned upload is gone when its time is over, from R2 and from S3", a
   }
 });
 
-test("the hourly job reports what it has found", async () => {
+test("the hourly purge logs a report", async () => {
   const registry = await Registry.start({ vars: { ANONYMOUS: "push", PURGE: "dry-run" } });
   try {
     const patched = await registry.expect(`PATCH ${await registry.startUpload("young")}`, 202, { body: randomBytes(10) });
     await registry.expect("GET /cdn-cgi/local/scheduled", 200);
-    // The log comes a moment later.
+    // The log line comes a moment later.
     for (let tries = 0; tries < 50 && !registry.log.includes("purge\""); tries++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }

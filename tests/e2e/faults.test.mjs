@@ -1,5 +1,5 @@
-// The runtime killed, and connections cut, at random points of chunked uploads. After each the upload ends with
-// the right digest; nothing is ever served that does not have its digest.
+// Kills the runtime and cuts connections at random points of chunked uploads. Afterwards each upload
+// completes with the right digest, and nothing is served under a wrong one.
 import assert from "node:assert/strict";
 import { randomBytes, randomInt } from "node:crypto";
 import http from "node:http";
@@ -13,8 +13,8 @@ let registry;
 before(async () => (registry = await Registry.start()));
 after(() => registry.stop());
 
-// Sends a chunk of unknown length piece by piece, slowly enough to be interrupted. Resolves with the answer, or
-// with null when there was none.
+// Sends a chunk of unknown length piece by piece, slowly enough to be interrupted. Resolves with the answer,
+// or with null if there was none.
 function sendSlowly(location, bytes, hangUpAfter = Infinity) {
   return new Promise((resolve) => {
     const request = http.request(new URL(location, registry.url), { method: "PATCH" }, (answer) => {
@@ -49,7 +49,7 @@ async function finishAndCheck(name, location, bytes) {
   assert.equal(digestOf(Buffer.from(await got.arrayBuffer())), digest);
 }
 
-test(`the runtime killed in the middle of a chunk, ${KILLS} times`, async (t) => {
+test(`an upload survives kills of the runtime in the middle of a chunk, ${KILLS} times`, async (t) => {
   let kept = 0;
   for (let round = 0; round < KILLS; round++) {
     const bytes = randomBytes(3 * PART + randomInt(1, PART));
@@ -73,7 +73,7 @@ test(`the runtime killed in the middle of a chunk, ${KILLS} times`, async (t) =>
   t.diagnostic(`${KILLS} kills; ${Math.round(kept / PART)} parts were kept`);
 });
 
-test(`the connection cut at a random byte, ${CUTS} times`, async (t) => {
+test(`an upload survives a connection cut at a random byte, ${CUTS} times`, async (t) => {
   let kept = 0;
   for (let round = 0; round < CUTS; round++) {
     const bytes = randomBytes(randomInt(2, 2 * PART + 1000));
@@ -81,7 +81,7 @@ test(`the connection cut at a random byte, ${CUTS} times`, async (t) => {
     await sendSlowly(first, bytes, randomInt(1, bytes.length));
     let { offset, location } = await offsetOf(first);
     kept += offset;
-    // The old request may still be ending: whoever is told where to go on, goes on there.
+    // The old request may still be running: continue at the offset in each refusal.
     for (;;) {
       const options = { method: "PATCH", body: bytes.subarray(offset) };
       if (offset < bytes.length) options.headers = { "content-range": `${offset}-${bytes.length - 1}` };

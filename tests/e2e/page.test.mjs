@@ -30,7 +30,7 @@ async function show(vars, use) {
   }
 }
 
-test("says what this is, where, and how to push and pull", options, async () => {
+test("shows the name, the address, and the commands to push and pull", options, async () => {
   await show({ ANONYMOUS: "push" }, async (page, registry) => {
     assert.equal(await page.textContent("h1"), "Pierhead");
     assert.equal(await page.textContent("#address"), registry.host);
@@ -44,7 +44,7 @@ test("says what this is, where, and how to push and pull", options, async () => 
   });
 });
 
-test("says that a login is wanted", options, async () => {
+test("shows that a login is required", options, async () => {
   await show({}, async (page, registry) => {
     await page.waitForSelector("#login:visible");
     assert.ok((await page.innerText("#login")).includes(`docker login ${registry.host}`));

@@ -1,4 +1,4 @@
-// Where a GET of a blob is sent, and what a URL that anybody may use is good for.
+// Redirects of blob pulls, and the limits of signed and presigned URLs.
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -28,7 +28,7 @@ async function redirectOf(registry, target, headers = {}) {
   return new URL(answer.headers.get("location"), registry.url).href;
 }
 
-// What the registry itself logs: wrangler shows all variables at its start.
+// The registry's own log lines: wrangler prints all variables at its start.
 const ownLines = (registry) => registry.log.match(/\{"(?:.*)\}/g) ?? [];
 
 // A line may come a moment after its answer.
@@ -54,7 +54,7 @@ function isTimedHmacValidV0(key, uri, ttl, now) {
   return mac === expected && now < Number(seconds) + ttl;
 }
 
-// A download that stopped half-way is taken up where it stopped, through the redirect.
+// Resumes a partial download, through the redirect.
 async function resumes(url, bytes) {
   const folder = await temporaryFolder();
   const file = path.join(folder, "blob");
@@ -64,7 +64,7 @@ async function resumes(url, bytes) {
   await rm(folder, { recursive: true });
 }
 
-test("signed URLs: for one blob, one method and a while", needs("curl"), async () => {
+test("a signed URL is for one blob, one method and a limited time", needs("curl"), async () => {
   const vars = { BLOB_REDIRECT: "signed", BLOB_REDIRECT_KEYS: SIGNING_KEY, BLOB_REDIRECT_TTL: "20m", LOG_LEVEL: "debug" };
   await withRegistry(vars, async (registry) => {
     const bytes = randomBytes(3_000_000);
@@ -99,7 +99,7 @@ test("signed URLs: for one blob, one method and a while", needs("curl"), async (
     for (const method of ["HEAD", "PUT", "POST", "PATCH", "DELETE"]) {
       assert.equal((await get(url, {}, method)).status, 405, method);
     }
-    // `tests/registry/redirects.rs` has every other forgery, expiry and key rotation.
+    // `tests/registry/redirects.rs` tests every other forgery, expiry and key rotation.
     const [at] = url.split("?verify=");
     for (const forged of [at, `${url}&x=1`, url.replace(digest.slice(7), other.slice(7))]) {
       assert.equal((await errorOf(await get(forged))).code, "DENIED", forged);
@@ -112,7 +112,7 @@ test("signed URLs: for one blob, one method and a while", needs("curl"), async (
   });
 });
 
-test("presigned URLs: straight to the S3 server that stores", needs("curl"), async () => {
+test("a presigned URL leads directly to the S3 server", needs("curl"), async () => {
   const s3 = await S3Server.start();
   const vars = { STORAGE: "s3", BLOB_REDIRECT: "presigned", BLOB_REDIRECT_TTL: "10s", LOG_LEVEL: "debug" };
   await withRegistry(vars, async (registry) => {
@@ -159,7 +159,7 @@ test("presigned URLs: straight to the S3 server that stores", needs("curl"), asy
     await new Promise((resolve) => setTimeout(resolve, 11_000));
     assert.equal((await get(url)).status, 403);
 
-    // Every call has been told of, and no secret with it.
+    // Every call is logged, and no secret.
     const lines = ownLines(registry).map((line) => JSON.parse(line));
     const operations = new Set(lines.filter((line) => line.driver === "s3").map((line) => line.operation));
     for (const operation of ["head", "get", "put", "put_part", "complete_multipart", "delete"]) {
@@ -170,7 +170,7 @@ test("presigned URLs: straight to the S3 server that stores", needs("curl"), asy
   }, { s3 });
 });
 
-test("presigned URLs of what R2 stores: the same keys, at its S3 endpoint", async () => {
+test("presigned URLs of an R2 bucket have the same keys, at its S3 endpoint", async () => {
   const s3 = await S3Server.start();
   await withRegistry({ BLOB_REDIRECT: "presigned", BLOB_REDIRECT_REPOSITORIES: "here/*=off" }, async (registry) => {
     const bytes = randomBytes(10_000);
@@ -178,7 +178,7 @@ test("presigned URLs of what R2 stores: the same keys, at its S3 endpoint", asyn
     await registry.expect(`POST /v2/here/app/blobs/uploads/?mount=${digest}&from=there/app`, 201);
     const url = await redirectOf(registry, `/v2/there/app/blobs/${digest}`);
     assert.equal((await get(url)).status, 404);
-    // What R2 does by itself: both names for one bucket.
+    // In R2, the binding and the endpoint have the same objects: copy one here.
     const file = path.join(s3.folder, decodeURIComponent(new URL(url).pathname));
     await mkdir(path.dirname(file), { recursive: true });
     await writeFile(file, bytes);
@@ -188,10 +188,10 @@ test("presigned URLs of what R2 stores: the same keys, at its S3 endpoint", asyn
   }, { s3 });
 });
 
-test("what a registry does, on S3", async () => {
+test("push, pull, list, mount and delete work on S3", async () => {
   const s3 = await S3Server.start();
   await withRegistry({ STORAGE: "s3", LOG_LEVEL: "debug" }, async (registry) => {
-    // Neither sha512 nor referrers: this server makes file names of keys, which are too long then.
+    // Neither sha512 nor referrers: this server uses keys as file names, and theirs are too long.
     const bytes = randomBytes(50_000);
     const digest = await registry.pushBlob("deep", bytes);
     const got = await registry.expect(`GET /v2/deep/blobs/${digest}`, 200);
@@ -211,7 +211,7 @@ test("what a registry does, on S3", async () => {
   }, { s3 });
 });
 
-test("credentials that the store refuses are an error that names no secret", async () => {
+test("refused credentials of the store are an error that reveals no secret", async () => {
   const s3 = await S3Server.start();
   const vars = { STORAGE: "s3", S3_SECRET_ACCESS_KEY: "not-the-one-it-is-signed-with" };
   await withRegistry(vars, async (registry) => {

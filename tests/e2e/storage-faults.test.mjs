@@ -1,4 +1,4 @@
-// R2 fails at each call of an upload in turn, in workerd: busy, with an error, or with its answer lost.
+// Fails each R2 call of an upload in turn, in workerd: busy, an error, or a lost answer.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, before, test } from "node:test";
@@ -7,15 +7,15 @@ import { PART, Registry, digestOf } from "../support/registry.mjs";
 let registry;
 before(async () => {
   registry = await Registry.start({ main: "tests/support/faulty-entry.mjs" });
-  await registry.startUpload("prime"); // What signs locations is made before.
+  await registry.startUpload("prime"); // Creates the secret in advance.
 });
 after(() => registry.stop());
 
 const arm = (at, kind) => registry.expect(`PUT /v2/_fault?at=${at}&kind=${kind}`, 200);
 const calls = async () => (await (await registry.expect("GET /v2/_fault", 200)).json()).calls;
 
-// What a patient client does: each step again until it succeeds, from where the registry says the upload is.
-// Returns how many answers were failures.
+// Uploads like a patient client: retries each step until it succeeds, at the offset that the registry
+// reports. Returns the number of failures.
 async function upload(name, bytes) {
   const digest = digestOf(bytes);
   const half = Math.floor(bytes.length / 2);
@@ -29,7 +29,7 @@ async function upload(name, bytes) {
       const status = await registry.fetch(location);
       assert.ok([204, 404].includes(status.status), `status: ${status.status}`);
       if (status.status === 404) {
-        // The blob is there, or all is to be done again; nothing in between.
+        // Either the blob exists, or the upload must start again.
         if ((await registry.fetch(`/v2/${name}/blobs/${digest}`, { method: "HEAD" })).status === 200) return failures;
         location = null;
         continue;
@@ -53,7 +53,7 @@ async function upload(name, bytes) {
     assert.ok((await answer.json()).errors[0].code);
     failures++;
   }
-  throw new Error("the upload never ended");
+  throw new Error("the upload never completed");
 }
 
 async function served(name, bytes) {
@@ -62,7 +62,7 @@ async function served(name, bytes) {
 }
 
 for (const kind of ["busy", "error", "timeout"]) {
-  test(`every call fails once: ${kind}`, async (t) => {
+  test(`an upload survives a failure of any call: ${kind}`, async (t) => {
     let cases = 0;
     let seen = 0;
     for (const size of [1000, 2 * PART + 1000]) {
@@ -81,7 +81,7 @@ for (const kind of ["busy", "error", "timeout"]) {
     }
     t.diagnostic(`${cases} faults, ${seen} of them seen by the client`);
     assert.ok(cases >= 25, `only ${cases} faults were reached`);
-    // A call that R2 asks to repeat is repeated, unless it carries a stream: most never reach the client.
+    // The driver retries a busy call unless it carries a stream, so most failures never reach the client.
     if (kind === "busy") assert.ok(seen <= 2, `${seen} busy answers reached the client`);
     if (kind === "error") assert.ok(seen > 10, `only ${seen} errors reached the client`);
   });

@@ -1,4 +1,4 @@
-// Uploads under bad conditions: chunks of any size, restarts, cut connections, two writers at once.
+// Uploads under bad conditions: chunks of any size, restarts, cut connections, two concurrent writers.
 import assert from "node:assert/strict";
 import { randomBytes, randomInt } from "node:crypto";
 import http from "node:http";
@@ -9,14 +9,14 @@ let registry;
 before(async () => (registry = await Registry.start()));
 after(() => registry.stop());
 
-// Where a blob of this length is cut: random places, favouring the edges of parts.
+// Random offsets at which to cut a blob of this length, favouring the edges of parts.
 function cuts(length) {
-  const places = new Set([0, length]);
-  for (let n = randomInt(1, 7); n > 0; n--) places.add(randomInt(0, length + 1));
+  const offsets = new Set([0, length]);
+  for (let n = randomInt(1, 7); n > 0; n--) offsets.add(randomInt(0, length + 1));
   for (let edge = PART; edge < length; edge += PART) {
-    if (randomInt(2)) places.add(Math.min(length, edge + randomInt(-2, 3)));
+    if (randomInt(2)) offsets.add(Math.min(length, edge + randomInt(-2, 3)));
   }
-  return [...places].sort((a, b) => a - b);
+  return [...offsets].sort((a, b) => a - b);
 }
 
 async function patch(location, bytes, from, to, status = 202) {
@@ -37,19 +37,19 @@ const finish = (location, bytes, status = 201, options) =>
 test("random blobs cut at random points keep their digest", async () => {
   for (let round = 0; round < 12; round++) {
     const bytes = randomBytes(randomInt(1, round % 3 === 0 ? 3 * PART : 100_000));
-    const places = cuts(bytes.length);
+    const offsets = cuts(bytes.length);
     let location = await registry.startUpload("cut");
-    for (let n = 1; n < places.length; n++) {
-      location = await patch(location, bytes, places[n - 1], places[n]);
+    for (let n = 1; n < offsets.length; n++) {
+      location = await patch(location, bytes, offsets[n - 1], offsets[n]);
     }
     await finish(location, bytes).catch((error) => {
-      throw new Error(`${bytes.length} bytes cut at ${places}`, { cause: error });
+      throw new Error(`${bytes.length} bytes cut at ${offsets}`, { cause: error });
     });
     await served("cut", bytes);
   }
 });
 
-test("many tiny chunks", async () => {
+test("many tiny chunks make a blob", async () => {
   const bytes = randomBytes(60);
   let location = await registry.startUpload("tiny");
   for (let at = 0; at < bytes.length; at++) location = await patch(location, bytes, at, at + 1);
@@ -57,7 +57,7 @@ test("many tiny chunks", async () => {
   await served("tiny", bytes);
 });
 
-test("chunks just above, at and below a part", async () => {
+test("chunks just below, at and above the size of a part make a blob", async () => {
   for (const size of [PART - 1, PART, PART + 1, 5 * 1024 * 1024 + 1]) {
     const bytes = randomBytes(2 * size + 17);
     let location = await registry.startUpload("edges");
@@ -69,7 +69,7 @@ test("chunks just above, at and below a part", async () => {
   }
 });
 
-test("a session survives the runtime", async () => {
+test("a session survives restarts of the runtime", async () => {
   const bytes = randomBytes(2 * PART + 1000);
   let location = await registry.startUpload("restart");
   for (const [from, to] of [[0, 1000], [1000, PART + 500], [PART + 500, bytes.length]]) {
@@ -101,13 +101,13 @@ async function offsetOf(location) {
   return { offset: last && last + 1, location: status.headers.get("location") };
 }
 
-test("a cut connection keeps every whole part, and the client goes on from there", async () => {
+test("a cut connection keeps every full part, and the client resumes there", async () => {
   for (const sent of [10_000, PART + 5, 3 * PART + 100_000]) {
     const bytes = randomBytes(4 * PART);
     const first = await registry.startUpload("hangup");
     await hangUp(first, bytes.subarray(0, sent));
     let state;
-    // The end of the old request is noticed a moment later.
+    // The runtime notices the cut connection a moment later.
     for (let tries = 0; tries < 40; tries++) {
       state = await offsetOf(first);
       if (state.offset >= sent - (sent % PART)) break;
@@ -120,7 +120,7 @@ test("a cut connection keeps every whole part, and the client goes on from there
   }
 });
 
-test("of two writers at once exactly one proceeds", async () => {
+test("exactly one of two concurrent writers succeeds", async () => {
   for (let round = 0; round < 4; round++) {
     const bytes = randomBytes(2 * PART + round);
     const location = await registry.startUpload("two");
@@ -135,7 +135,7 @@ test("of two writers at once exactly one proceeds", async () => {
   }
 });
 
-test("a chunk sent again is refused and does no harm", async () => {
+test("a repeated chunk is refused and does no harm", async () => {
   const bytes = randomBytes(PART + 100);
   let location = await registry.startUpload("again");
   location = await patch(location, bytes, 0, PART);
@@ -147,7 +147,7 @@ test("a chunk sent again is refused and does no harm", async () => {
   await served("again", bytes);
 });
 
-test("the same blob from several uploads is stored once", async () => {
+test("concurrent uploads of the same blob succeed", async () => {
   const bytes = randomBytes(PART + 1);
   const upload = async (name) => {
     const location = await registry.startUpload(name);

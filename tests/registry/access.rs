@@ -5,13 +5,13 @@ use pierhead::config::Config;
 
 use crate::{
     fixtures::{bytes, sha256},
-    support::{Lasting, TestRegistry},
+    support::{Persistent, TestRegistry},
     table::assert_well_formed,
 };
 
 const CHALLENGE: &str = "Basic realm=\"Pierhead\", charset=\"UTF-8\"";
 
-/// Requests that read, with their status in an empty registry.
+/// Read requests, with their status in an empty registry.
 fn reads() -> Vec<(String, u16)> {
     let digest = sha256("x");
     [
@@ -28,7 +28,7 @@ fn reads() -> Vec<(String, u16)> {
     .to_vec()
 }
 
-/// Requests that need the right to push, delete or administer, with their status in an empty registry.
+/// Requests that require push, delete or administration access, with their status in an empty registry.
 fn writes() -> Vec<(String, u16)> {
     let digest = sha256("x");
     let upload = "/v2/a/blobs/uploads/0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887";
@@ -64,11 +64,11 @@ fn assert_answered(registry: &TestRegistry, line: &str, headers: &[(&str, &str)]
 }
 
 fn registry(vars: &[(&str, &str)]) -> TestRegistry {
-    TestRegistry::with(vars, Lasting::default())
+    TestRegistry::with(vars, Persistent::default())
 }
 
 #[test]
-fn anonymous_sets_what_may_be_done_without_a_login() {
+fn anonymous_decides_the_access_without_a_login() {
     for (anonymous, may_read, may_write) in
         // The default is `none`.
         [("", false, false), ("none", false, false), ("pull", true, false), ("push", true, true)]
@@ -87,12 +87,12 @@ fn anonymous_sets_what_may_be_done_without_a_login() {
 
 #[test]
 fn a_refused_push_stores_nothing() {
-    let lasting = Lasting::default();
-    let registry = TestRegistry::with(&[("ANONYMOUS", "pull")], lasting.clone());
+    let persistent = Persistent::default();
+    let registry = TestRegistry::with(&[("ANONYMOUS", "pull")], persistent.clone());
     let line = format!("POST /v2/a/blobs/uploads/?digest={}", sha256(bytes(10)));
     let body = pierhead::platform::memory::MemoryStream::new(bytes(10));
     assert_eq!(registry.send(&line, &[], Some(body)).status, 401);
-    assert_eq!(lasting.storage.memory.paths(), Vec::<String>::new());
+    assert_eq!(persistent.storage.memory.paths(), Vec::<String>::new());
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn user(name: &str, password: &str) -> String {
 }
 
 #[test]
-fn users_may_do_everything() {
+fn users_have_full_access() {
     let users = [user("ann", "p:w ü"), user("bob", "hunter2")].join("\n");
     for anonymous in ["none", "pull", "push"] {
         let registry = registry(&[("ANONYMOUS", anonymous), ("HTPASSWD", &users)]);
@@ -148,7 +148,7 @@ fn users_may_do_everything() {
 }
 
 #[test]
-fn an_invalid_configuration_names_every_mistake() {
+fn an_invalid_configuration_names_every_error() {
     let lookup = |name: &str| match name {
         "ANONYMOUS" => Some("everybody".to_owned()),
         "UPLOAD_TTL" => Some("soon".to_owned()),

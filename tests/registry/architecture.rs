@@ -1,4 +1,4 @@
-//! The floors that `src/lib.rs` lists: a module uses only itself and what is below it.
+//! Checks the floors in `src/lib.rs`: a module uses only itself and lower floors.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -24,7 +24,7 @@ fn floors() -> BTreeMap<String, usize> {
     floors
 }
 
-/// The modules that a source names after `crate::`, with those in braces.
+/// The modules named after `crate::` in a source, also in braces.
 fn used(source: &str) -> Vec<String> {
     let is_code = |line: &&str| !line.trim_start().starts_with("//");
     let code: String = source.lines().filter(is_code).flat_map(|line| [line, "\n"]).collect();
@@ -94,7 +94,7 @@ fn modules_use_only_lower_floors() {
 }
 
 #[test]
-fn uses_are_read_in_every_form() {
+fn every_form_of_use_is_parsed() {
     let source = "use crate::a::B;\nuse crate::{\n    b::{C, d::E},\n    f, g::h,\n};\nfn x() { crate::i::j() }\n// crate::k\n";
     assert_eq!(used(source), ["a", "b", "f", "g", "i"]);
 }

@@ -1,4 +1,4 @@
-//! Pulling blobs: ranges and validators. `reads` has the storage calls, `uploads` the pushes.
+//! Pulling blobs: ranges and validators. `reads` tests storage calls, `uploads` pushes.
 
 use pierhead::oci::Algorithm;
 

@@ -1,4 +1,4 @@
-//! Uploads in chunks, with parts of a few bytes: every cutting, every fault.
+//! Uploads in chunks, with parts of a few bytes: random chunk sizes, and a fault at every storage call.
 
 use pierhead::{
     oci::{Algorithm, Digest},
@@ -8,18 +8,18 @@ use proptest::prelude::*;
 
 use crate::support::{Fault, PART, TestRegistry};
 
-/// How the bytes of a blob come.
+/// The division of a blob into chunks.
 #[derive(Debug, Clone)]
-struct Cutting {
+struct Chunking {
     algorithm: Algorithm,
     announced: bool,
-    /// Each chunk's length, whether its length is known, and whether it says its range.
+    /// For each chunk, its length, whether the stream knows it, and whether Content-Range is sent.
     chunks: Vec<(usize, bool, bool)>,
     /// Whether the PUT carries the last chunk.
     puts_last: bool,
 }
 
-fn cuttings() -> impl Strategy<Value = Cutting> {
+fn chunkings() -> impl Strategy<Value = Chunking> {
     let length = prop_oneof![0..4usize, PART - 2..PART + 3, 0..4 * PART];
     (
         prop_oneof![Just(Algorithm::Sha256), Just(Algorithm::Sha512)],
@@ -27,7 +27,7 @@ fn cuttings() -> impl Strategy<Value = Cutting> {
         prop::collection::vec((length, any::<bool>(), any::<bool>()), 0..30),
         any::<bool>(),
     )
-        .prop_map(|(algorithm, announced, chunks, puts_last)| Cutting {
+        .prop_map(|(algorithm, announced, chunks, puts_last)| Chunking {
             algorithm,
             announced,
             chunks,
@@ -35,21 +35,21 @@ fn cuttings() -> impl Strategy<Value = Cutting> {
         })
 }
 
-fn content(cutting: &Cutting) -> Vec<u8> {
-    let length: usize = cutting.chunks.iter().map(|(length, ..)| length).sum();
+fn content(chunking: &Chunking) -> Vec<u8> {
+    let length: usize = chunking.chunks.iter().map(|(length, ..)| length).sum();
     (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
 }
 
-/// Uploads by `cutting`, going on from where the registry says it is after every failure.
-/// `break_at` cuts the connection of that chunk half-way.
-fn upload(registry: &TestRegistry, cutting: &Cutting, digest: &Digest, break_at: Option<usize>) {
-    let bytes = content(cutting);
+/// Uploads by `chunking`, and resumes after a failure at the offset that the registry reports. `break_at` is
+/// the chunk whose connection is cut half-way.
+fn upload(registry: &TestRegistry, chunking: &Chunking, digest: &Digest, break_at: Option<usize>) {
+    let bytes = content(chunking);
     let query =
-        if cutting.announced { format!("?digest-algorithm={}", cutting.algorithm) } else { String::new() };
+        if chunking.announced { format!("?digest-algorithm={}", chunking.algorithm) } else { String::new() };
     let mut location = registry.start_upload(&query);
     let mut at = 0;
-    for (index, (length, knows_length, says_range)) in cutting.chunks.iter().enumerate() {
-        let is_put = cutting.puts_last && index + 1 == cutting.chunks.len();
+    for (index, (length, knows_length, says_range)) in chunking.chunks.iter().enumerate() {
+        let is_put = chunking.puts_last && index + 1 == chunking.chunks.len();
         let mut end = at + length;
         let mut breaks = break_at == Some(index);
         loop {
@@ -97,11 +97,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn any_cutting_of_any_blob_keeps_its_digest(cutting in cuttings()) {
+    fn any_chunking_of_a_blob_keeps_its_digest(chunking in chunkings()) {
         let registry = TestRegistry::new();
-        let bytes = content(&cutting);
-        let digest = cutting.algorithm.digest(&bytes);
-        upload(&registry, &cutting, &digest, None);
+        let bytes = content(&chunking);
+        let digest = chunking.algorithm.digest(&bytes);
+        upload(&registry, &chunking, &digest, None);
         let answer = registry.get(&format!("GET /v2/a/blobs/{digest}"));
         prop_assert_eq!(answer.status, 200);
         prop_assert!(answer.body == bytes);
@@ -110,22 +110,22 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_connection_can_be_taken_up(cutting in cuttings(), break_at in 0usize..30) {
-        prop_assume!(cutting.chunks.get(break_at).is_some_and(|(length, ..)| *length > 1));
+    fn an_upload_resumes_after_a_cut_connection(chunking in chunkings(), break_at in 0usize..30) {
+        prop_assume!(chunking.chunks.get(break_at).is_some_and(|(length, ..)| *length > 1));
         let registry = TestRegistry::new();
-        let bytes = content(&cutting);
-        let digest = cutting.algorithm.digest(&bytes);
-        upload(&registry, &cutting, &digest, Some(break_at));
+        let bytes = content(&chunking);
+        let digest = chunking.algorithm.digest(&bytes);
+        upload(&registry, &chunking, &digest, Some(break_at));
         let served = registry.get(&format!("GET /v2/a/blobs/{digest}")).body == bytes;
         prop_assert!(served, "wrong bytes");
         prop_assert_eq!(registry.leftovers(), Vec::<String>::new());
     }
 
     #[test]
-    fn a_wrong_digest_leaves_nothing(cutting in cuttings()) {
+    fn a_wrong_digest_leaves_nothing_behind(chunking in chunkings()) {
         let registry = TestRegistry::new();
-        let bytes = content(&cutting);
-        let wrong = cutting.algorithm.digest(b"something else");
+        let bytes = content(&chunking);
+        let wrong = chunking.algorithm.digest(b"something else");
         let location = registry.start_upload("");
         let location = match registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::chunked(bytes))) {
             answer if answer.status == 202 => answer.header("location").to_owned(),
@@ -140,8 +140,8 @@ proptest! {
     }
 }
 
-/// The steps of an upload in three chunks, the last one in the PUT: each until it succeeds, asking where to
-/// go on after a failure.
+/// Uploads in three chunks, the last one in the PUT. Retries each step until it succeeds, at the offset that
+/// the registry reports.
 fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest) {
     let start = || {
         let answers = (0..3).map(|_| registry.get("POST /v2/a/blobs/uploads/"));
@@ -154,7 +154,7 @@ fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest
     for _ in 0..20 {
         let status = registry.get(&format!("GET {location}"));
         if status.status == 404 {
-            // The blob is there, or everything is to be done again; nothing in between.
+            // Either the blob exists, or the upload must start again.
             if registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status == 200 {
                 return;
             }
@@ -180,11 +180,11 @@ fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest
             _ => panic!("{answer:?}"),
         }
     }
-    panic!("the upload never ended");
+    panic!("the upload never completed");
 }
 
 #[test]
-fn storage_may_fail_at_any_call() {
+fn an_upload_survives_a_storage_failure_at_any_call() {
     let mut cases = 0;
     for kind in [Fault::Error, Fault::Busy, Fault::Timeout] {
         for size in [10, PART - 1, PART, 3 * PART + 2, 5 * PART + 9] {
@@ -193,7 +193,7 @@ fn storage_may_fail_at_any_call() {
             for fault in 0.. {
                 let registry = TestRegistry::new();
                 let storage = &registry.storage;
-                registry.start_upload(""); // What signs locations is made before.
+                registry.start_upload(""); // Creates the secret in advance.
                 storage.fail_at(Some((fault, kind)));
                 upload_through_a_fault(&registry, &bytes, &digest);
                 let calls = storage.calls.borrow().len();
@@ -213,7 +213,7 @@ fn storage_may_fail_at_any_call() {
 }
 
 #[test]
-fn a_blob_that_is_there_costs_its_links() {
+fn an_existing_blob_costs_only_its_links() {
     let registry = TestRegistry::new();
     for size in [10, 3 * PART] {
         let bytes = vec![7; size];
@@ -237,7 +237,7 @@ fn a_blob_that_is_there_costs_its_links() {
 }
 
 #[test]
-fn a_blob_in_one_request_costs_its_write_and_two_links() {
+fn a_blob_in_one_request_costs_one_write_and_two_links() {
     let registry = TestRegistry::new();
     let location = registry.start_upload("");
     let digest = Algorithm::Sha256.digest(b"blob");
@@ -258,7 +258,7 @@ fn a_blob_in_one_request_costs_its_write_and_two_links() {
 }
 
 #[test]
-fn an_upload_ends_when_its_time_is_over() {
+fn an_upload_expires_after_its_ttl() {
     let registry = TestRegistry::new();
     let location = registry.start_upload("");
     let patched = registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::new("x")));

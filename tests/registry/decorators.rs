@@ -1,4 +1,4 @@
-//! The places for decorators of a repository: each takes one that changes nothing.
+//! Decorators of a repository: every slot accepts a no-op decorator.
 
 use std::rc::Rc;
 
@@ -16,17 +16,17 @@ use pierhead::{
 
 use crate::support::TestRegistry;
 
-/// A decorator that changes nothing: the place of a mirror, of the client of a repository's writer, of events, of
+/// A no-op decorator, in the slot of a mirror, of the client of a repository's writer, of events, or of
 /// immutable tags and quotas.
-struct Nothing(Rc<dyn Repository>);
+struct NoOp(Rc<dyn Repository>);
 
-impl Repository for Nothing {
+impl Repository for NoOp {
     fn inner(&self) -> &dyn Repository {
         &*self.0
     }
 }
 
-/// A decorator that changes one thing.
+/// A decorator that overrides one method.
 struct ReadOnly(Rc<dyn Repository>);
 
 impl Repository for ReadOnly {
@@ -47,8 +47,8 @@ fn manifest(content: &'static str) -> NewManifest {
     }
 }
 
-/// Every method goes through to the store and back.
-async fn works(repository: &dyn Repository) -> Result<(), RepositoryError> {
+/// Calls every method and checks its effect.
+async fn check_every_method(repository: &dyn Repository) -> Result<(), RepositoryError> {
     let new = manifest(r#"{"manifests":[]}"#);
     let (digest, tag) = (&new.digest, "v1".parse().unwrap());
     let reference = Reference::Tag("v1".parse().unwrap());
@@ -70,7 +70,7 @@ async fn works(repository: &dyn Repository) -> Result<(), RepositoryError> {
 }
 
 #[test]
-fn each_place_takes_a_decorator_that_changes_nothing() {
+fn every_slot_accepts_a_no_op_decorator() {
     let registry = TestRegistry::new();
     let context = registry.context(Principal::Anonymous);
     let name: pierhead::oci::RepositoryName = "a".parse().unwrap();
@@ -78,20 +78,20 @@ fn each_place_takes_a_decorator_that_changes_nothing() {
     let stored = || Rc::new(Stored::new(name.clone(), blobs.clone(), Rc::default())) as Rc<dyn Repository>;
 
     // In the worker: cached, then mirrored, then the client of the repository's writer.
-    let mirrored_and_client: Rc<dyn Repository> = Rc::new(Nothing(Rc::new(Nothing(stored()))));
+    let mirrored_and_client: Rc<dyn Repository> = Rc::new(NoOp(Rc::new(NoOp(stored()))));
     let tags = Rc::new(TagCache::new(0, registry.app.clock.clone()));
     let worker = Cached { inner: mirrored_and_client, name: name.clone(), tags, blobs: blobs.clone() };
     // In that writer: listening, then guarded, then stored.
-    let writer = Nothing(Rc::new(Nothing(stored())));
+    let writer = NoOp(Rc::new(NoOp(stored())));
     for repository in
         [&worker as &dyn Repository, &writer, &*stored(), &*registry.app.repository(&name, &context)]
     {
-        block_on(works(repository)).unwrap();
+        block_on(check_every_method(repository)).unwrap();
     }
 }
 
 #[test]
-fn a_decorator_changes_what_it_names_and_nothing_else() {
+fn a_decorator_changes_only_the_methods_it_overrides() {
     let registry = TestRegistry::new();
     let repository = registry.app.repository(&"a".parse().unwrap(), &registry.context(Principal::Anonymous));
     let read_only = ReadOnly(repository.clone());
@@ -104,7 +104,7 @@ fn a_decorator_changes_what_it_names_and_nothing_else() {
 }
 
 #[test]
-fn a_context_says_who_acts() {
+fn a_context_carries_its_principal() {
     let registry = TestRegistry::new();
     let context = registry.context(Principal::Anonymous);
     let job = context.acting_for(Principal::Job("purge"));

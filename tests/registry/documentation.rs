@@ -1,9 +1,9 @@
-//! What the documentation says of the settings is what the code reads.
+//! The documented settings are those that the code reads.
 
 use pierhead::config::Config;
 
 #[test]
-fn the_readme_has_every_setting_and_no_other() {
+fn the_readme_lists_every_setting_and_no_other() {
     let readme = include_str!("../../README.md");
     let table = readme.split("\n## ").find(|section| section.starts_with("Configuration")).unwrap();
     let names: Vec<&str> = table
@@ -14,7 +14,7 @@ fn the_readme_has_every_setting_and_no_other() {
 }
 
 #[test]
-fn wrangler_sets_only_what_is_read() {
+fn wrangler_toml_sets_known_settings_to_their_defaults() {
     let wrangler = include_str!("../../wrangler.toml");
     let (_, vars) = wrangler.split_once("[vars]").unwrap();
     let vars: Vec<(&str, &str)> = vars.lines().filter_map(|line| line.split_once(" = ")).collect();
@@ -25,5 +25,5 @@ fn wrangler_sets_only_what_is_read() {
     let lookup = |name: &str| {
         vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.trim_matches('"').to_owned())
     };
-    assert_eq!(Config::from_vars(lookup), Ok(Config::default()), "wrangler.toml shows the defaults");
+    assert_eq!(Config::from_vars(lookup), Ok(Config::default()), "wrangler.toml must set the defaults");
 }

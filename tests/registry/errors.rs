@@ -38,7 +38,7 @@ pub const CODES: [&str; 17] = [
     "UNKNOWN",
 ];
 
-/// Source of the error table, read for its list of variants.
+/// Source of the error table, parsed for its variants.
 const SOURCE: &str = include_str!("../../src/api/error.rs");
 
 /// At least one error of each variant, with the name of its golden file.
@@ -88,7 +88,7 @@ fn errors() -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// The response as a golden file has it.
+/// The response in the form of a golden file.
 fn rendered(error: &Error) -> Value {
     let (parts, body) = error.response().into_parts();
     let body = block_on(body.read(usize::MAX)).unwrap();
@@ -161,7 +161,7 @@ fn operator_messages_stay_out_of_responses() {
 }
 
 #[test]
-fn the_base_says_that_this_is_a_registry() {
+fn the_base_endpoint_is_served_with_and_without_its_slash() {
     each(&[
         Call {
             description: "the base",
@@ -236,7 +236,7 @@ fn errors_have_the_codes_and_statuses_of_the_specification() {
 }
 
 #[test]
-fn errors_say_what_they_are_about() {
+fn error_details_name_the_subject() {
     for (request, status, detail) in [
         ("GET /v2/none/tags/list", 404, json!({"name": "none"})),
         ("GET /v2/none/manifests/latest", 404, json!({"reference": "latest"})),

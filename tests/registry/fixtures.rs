@@ -1,4 +1,4 @@
-//! One-line pushes for tests, and readers of answers.
+//! One-line pushes for tests, and parsers of answers.
 
 use pierhead::{
     oci::{Algorithm, Digest},

@@ -1,4 +1,4 @@
-//! Jobs: what they remove and add, and that they go on where they stopped.
+//! Jobs: their effects, and resuming at a cursor.
 
 use futures_executor::block_on;
 use pierhead::{
@@ -19,7 +19,7 @@ fn put(registry: &TestRegistry, path: &str) {
     block_on(registry.storage.put(&path, Body::Empty, PutOptions::default())).unwrap();
 }
 
-/// Runs a purge to its end, and returns the reports in the log.
+/// Runs up to `steps` steps of a purge; returns the logged reports.
 fn purge(registry: &TestRegistry, mode: PurgeMode, steps: usize) -> Vec<Value> {
     registry.lines.0.borrow_mut().clear();
     let job = Purge { before: Timestamp(5_000), mode };
@@ -39,7 +39,7 @@ fn purge(registry: &TestRegistry, mode: PurgeMode, steps: usize) -> Vec<Value> {
 }
 
 #[test]
-fn purging_removes_what_belongs_to_no_blob_and_nothing_else() {
+fn a_purge_removes_only_objects_that_belong_to_no_blob() {
     for hides_metadata in [false, true] {
         let registry = TestRegistry::new();
         let storage = &registry.storage;
@@ -76,7 +76,7 @@ fn purging_removes_what_belongs_to_no_blob_and_nothing_else() {
 }
 
 #[test]
-fn purging_goes_on_where_it_stopped() {
+fn a_purge_resumes_at_its_cursor() {
     let registry = TestRegistry::new();
     for n in 0..1_200 {
         put(&registry, &format!("pierhead/uploads/{n:08}-9f2a-4b5e-a1d2-3c4b5a697887/staged/1"));
@@ -89,7 +89,7 @@ fn purging_goes_on_where_it_stopped() {
     assert_eq!((purged, finished), (vec![500, 500, 200], vec![false, false, true]));
 }
 
-/// A job whose steps count.
+/// A job of five steps, which report their numbers.
 struct Counting;
 
 impl Job for Counting {
@@ -122,7 +122,7 @@ fn a_run_is_bounded_and_the_next_one_continues() {
 }
 
 #[test]
-fn a_rebuild_adds_what_another_registry_does_not_write() {
+fn a_rebuild_adds_the_indexes_that_another_registry_lacks() {
     let registry = TestRegistry::new();
     let config = Algorithm::Sha256.digest(b"{}");
     let line = format!("POST /v2/team/app/blobs/uploads/?digest={config}");
@@ -146,7 +146,7 @@ fn a_rebuild_adds_what_another_registry_does_not_write() {
         let answer = registry.get("POST /v2/_pierhead/rebuild");
         assert_eq!((answer.status.as_u16(), answer.body.as_slice()), (200, br#"{"next":null}"#.as_slice()));
     }
-    // The secret is not derived; it is made anew when it is needed.
+    // The secret is not derived: it is created when needed.
     let paths: Vec<String> = all.into_iter().filter(|path| path != "pierhead/secret").collect();
     assert_eq!(registry.storage.memory.paths(), paths);
     assert_eq!(catalog(), r#"{"repositories":["team/app"]}"#);

@@ -1,4 +1,4 @@
-//! Logs and `Server-Timing`: what an operator sees of a request.
+//! Logs and `Server-Timing`.
 
 use pierhead::layout::Key;
 
@@ -8,15 +8,15 @@ use crate::{
 };
 
 #[test]
-fn every_call_to_storage_is_told_at_debug_level() {
-    let lasting = pushed();
-    let registry = cold(&[("LOG_LEVEL", "debug")], &lasting);
+fn every_storage_call_is_logged_at_debug_level() {
+    let persistent = pushed();
+    let registry = cold(&[("LOG_LEVEL", "debug")], &persistent);
     assert_eq!(registry.get(&get_layer()).status, 200);
     assert_eq!(registry.get(&get_layer().replace("/a/", "/b/")).status, 404);
-    lasting.storage.fail_at(Some((0, Fault::Error)));
+    persistent.storage.fail_at(Some((0, Fault::Error)));
     assert_eq!(registry.get(&get_layer()).status, 500);
     let lines = registry.lines.0.borrow();
-    let told: Vec<_> = lines
+    let logged: Vec<_> = lines
         .iter()
         .map(|line| {
             let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
@@ -25,12 +25,13 @@ fn every_call_to_storage_is_told_at_debug_level() {
         })
         .collect();
     assert_eq!(
-        told,
+        logged,
         [
             "debug faulty head found",
             "debug faulty get found",
             "debug   ",
-            // An isolate that knows the blob asks for access and bytes at once.
+            // With the blob's location in memory, the link is looked up and the bytes are opened
+            // concurrently.
             "debug faulty head absent",
             "debug faulty get found",
             "debug   ",
@@ -43,17 +44,17 @@ fn every_call_to_storage_is_told_at_debug_level() {
     assert_eq!(lines[0]["path"], Key::Layer(&"a".parse().unwrap(), &layer()).path().as_str());
     assert_eq!(lines[2]["request"], format!("GET /v2/a/blobs/{}", layer()));
     assert_eq!((&lines[2]["storage"]["calls"], &lines[2]["status"]), (&2.into(), &200.into()));
-    let quiet = cold(&[], &lasting);
+    let quiet = cold(&[], &persistent);
     assert_eq!(quiet.get(&get_layer()).status, 200);
     assert!(quiet.lines.0.borrow().is_empty());
 }
 
 #[test]
-fn server_timing_is_there_when_asked_for() {
-    let lasting = pushed();
+fn server_timing_is_sent_if_it_is_enabled() {
+    let persistent = pushed();
     let by_digest = format!("GET /v2/a/manifests/{}", manifest());
-    assert_eq!(cold(&[], &lasting).get(&by_digest).header("server-timing"), "");
-    let registry = cold(&[("MIDDLEWARE", "server-timing")], &lasting);
+    assert_eq!(cold(&[], &persistent).get(&by_digest).header("server-timing"), "");
+    let registry = cold(&[("MIDDLEWARE", "server-timing")], &persistent);
     for (calls, cache) in [(2, "memory 0, kv 0, miss 1, error 0"), (1, "memory 1, kv 0, miss 0, error 0")] {
         let timing = format!("total;dur=0, storage;dur=0;desc=\"{calls} calls\", cache;desc=\"{cache}\"");
         assert_eq!(registry.get(&by_digest).header("server-timing"), timing);

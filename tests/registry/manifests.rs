@@ -14,7 +14,7 @@ const BY_TAG: &str = "/v2/a/manifests/v1";
 const BY_DIGEST: &str = "/v2/a/manifests/{manifest:v1}";
 
 #[test]
-fn a_manifest_is_served_as_it_was_pushed_by_tag_and_by_digest() {
+fn a_manifest_is_served_unchanged_by_tag_and_by_digest() {
     for (path, cache_control) in [
         (BY_TAG, "private, no-cache, no-transform"),
         (BY_DIGEST, "private, max-age=31536000, immutable, no-transform"),
@@ -79,7 +79,7 @@ fn a_manifest_is_served_only_from_its_repository() {
 }
 
 #[test]
-fn a_push_answers_where_the_manifest_is() {
+fn a_push_returns_the_location_of_the_manifest() {
     each(&[
         Call {
             description: "by tag",
@@ -110,7 +110,7 @@ fn a_push_answers_where_the_manifest_is() {
 }
 
 #[test]
-fn a_tag_moves_and_what_it_pointed_at_stays() {
+fn a_moved_tag_leaves_its_old_manifest() {
     let registry = TestRegistry::new();
     let first = registry.push_image("a", "v1", "one");
     let second = registry.push_image("a", "v1", "two");
@@ -186,7 +186,7 @@ fn a_push_by_digest_verifies_it_and_sets_tags() {
 }
 
 #[test]
-fn every_blob_that_an_image_lacks_is_named() {
+fn every_missing_blob_of_an_image_is_reported() {
     let registry = TestRegistry::new();
     registry.push_blob("a", "config");
     registry.push_blob("a", "here");
@@ -248,7 +248,7 @@ fn foreign_layers_subjects_and_children_may_be_absent() {
 }
 
 #[test]
-fn every_kind_of_manifest_is_kept_with_its_type() {
+fn every_kind_of_manifest_is_stored_with_its_media_type() {
     let config = descriptor("application/vnd.docker.container.image.v1+json", "config");
     for (media_type, mut content) in [
         (IMAGE, json!({"config": config, "layers": []})),
@@ -336,7 +336,7 @@ fn malformed_manifests_are_refused() {
 }
 
 #[test]
-fn manifests_of_4_mib_are_taken_and_larger_ones_are_not() {
+fn manifests_of_4_mib_are_accepted_and_larger_ones_refused() {
     let padded = |length: usize| {
         let empty = EMPTY_INDEX.replace("[]", "[],\"annotations\":{\"pad\":\"\"}");
         empty.replace("\"pad\":\"", &format!("\"pad\":\"{}", "x".repeat(length - empty.len())))

@@ -12,7 +12,7 @@ const MOUNTED: Call = Call {
 };
 
 #[test]
-fn a_blob_is_mounted_from_a_repository_or_from_any() {
+fn a_blob_is_mounted_with_and_without_a_source() {
     let layer = &[Given::Blob("a", "layer")];
     let is_there = Call {
         description: "the blob in the target",
@@ -49,7 +49,7 @@ fn a_blob_is_mounted_from_a_repository_or_from_any() {
 }
 
 #[test]
-fn a_mount_that_fails_starts_an_upload() {
+fn a_failed_mount_starts_an_upload() {
     let upload = Call {
         description: "an upload instead of a mount",
         given: &[Given::Blob("a", "layer")],

@@ -1,4 +1,4 @@
-//! Redirects: who is redirected where, and signed URLs: validity, tampering, expiry, key rotation.
+//! Redirects: the choice of target; and signed URLs: validity, tampering, expiry, key rotation.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,7 +10,7 @@ use sha2::Sha256;
 use crate::{
     fixtures::{bytes, sha256},
     reads::{LAYER, cold, get_layer, layer, manifest, pushed},
-    support::{Answer, Lasting, TestRegistry},
+    support::{Answer, Persistent, TestRegistry},
     table::assert_well_formed,
 };
 
@@ -20,14 +20,14 @@ const NOW: u64 = 1_700_000_123;
 const TTL: u64 = 20 * 60;
 
 /// A registry that redirects to signed URLs, at [`NOW`].
-fn signing(keys: &str, lasting: &Lasting) -> TestRegistry {
+fn signing(keys: &str, persistent: &Persistent) -> TestRegistry {
     let vars = [
         ("BLOB_REDIRECT", "signed"),
         ("BLOB_REDIRECT_KEYS", keys),
         ("BLOB_REDIRECT_TTL", "20m"),
         ("LOG_LEVEL", "debug"),
     ];
-    let registry = TestRegistry::with(&vars, lasting.clone());
+    let registry = TestRegistry::with(&vars, persistent.clone());
     registry.clock.0.set(NOW * 1000);
     registry
 }
@@ -59,8 +59,8 @@ fn is_timed_hmac_valid_v0(key: &str, uri: &str, ttl: u64, now: u64) -> bool {
 
 #[test]
 fn a_signed_url_passes_the_check_of_a_cdn_until_it_expires() {
-    let lasting = Lasting::default();
-    let registry = signing(KEY, &lasting);
+    let persistent = Persistent::default();
+    let registry = signing(KEY, &persistent);
     let digest = registry.push_blob("team/app", bytes(300));
     let target = redirected(&registry, &digest);
     assert!(is_timed_hmac_valid_v0(KEY, &target, TTL, NOW), "{target}");
@@ -75,9 +75,9 @@ fn a_signed_url_passes_the_check_of_a_cdn_until_it_expires() {
 
 #[test]
 fn a_tampered_url_is_refused() {
-    let lasting = Lasting::default();
+    let persistent = Persistent::default();
     for keys in [KEY, ""] {
-        let registry = signing(keys, &lasting);
+        let registry = signing(keys, &persistent);
         let digest = registry.push_blob("team/app", bytes(300));
         let other = registry.push_blob("team/app", bytes(100));
         let target = redirected(&registry, &digest);
@@ -111,8 +111,8 @@ fn a_tampered_url_is_refused() {
 
 #[test]
 fn heads_and_matching_validators_are_not_redirected() {
-    let lasting = Lasting::default();
-    let registry = signing(KEY, &lasting);
+    let persistent = Persistent::default();
+    let registry = signing(KEY, &persistent);
     let digest = registry.push_blob("team/app", bytes(300));
     let line = format!("/v2/team/app/blobs/{digest}");
     let head = registry.get(&format!("HEAD {line}"));
@@ -125,8 +125,8 @@ fn heads_and_matching_validators_are_not_redirected() {
 #[test]
 fn a_url_expires_on_schedule_with_and_without_a_configured_key() {
     for keys in ["", KEY] {
-        let lasting = Lasting::default();
-        let registry = signing(keys, &lasting);
+        let persistent = Persistent::default();
+        let registry = signing(keys, &persistent);
         let content = bytes(300);
         let digest = registry.push_blob("team/app", &content);
         let target = redirected(&registry, &digest);
@@ -147,24 +147,24 @@ fn a_url_expires_on_schedule_with_and_without_a_configured_key() {
 
 #[test]
 fn a_restart_and_a_second_key_keep_issued_urls_valid() {
-    let lasting = Lasting::default();
-    let first = signing(KEY, &lasting);
+    let persistent = Persistent::default();
+    let first = signing(KEY, &persistent);
     let digest = first.push_blob("team/app", bytes(300));
     let old = redirected(&first, &digest);
-    let both = signing(&format!("{OTHER_KEY} {KEY}"), &lasting);
+    let both = signing(&format!("{OTHER_KEY} {KEY}"), &persistent);
     let new = redirected(&both, &digest);
     assert_ne!(old, new);
     assert_eq!([&old, &new].map(|target| get(&both, target)), [200, 200]);
-    let last = signing(OTHER_KEY, &lasting);
+    let last = signing(OTHER_KEY, &persistent);
     assert_eq!([&old, &new].map(|target| get(&last, target)), [403, 200]);
 
     // The default key comes from the bucket and survives a restart.
-    let lasting = Lasting::default();
-    let digest = signing("", &lasting).push_blob("team/app", bytes(300));
-    let target = redirected(&signing("", &lasting), &digest);
-    assert_eq!(get(&signing("", &lasting), &target), 200);
-    assert_eq!(get(&signing("", &Lasting::default()), &target), 403);
-    assert_eq!(sha256(signing("", &lasting).get(&format!("GET {target}")).body), digest);
+    let persistent = Persistent::default();
+    let digest = signing("", &persistent).push_blob("team/app", bytes(300));
+    let target = redirected(&signing("", &persistent), &digest);
+    assert_eq!(get(&signing("", &persistent), &target), 200);
+    assert_eq!(get(&signing("", &Persistent::default()), &target), 403);
+    assert_eq!(sha256(signing("", &persistent).get(&format!("GET {target}")).body), digest);
 }
 
 fn location(answer: &Answer) -> String {
@@ -174,10 +174,10 @@ fn location(answer: &Answer) -> String {
 }
 
 #[test]
-fn a_signed_url_serves_the_blob_to_whoever_has_it() {
-    let lasting = pushed();
+fn a_signed_url_serves_its_blob_to_anyone() {
+    let persistent = pushed();
     let vars = [("BLOB_REDIRECT", "signed"), ("BLOB_REDIRECT_TTL", "20m")];
-    let registry = cold(&vars, &lasting);
+    let registry = cold(&vars, &persistent);
     registry.clock.0.set(1_700_000_000_000);
     let target = location(&registry.get(&get_layer()));
     let get = |target: &str, headers: &[(&str, &str)]| registry.send(&format!("GET {target}"), headers, None);
@@ -219,15 +219,15 @@ fn a_signed_url_serves_the_blob_to_whoever_has_it() {
     }
     assert_eq!(get(&target.replace("sha256", "md5"), &[]).status, 400);
 
-    // Taken out of the repository: no new URL, and those that are about end with their time.
+    // After the blob is deleted, no new URL is issued, and existing ones expire on schedule.
     assert_eq!(registry.get(&get_layer().replace("GET", "DELETE")).status, 202);
     assert_eq!(registry.get(&get_layer()).status, 404);
     assert_eq!(get(&target, &[]).status, 200);
     registry.clock.0.set(1_700_000_000_000 + 20 * 60 * 1000);
     assert_eq!(get(&target, &[]).status, 403);
 
-    // Not where nobody is sent there.
-    assert_eq!(cold(&[], &lasting).get(&format!("GET {target}")).status, 404);
+    // Without signed redirects there is no such endpoint.
+    assert_eq!(cold(&[], &persistent).get(&format!("GET {target}")).status, 404);
 }
 
 const S3: [(&str, &str); 4] = [
@@ -238,11 +238,11 @@ const S3: [(&str, &str); 4] = [
 ];
 
 #[test]
-fn who_is_redirected_where() {
-    let lasting = pushed();
+fn redirects_depend_on_repository_and_user_agent() {
+    let persistent = pushed();
     for name in ["team/x", "team/app", "other"] {
         let line = format!("POST /v2/{name}/blobs/uploads/?mount={}&from=a", layer());
-        assert_eq!(cold(&[], &lasting).get(&line).status, 201);
+        assert_eq!(cold(&[], &persistent).get(&line).status, 201);
     }
     let vars = [
         ("BLOB_REDIRECT", "presigned"),
@@ -251,7 +251,7 @@ fn who_is_redirected_where() {
         ("BLOB_REDIRECT_ORIGIN", "https://blobs.example.com"),
         ("LOG_LEVEL", "debug"),
     ];
-    let registry = cold(&[&vars[..], &S3[..]].concat(), &lasting);
+    let registry = cold(&[&vars[..], &S3[..]].concat(), &persistent);
     let path = Key::Data(&layer()).path();
     let presigned = format!("https://account.r2.cloudflarestorage.com/images/{path}?X-Amz-");
     let signed = format!("https://blobs.example.com/v2/_pierhead/blobs/sha256/{}?verify=", layer().hex());

@@ -15,7 +15,7 @@ fn subject() -> Value {
 }
 
 /// Pushes a manifest with the subject [`subject`] by its digest; returns its descriptor.
-fn refer(registry: &TestRegistry, media_type: &str, mut manifest: Value) -> Value {
+fn push_referrer(registry: &TestRegistry, media_type: &str, mut manifest: Value) -> Value {
     registry.push_blob("a", "config");
     manifest["schemaVersion"] = 2.into();
     manifest["mediaType"] = media_type.into();
@@ -50,13 +50,16 @@ fn push_referrers(registry: &TestRegistry) -> Vec<Value> {
     let sbom = json!({"artifactType": "application/sbom", "manifests": [], "annotations": short});
     let mut referrers = vec![
         // The artifact type of an image defaults to the media type of its config.
-        with(refer(registry, IMAGE, image), json!({"artifactType": CONFIG})),
+        with(push_referrer(registry, IMAGE, image), json!({"artifactType": CONFIG})),
         with(
-            refer(registry, IMAGE, signature),
+            push_referrer(registry, IMAGE, signature),
             json!({"artifactType": "application/sig", "annotations": long}),
         ),
-        with(refer(registry, INDEX, sbom), json!({"artifactType": "application/sbom", "annotations": short})),
-        refer(registry, INDEX, json!({"manifests": []})),
+        with(
+            push_referrer(registry, INDEX, sbom),
+            json!({"artifactType": "application/sbom", "annotations": short}),
+        ),
+        push_referrer(registry, INDEX, json!({"manifests": []})),
     ];
     referrers.sort_by_key(digest_of);
     referrers
@@ -121,7 +124,7 @@ fn referrers_of_an_absent_subject_are_listed() {
 }
 
 #[test]
-fn a_subject_may_have_any_digest() {
+fn a_subject_may_have_a_sha512_digest() {
     let registry = TestRegistry::new();
     let digest = Algorithm::Sha512.digest(b"subject");
     let subject = json!({"mediaType": IMAGE, "digest": digest, "size": 7});
@@ -173,7 +176,7 @@ fn a_page_is_at_most_4_mib() {
     let mut pushed: Vec<String> = (0..2)
         .map(|n| {
             let annotations = json!({"n": n.to_string(), "long": "x".repeat(2_200_000)});
-            digest_of(&refer(&registry, INDEX, json!({"manifests": [], "annotations": annotations})))
+            digest_of(&push_referrer(&registry, INDEX, json!({"manifests": [], "annotations": annotations})))
         })
         .collect();
     pushed.sort();
@@ -199,7 +202,7 @@ fn a_deleted_referrer_is_not_listed() {
 fn a_referrer_of_an_unknown_type_is_listed() {
     let registry = TestRegistry::new();
     let media_type = "application/vnd.example.thing+json";
-    let pushed = refer(&registry, media_type, json!({"artifactType": "application/thing"}));
+    let pushed = push_referrer(&registry, media_type, json!({"artifactType": "application/thing"}));
     let expected = [with(pushed, json!({"artifactType": "application/thing"}))];
     assert_eq!(list(&registry, "").0, expected);
     // A tag on it adds no second entry.

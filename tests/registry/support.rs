@@ -1,4 +1,4 @@
-//! A registry over the memory driver, with parts of a few bytes and calls that can be counted and broken.
+//! A registry over the memory driver, with parts of a few bytes, recorded storage calls and injected faults.
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,29 +32,29 @@ use pierhead::{
 /// The size of a part in these tests, in bytes.
 pub const PART: usize = 64;
 
-/// A driver that records every call and fails the one it is told to. Clones share everything.
+/// A driver that records every call and fails a chosen one. Clones share state.
 #[derive(Default, Clone)]
 pub struct Faulty {
     pub memory: Rc<Memory>,
     pub calls: Rc<RefCell<Vec<&'static str>>>,
     fail_at: Rc<Cell<Option<(usize, Fault)>>>,
-    /// Listings carry no metadata, like those of S3.
+    /// Whether listings omit metadata, like those of S3.
     pub hides_metadata: Rc<Cell<bool>>,
 }
 
-/// How a call fails.
+/// The kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The store answers with an error, and has done nothing.
+    /// An error, without any effect.
     Error,
-    /// It is busy (429), and has done nothing.
+    /// The store is busy (429), without any effect.
     Busy,
-    /// It has done what it was asked, but the answer is lost.
+    /// The call takes effect, but its answer is lost.
     Timeout,
 }
 
 impl Faulty {
-    /// Fails the `n`th call from now, counted from 0; `None`: none.
+    /// Clears the recorded calls and fails the `n`th from now, counted from 0; `None` fails none.
     pub fn fail_at(&self, n: Option<(usize, Fault)>) {
         self.calls.borrow_mut().clear();
         self.fail_at.set(n);
@@ -146,7 +146,7 @@ impl StorageDriver for Faulty {
     }
 }
 
-/// An edge cache in memory, if it has one.
+/// An in-memory edge cache; `None` refuses every entry.
 #[derive(Clone, Default)]
 pub struct MemoryEdge(pub Option<Rc<Kept>>);
 
@@ -187,7 +187,7 @@ impl EdgeCache for MemoryEdge {
     }
 }
 
-/// Work that waits until the test runs it.
+/// Background work, deferred until the test runs it.
 #[derive(Default)]
 pub struct Later(pub RefCell<Vec<LocalBoxFuture<'static, ()>>>);
 
@@ -197,7 +197,7 @@ impl Background for Later {
     }
 }
 
-/// Log lines, kept.
+/// Recorded log lines.
 #[derive(Default)]
 pub struct Lines(pub RefCell<Vec<serde_json::Value>>);
 
@@ -207,9 +207,9 @@ impl Sink for Lines {
     }
 }
 
-/// What outlives an isolate.
+/// State that outlives an isolate.
 #[derive(Clone, Default)]
-pub struct Lasting {
+pub struct Persistent {
     pub storage: Faulty,
     pub kv: Option<Faulty>,
     pub edge: MemoryEdge,
@@ -225,7 +225,7 @@ pub struct TestRegistry {
     pub lines: Rc<Lines>,
 }
 
-/// What came back.
+/// A response, read to its end.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -242,11 +242,11 @@ impl Answer {
 impl TestRegistry {
     pub fn new() -> Self {
         let storage = Faulty { memory: Rc::new(Memory::with_min_part(PART)), ..Faulty::default() };
-        Self::with(&[], Lasting { storage, ..Lasting::default() })
+        Self::with(&[], Persistent { storage, ..Persistent::default() })
     }
 
-    /// A new isolate, with these variables, over what others have left. Without `ANONYMOUS`, anyone may push.
-    pub fn with(vars: &[(&str, &str)], Lasting { storage, kv, edge }: Lasting) -> Self {
+    /// A new isolate, with these variables, over the state of others. Without `ANONYMOUS`, anyone may push.
+    pub fn with(vars: &[(&str, &str)], Persistent { storage, kv, edge }: Persistent) -> Self {
         let lookup =
             |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());
         let anonymous = |name: &str| (name == "ANONYMOUS").then(|| "push".to_owned());
@@ -273,21 +273,21 @@ impl TestRegistry {
         self.app.context(principal, "test".into(), self.later.clone())
     }
 
-    /// Runs what outlives the answers so far.
-    pub fn finish_later(&self) {
+    /// Runs the deferred background work.
+    pub fn run_background(&self) {
         for work in self.later.0.take() {
             block_on(work);
         }
     }
 
-    /// The calls to storage that a request makes, and its answer.
+    /// Sends a request; returns its storage calls and the answer.
     pub fn calls(&self, line: &str, headers: &[(&str, &str)]) -> (Vec<&'static str>, Answer) {
         self.storage.calls.borrow_mut().clear();
         let answer = self.send(line, headers, None);
         (self.storage.calls.borrow().clone(), answer)
     }
 
-    /// A request; `line` is its method and target.
+    /// Sends a request; `line` is its method and target.
     pub fn send(&self, line: &str, headers: &[(&str, &str)], body: Option<MemoryStream>) -> Answer {
         let (method, target) = line.split_once(' ').unwrap();
         let mut request = http::Request::builder().method(method.parse::<Method>().unwrap()).uri(target);
@@ -311,7 +311,7 @@ impl TestRegistry {
         answer.header("location").to_owned()
     }
 
-    /// What uploads have left behind: open multipart uploads, staged bytes, objects that are no blob.
+    /// Leftovers of uploads: open multipart uploads, staged bytes, and objects that belong to no blob.
     pub fn leftovers(&self) -> Vec<String> {
         let memory = &self.storage.memory;
         let described: Vec<String> = memory
@@ -335,7 +335,7 @@ impl TestRegistry {
         left
     }
 
-    /// Every blob visible in the repository has the bytes its digest says.
+    /// Asserts that every blob in the repository has the content of its digest.
     pub fn check_content(&self) {
         for path in self.storage.memory.paths() {
             let Some(rest) = path.strip_prefix("docker/registry/v2/repositories/a/_layers/") else {

@@ -5,7 +5,7 @@
 //! | placeholder | value |
 //! |---|---|
 //! | `{sha256:<content>}`, `{sha512:<content>}` | the digest of the content |
-//! | `{digest:<content>}` | the digest of the content, by the algorithm the table is run with |
+//! | `{digest:<content>}` | the digest of the content, by the algorithm of the run |
 //! | `{manifest:<tag>}`, `{content:<tag>}`, `{size:<tag>}` | digest, content, length of a manifest in `given` |
 //! | `{started}` | the first `Location` of the last upload started by `given` |
 //! | `{location}` | the latest `Location` of an upload |
@@ -214,7 +214,8 @@ impl<'a> Client<'a> {
     }
 
     fn value(&self, name: &str) -> Option<String> {
-        let manifest = |tag| self.manifests.get(tag).unwrap_or_else(|| panic!("nothing is given as {tag}"));
+        let manifest =
+            |tag| self.manifests.get(tag).unwrap_or_else(|| panic!("no manifest is given as {tag}"));
         Some(match name.split_once(':').unwrap_or((name, "")) {
             ("sha256", content) => Algorithm::Sha256.digest(content.as_bytes()).to_string(),
             ("sha512", content) => Algorithm::Sha512.digest(content.as_bytes()).to_string(),
@@ -234,7 +235,7 @@ fn all(answer: &Answer, name: &str) -> String {
     values.join(", ")
 }
 
-/// Asserts what holds for every answer: common headers, length, and a valid error body.
+/// Asserts the invariants of every answer: common headers, length, and a valid error body.
 pub fn assert_well_formed(line: &str, answer: &Answer) {
     assert_eq!(answer.header("docker-distribution-api-version"), "registry/2.0", "{line}");
     assert_eq!(answer.header("x-content-type-options"), "nosniff", "{line}");

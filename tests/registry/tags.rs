@@ -6,10 +6,10 @@ use crate::{
     table::{Body, CALL, Call, Given, each, in_order},
 };
 
-/// In the order of the pushes.
+/// In the order of pushes.
 const TAGS: [&str; 8] = ["v1", "v1-a", "v1.0", "v10", "V", "_x", "latest", "v"];
 
-/// In the order of their bytes. Storage lists `v1-a/` before `v1/`.
+/// In byte order. Storage lists `v1-a/` before `v1/`.
 const SORTED: [&str; 8] = ["V", "_x", "latest", "v", "v1", "v1-a", "v1.0", "v10"];
 
 const TAGGED: &[Given] = &[
@@ -99,7 +99,7 @@ fn following_links_lists_every_tag_once() {
 }
 
 #[test]
-fn only_an_existing_repository_has_a_list() {
+fn only_an_existing_repository_has_a_tag_list() {
     let unknown = |request| Call {
         description: "an unknown repository",
         given: TAGGED,

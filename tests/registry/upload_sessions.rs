@@ -8,7 +8,7 @@ use crate::{
     table::{Body, CALL, Call, Given, Sent, assert_created, in_order},
 };
 
-/// A chunk that is refused, then the status of the upload at the location that the refusal gave.
+/// A refused chunk, then the status of the upload at the location in the refusal.
 fn refused<'a>(
     request: &'a str,
     content_range: &'a [(&'a str, &'a str)],
@@ -36,7 +36,7 @@ fn refused<'a>(
     ]
 }
 
-/// A chunk that is accepted.
+/// An accepted chunk.
 fn accepted<'a>(
     content_range: &'a [(&'a str, &'a str)],
     content: &'a str,
@@ -58,7 +58,7 @@ const PATCH: &str = "PATCH {location}";
 const PUT: &str = "PUT {location}&digest={digest:0123456789abcde}";
 
 #[test]
-fn a_chunk_out_of_order_is_refused_and_the_upload_goes_on() {
+fn a_chunk_out_of_order_is_refused_and_the_upload_continues() {
     let calls: Vec<Call> = [
         &[Call {
             description: "start",

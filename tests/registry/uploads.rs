@@ -1,4 +1,4 @@
-//! Pushing blobs by every method of the specification. `upload_sessions` has the refusals, `chunked_uploads`
+//! Pushing blobs by every method of the specification. `upload_sessions` tests refusals, `chunked_uploads`
 //! random chunk sizes and storage faults.
 
 use pierhead::{
@@ -60,7 +60,7 @@ fn announced(digest: &Digest) -> String {
     format!("?digest-algorithm={}", digest.algorithm())
 }
 
-const WAYS: [(&str, Push); 10] = [
+const METHODS: [(&str, Push); 10] = [
     ("in one POST", |registry, digest, content| {
         registry.send(&format!("POST /v2/a/blobs/uploads/?digest={digest}"), &[], stream(content))
     }),
@@ -103,15 +103,15 @@ const WAYS: [(&str, Push); 10] = [
 const SIZES: [usize; 7] = [0, 1, PART - 1, PART, PART + 1, 512, 2 * PART + 13];
 
 #[test]
-fn every_way_of_pushing_makes_the_blob() {
+fn every_push_method_stores_the_blob() {
     for algorithm in Algorithm::ALL {
-        for (way, push) in WAYS {
+        for (method, push) in METHODS {
             for size in SIZES {
-                println!("{way}: {size} bytes, {algorithm}");
+                println!("{method}: {size} bytes, {algorithm}");
                 let (registry, content) = (TestRegistry::new(), bytes(size));
                 let digest = algorithm.digest(&content);
                 let answer = push(&registry, &digest, &content);
-                assert_well_formed(way, &answer);
+                assert_well_formed(method, &answer);
                 assert_created(&answer, "a", &digest);
                 assert_served(&registry, "a", &digest, &content);
                 assert_eq!(registry.leftovers(), Vec::<String>::new());
@@ -123,13 +123,13 @@ fn every_way_of_pushing_makes_the_blob() {
 #[test]
 fn a_wrong_digest_stores_nothing() {
     for algorithm in Algorithm::ALL {
-        for (way, push) in WAYS {
+        for (method, push) in METHODS {
             for size in SIZES {
-                println!("{way}: {size} bytes, {algorithm}");
+                println!("{method}: {size} bytes, {algorithm}");
                 let registry = TestRegistry::new();
                 let wrong = algorithm.digest(b"something else");
                 let answer = push(&registry, &wrong, &bytes(size));
-                assert_well_formed(way, &answer);
+                assert_well_formed(method, &answer);
                 assert_eq!(
                     (answer.status.as_u16(), answer.codes()),
                     (400, vec!["DIGEST_INVALID".to_owned()])

@@ -1,4 +1,4 @@
-// Real clients. One that is missing skips its tests, except in CI, where it fails them.
+// Runs real clients. A missing one skips its tests; in CI it fails them.
 import { execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -30,7 +30,7 @@ export function needs(...names) {
   return { skip: `not installed: ${missing.join(", ")}` };
 }
 
-// Starts a daemon and waits until it is ready. The result ends it, with all it has started.
+// Starts a daemon and waits until it is ready. Returns a function that stops its process group.
 export async function daemon(command, args, isReady, options = {}) {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], detached: true, ...options });
   let log = "";
@@ -52,7 +52,7 @@ export async function daemon(command, args, isReady, options = {}) {
   throw new Error(`${command} did not start:\n${log}`);
 }
 
-// Docker's own registry, storing in this folder.
+// Starts docker-registry, with its storage in this folder.
 export async function dockerRegistry(folder) {
   const port = await freePort();
   const config = path.join(folder, "registry.yml");

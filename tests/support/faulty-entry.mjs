@@ -1,6 +1,6 @@
-// The worker over a bucket that fails the call it is told to: PUT /v2/_fault?at=<n>&kind=<kind>, counted from 0;
-// GET answers how many calls there have been since. Kinds: `error` and `busy` do nothing and fail, the second with
-// what R2 says when it is to be tried again; `timeout` does what is asked and loses the answer.
+// The worker over a bucket that fails one call. `PUT /v2/_fault?at=<n>&kind=<kind>` selects it, counted from
+// 0; GET returns the number of calls since. Kinds: `error` and `busy` have no effect and fail, `busy` with
+// R2's message for a retry; `timeout` takes effect and loses the answer.
 import Worker, { UploadSession } from "../../src/cloudflare/entry.mjs";
 
 export { UploadSession };

@@ -1,4 +1,4 @@
-// OCI image layouts made on the spot, for real clients to push.
+// Generates OCI image layouts for real clients to push.
 import { randomBytes } from "node:crypto";
 import { mkdir, writeFile } from "node:fs/promises";
 import { gzipSync } from "node:zlib";
@@ -23,8 +23,8 @@ function tar(name, content) {
   return Buffer.concat([header, content, padding, Buffer.alloc(1024)]);
 }
 
-// Writes a layout with one image of random layers for each architecture, and an index when there are several.
-// Returns the digest of what its tag `latest` names.
+// Writes a layout with one image of random layers for each architecture, and an index if there are several.
+// Returns the digest that its tag `latest` points to.
 export async function writeLayout(folder, layerSizes, architectures = ["amd64"]) {
   await mkdir(path.join(folder, "blobs/sha256"), { recursive: true });
   const put = async (mediaType, bytes, more = {}) => {

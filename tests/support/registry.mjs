@@ -1,4 +1,4 @@
-// Starts the registry in workerd through wrangler, as `npm start` does, on a port and a folder of its own.
+// Starts the registry in workerd through wrangler, as `npm start` does, with its own port and folder.
 import { spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -24,7 +24,7 @@ export async function temporaryFolder() {
   return mkdtemp(path.join(folder, "t-"));
 }
 
-// A copy of wrangler.toml that takes the worker as it is built and finds its files from elsewhere.
+// Writes a copy of wrangler.toml that uses the worker as built and absolute paths.
 async function configuration(folder, vars, main) {
   const toml = (await readFile(path.join(root, "wrangler.toml"), "utf8"))
     .replace(/\[build\][^[]*/, "")
@@ -37,7 +37,7 @@ async function configuration(folder, vars, main) {
 }
 
 export class Registry {
-  // With `main` through another entry point; with `config` another worker is started in its place.
+  // `main` is another entry point; `config` starts another worker instead.
   static async start({ vars = { ANONYMOUS: "push" }, folder, config, main = "src/cloudflare/entry.mjs" } = {}) {
     const registry = new Registry();
     registry.config = config;
@@ -74,7 +74,7 @@ export class Registry {
     throw new Error(`the registry did not start:\n${this.log}`);
   }
 
-  // The registry's bucket, while it is not running.
+  // Opens the registry's bucket. The registry must not be running.
   async withBucket(use) {
     const configPath = path.join(this.folder, "bucket.toml");
     await writeFile(configPath, 'name = "bucket"\n[[r2_buckets]]\nbinding = "BUCKET"\nbucket_name = "pierhead"\n');
@@ -86,7 +86,7 @@ export class Registry {
     }
   }
 
-  // Ends the runtime at once, as a crash would, by its process group.
+  // Kills the runtime's process group at once, like a crash.
   async kill() {
     if (this.process.exitCode === null && this.process.signalCode === null) {
       const ended = new Promise((resolve) => this.process.once("exit", resolve));
@@ -111,7 +111,7 @@ export class Registry {
     return fetch(url, { redirect: "manual", ...options, headers });
   }
 
-  // Method, path, status: the answer, after checking the status.
+  // Sends a request; `line` is its method and target. Throws unless the answer has this status.
   async expect(line, status, options = {}) {
     const [method, target] = line.split(" ");
     const answer = await this.fetch(target, { method, ...options });
@@ -133,7 +133,7 @@ export class Registry {
     return digest;
   }
 
-  // An image with one layer; returns what it is made of.
+  // Pushes an image with one layer; returns its digests, its manifest and the manifest's size.
   async pushImage(name, reference, { layer = randomBytes(100), extra = {} } = {}) {
     const config = Buffer.from(JSON.stringify({ architecture: "amd64", os: "linux", random: randomBytes(8).toString("hex") }));
     const describe = (mediaType, bytes) => ({ mediaType, digest: digestOf(bytes), size: bytes.length });
@@ -166,7 +166,7 @@ export function digestOf(bytes, algorithm = "sha256") {
   return `${algorithm}:${createHash(algorithm).update(bytes).digest("hex")}`;
 }
 
-// The one error of an answer.
+// The only error of an answer.
 export async function errorOf(answer) {
   const { errors } = await answer.json();
   if (errors.length !== 1) throw new Error(`expected one error: ${JSON.stringify(errors)}`);

@@ -1,4 +1,4 @@
-// A real S3 server that checks signatures: s3s-fs, on a port and a folder of its own.
+// A real S3 server that checks signatures: s3s-fs, with its own port and folder.
 import { spawn } from "node:child_process";
 import { mkdirSync, rmSync } from "node:fs";
 import path from "node:path";
@@ -14,7 +14,7 @@ export class S3Server {
     server.folder = await temporaryFolder();
     mkdirSync(path.join(server.folder, BUCKET));
     server.port = await freePort();
-    // Another host name than the registry's: clients must not send it their registry's password.
+    // Not the registry's host name: clients must not send their registry password here.
     server.endpoint = `http://127.0.0.1:${server.port}`;
     const options = ["--host", "127.0.0.1", "--port", String(server.port), "--access-key", KEY, "--secret-key", SECRET];
     server.log = "";
