@@ -47,7 +47,8 @@ impl Registry<'_> {
             false => redirects.rules.mode(name, text(request, header::USER_AGENT)),
         };
         let opening = async {
-            let guess = response.blobs.remembered(digest).filter(|_| mode == Mode::Off && !is_unchanged)?;
+            let guess =
+                response.blobs.cached_location(digest).filter(|_| mode == Mode::Off && !is_unchanged)?;
             response.open(&guess).await.ok()
         };
         let (located, mut opened) = join(repository.locate(digest, Freshness::Cached), opening).await;
@@ -124,8 +125,8 @@ impl BlobResponse<'_> {
         let is_same = headers.get(header::IF_RANGE).is_none_or(|value| value == etag(self.digest).as_str());
         let is_wanted = self.request.method() == Method::GET && is_same;
         match headers::parse_range(headers.get(header::RANGE).filter(|_| is_wanted), size) {
-            RequestedRange::Whole => Ok(None),
-            RequestedRange::Part(range) => Ok(Some(range)),
+            RequestedRange::Full => Ok(None),
+            RequestedRange::Partial(range) => Ok(Some(range)),
             RequestedRange::NotSatisfiable => Err(Error::RangeNotSatisfiable { size }),
         }
     }

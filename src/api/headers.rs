@@ -58,9 +58,9 @@ fn number(text: &str) -> Option<u64> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestedRange {
     /// The whole content: no range, a malformed one, or several. RFC 9110 allows ignoring them.
-    Whole,
+    Full,
     /// One range.
-    Part(ByteRange),
+    Partial(ByteRange),
     /// A range outside the content.
     NotSatisfiable,
 }
@@ -68,12 +68,12 @@ pub enum RequestedRange {
 /// Parses a `Range` (RFC 9110, section 14.2) for content of `size` bytes.
 pub fn parse_range(value: Option<&HeaderValue>, size: u64) -> RequestedRange {
     let Some(spec) = value.and_then(|value| value.to_str().ok()?.trim().strip_prefix("bytes=")) else {
-        return RequestedRange::Whole;
+        return RequestedRange::Full;
     };
     let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else {
-        return RequestedRange::Whole;
+        return RequestedRange::Full;
     };
-    let part = |offset: u64, length: u64| RequestedRange::Part(ByteRange { offset, length: Some(length) });
+    let part = |offset: u64, length: u64| RequestedRange::Partial(ByteRange { offset, length: Some(length) });
     match (number(first.trim()), number(last.trim()), first.trim().is_empty(), last.trim().is_empty()) {
         (Some(first), _, _, true) if first < size => part(first, size - first),
         (Some(first), Some(last), ..) if first <= last && first < size => {
@@ -84,7 +84,7 @@ pub fn parse_range(value: Option<&HeaderValue>, size: u64) -> RequestedRange {
             part(size - length, length)
         }
         (Some(_), ..) | (None, Some(_), true, _) => RequestedRange::NotSatisfiable,
-        _ => RequestedRange::Whole,
+        _ => RequestedRange::Full,
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_single_range_is_parsed_and_anything_else_is_ignored() {
-        let part = |offset, length| RequestedRange::Part(ByteRange { offset, length: Some(length) });
+        let part = |offset, length| RequestedRange::Partial(ByteRange { offset, length: Some(length) });
         for (text, size, expected) in [
             ("bytes=0-99", 100, part(0, 100)),
             ("bytes=500-", 2048, part(500, 1548)),
@@ -142,21 +142,21 @@ mod tests {
             ("bytes=-0", 2048, RequestedRange::NotSatisfiable),
             ("bytes=0-", 0, RequestedRange::NotSatisfiable),
             ("bytes=-1", 0, RequestedRange::NotSatisfiable),
-            ("bytes=0-1,5-6", 2048, RequestedRange::Whole),
-            ("bytes=", 2048, RequestedRange::Whole),
-            ("bytes=-", 2048, RequestedRange::Whole),
-            ("bytes=a-b", 2048, RequestedRange::Whole),
-            ("lines=1-2", 2048, RequestedRange::Whole),
+            ("bytes=0-1,5-6", 2048, RequestedRange::Full),
+            ("bytes=", 2048, RequestedRange::Full),
+            ("bytes=-", 2048, RequestedRange::Full),
+            ("bytes=a-b", 2048, RequestedRange::Full),
+            ("lines=1-2", 2048, RequestedRange::Full),
         ] {
             assert_eq!(parse_range(Some(&HeaderValue::from_str(text).unwrap()), size), expected, "{text}");
         }
-        assert_eq!(parse_range(None, 1), RequestedRange::Whole);
+        assert_eq!(parse_range(None, 1), RequestedRange::Full);
     }
 
     proptest! {
         #[test]
         fn a_parsed_range_is_inside_the_content(text in "bytes=[0-9]{0,20}-[0-9]{0,20}", size: u64) {
-            if let RequestedRange::Part(range) = parse_range(Some(&HeaderValue::from_str(&text).unwrap()), size) {
+            if let RequestedRange::Partial(range) = parse_range(Some(&HeaderValue::from_str(&text).unwrap()), size) {
                 let length = range.length.unwrap();
                 prop_assert!(length > 0 && range.offset.checked_add(length).unwrap() <= size);
             }

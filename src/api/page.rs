@@ -6,14 +6,14 @@ use super::{Error, headers, parameter};
 
 /// The requested page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct PageRequest {
     /// Page size.
     pub n: Option<usize>,
     /// Start after this entry.
     pub last: Option<String>,
 }
 
-impl Asked {
+impl PageRequest {
     /// Reads `n` and `last`.
     pub fn from_uri(uri: &http::Uri) -> Result<Self, Error> {
         let n = match parameter(uri, "n") {

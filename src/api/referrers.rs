@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     Error, Registry, Response, headers, json,
-    page::{Asked, link_next},
+    page::{PageRequest, link_next},
     parameter,
 };
 use crate::oci::{Digest, Manifest, RepositoryName, media_type};
@@ -22,7 +22,7 @@ impl Registry<'_> {
         subject: &Digest,
         uri: &Uri,
     ) -> Result<Response, Error> {
-        let asked = Asked::from_uri(uri)?;
+        let asked = PageRequest::from_uri(uri)?;
         let filter = parameter(uri, "artifactType").filter(|filter| !filter.is_empty());
         let after = asked.last.as_deref().map(str::parse::<Digest>).transpose()?;
         let limit = asked.n.unwrap_or(MAX_REFERRERS).clamp(1, MAX_REFERRERS);

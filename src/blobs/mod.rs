@@ -124,17 +124,17 @@ impl Blobs {
     }
 
     /// The last known location of a blob, from the isolate's memory only.
-    pub fn remembered(&self, digest: &Digest) -> Option<Located> {
+    pub fn cached_location(&self, digest: &Digest) -> Option<Located> {
         self.cache.in_memory(CacheEntry::Located, digest).and_then(cache::read_located)
     }
 
     /// Stores the location of a blob, from its link, in the isolate's memory.
-    pub fn remember(&self, digest: &Digest, located: &Located) {
+    pub fn cache_location(&self, digest: &Digest, located: &Located) {
         self.cache.put_in_memory(CacheEntry::Located, digest, cache::write_located(located));
     }
 
     /// Removes a digest from the caches.
-    pub fn forget(&self, digest: &Digest) {
+    pub fn evict(&self, digest: &Digest) {
         self.cache.remove(digest, &self.context);
     }
 
@@ -205,7 +205,7 @@ impl Blobs {
 
     /// Records the path of bytes that are not at [`Key::Data`]. The first record wins: `Some` is the record
     /// of a concurrent upload.
-    pub async fn describe(
+    pub async fn put_descriptor(
         &self,
         digest: &Digest,
         located: &Located,

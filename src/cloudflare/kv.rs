@@ -87,7 +87,7 @@ impl StorageDriver for Kv {
             multipart: false,
             max_put: MAX_VALUE as u64,
             lists_metadata: true,
-            nests: true,
+            allows_nested_objects: true,
         }
     }
 

@@ -138,7 +138,7 @@ impl StorageDriver for R2 {
             multipart: true,
             max_put: MAX_PUT,
             lists_metadata: true,
-            nests: true,
+            allows_nested_objects: true,
         }
     }
 

@@ -1,13 +1,13 @@
 //! Redirect settings.
 
 use super::{Vars, vars::seconds};
-use crate::redirect::{Rules, signed::Keys};
+use crate::redirect::{RedirectRules, signed::Keys};
 
 /// Rules for redirects, and settings of their URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedirectConfig {
     /// `BLOB_REDIRECT`, `BLOB_REDIRECT_REPOSITORIES` and `BLOB_REDIRECT_SKIP_AGENTS`.
-    pub rules: Rules,
+    pub rules: RedirectRules,
     /// `BLOB_REDIRECT_TTL`: lifetime of a URL, in seconds; 10 seconds to 7 days, S3's limit.
     pub ttl_seconds: u64,
     /// `BLOB_REDIRECT_ORIGIN`: the origin of signed URLs; empty for the registry's own.
@@ -18,7 +18,12 @@ pub struct RedirectConfig {
 
 impl Default for RedirectConfig {
     fn default() -> Self {
-        Self { rules: Rules::default(), ttl_seconds: 20 * 60, origin: String::new(), keys: Keys::default() }
+        Self {
+            rules: RedirectRules::default(),
+            ttl_seconds: 20 * 60,
+            origin: String::new(),
+            keys: Keys::default(),
+        }
     }
 }
 
@@ -26,7 +31,7 @@ impl RedirectConfig {
     pub(super) fn read(vars: &mut Vars<'_>) -> Self {
         let default = Self::default();
         Self {
-            rules: Rules {
+            rules: RedirectRules {
                 mode: vars.parse("BLOB_REDIRECT", default.rules.mode),
                 exceptions: vars.parse("BLOB_REDIRECT_REPOSITORIES", default.rules.exceptions),
                 skip_agents: vars.read("BLOB_REDIRECT_SKIP_AGENTS", Vec::new(), agents),

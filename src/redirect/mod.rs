@@ -44,7 +44,7 @@ impl FromStr for Mode {
 
 /// The rules that choose a [`Mode`] by repository and client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules {
+pub struct RedirectRules {
     /// The mode for all repositories without an exception.
     pub mode: Mode,
     /// The repositories with another mode.
@@ -53,7 +53,7 @@ pub struct Rules {
     pub skip_agents: Vec<String>,
 }
 
-impl Rules {
+impl RedirectRules {
     /// The mode for a repository and a `User-Agent`.
     pub fn mode(&self, name: &RepositoryName, agent: Option<&str>) -> Mode {
         let mode = self.exceptions.mode(name).unwrap_or(self.mode);
@@ -73,7 +73,7 @@ impl Rules {
 /// Makes redirect URLs.
 pub struct Redirects {
     /// The choice of mode.
-    pub rules: Rules,
+    pub rules: RedirectRules,
     /// Signs for [`Mode::Presigned`]; present if any repository uses it.
     pub presigned: Option<Presigned>,
     /// Signs for [`Mode::Signed`]; present if any repository uses it.

@@ -48,7 +48,7 @@ impl TagCache {
     }
 
     /// Drops every tag of a repository.
-    fn forget(&self, name: &RepositoryName) {
+    fn evict(&self, name: &RepositoryName) {
         let mut entries = self.entries.borrow_mut();
         let keys: Vec<_> = entries.iter().map(|(key, _)| key).filter(|key| key.0 == *name).cloned().collect();
         for key in keys {
@@ -92,7 +92,7 @@ impl Repository for Cached {
         Box::pin(async move {
             let put = self.inner.put_manifest(new, tags).await;
             // After a failure too: some of the tags may have moved.
-            self.tags.forget(&self.name);
+            self.tags.evict(&self.name);
             put
         })
     }
@@ -100,9 +100,9 @@ impl Repository for Cached {
     fn delete_manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_manifest(digest).await;
-            self.tags.forget(&self.name);
+            self.tags.evict(&self.name);
             if !matches!(deleted, Ok(false)) {
-                self.blobs.forget(digest);
+                self.blobs.evict(digest);
             }
             deleted
         })
@@ -111,7 +111,7 @@ impl Repository for Cached {
     fn delete_tag<'a>(&'a self, tag: &'a Tag) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_tag(tag).await;
-            self.tags.forget(&self.name);
+            self.tags.evict(&self.name);
             deleted
         })
     }
@@ -120,7 +120,7 @@ impl Repository for Cached {
         Box::pin(async move {
             let unlinked = self.inner.unlink_blob(digest).await;
             if !matches!(unlinked, Ok(false)) {
-                self.blobs.forget(digest);
+                self.blobs.evict(digest);
             }
             unlinked
         })

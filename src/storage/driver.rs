@@ -123,7 +123,7 @@ pub struct Capabilities {
     /// Listings include the media types and metadata of objects.
     pub lists_metadata: bool,
     /// The path of an object may also be a folder of other objects.
-    pub nests: bool,
+    pub allows_nested_objects: bool,
 }
 
 /// The outcome of a [`StorageDriver::copy`].

@@ -116,7 +116,7 @@ impl StorageDriver for Memory {
             multipart: true,
             max_put: 5 * 1024 * 1024 * 1024,
             lists_metadata: true,
-            nests: true,
+            allows_nested_objects: true,
         }
     }
 

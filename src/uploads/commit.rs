@@ -105,7 +105,7 @@ impl Writer {
         }
         note_blob(store, &path, digest).await?;
         let located = Located { size, at: Some(path.clone()) };
-        Ok(match blobs.describe(digest, &located).await? {
+        Ok(match blobs.put_descriptor(digest, &located).await? {
             // A concurrent upload of the same blob was faster.
             Some(winner) if winner.at.as_ref() != Some(&path) => {
                 store.delete(&[Key::UploadBlob(&path).path(), path]).await?;

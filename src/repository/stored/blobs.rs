@@ -32,7 +32,7 @@ impl Stored {
         let Some(link) = link else { return Ok(None) };
         if let Some(located) = Located::from_metadata(&link.metadata) {
             if freshness == Freshness::Cached {
-                self.blobs.remember(digest, &located);
+                self.blobs.cache_location(digest, &located);
             }
             return Ok(Some(located));
         }

@@ -55,7 +55,7 @@ pub fn cases(capabilities: Capabilities) -> Vec<(&'static str, Case)> {
         ("verified stream, sha512", |s| Box::pin(objects::verified_stream(s, Algorithm::Sha512))),
         ("digest of what is stored", |s| Box::pin(objects::digest(s))),
     ];
-    if capabilities.nests {
+    if capabilities.allows_nested_objects {
         cases.push(("an object beside a folder of its name", |s| Box::pin(listings::nested(s))));
     }
     if capabilities.conditional_put {

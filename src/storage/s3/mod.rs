@@ -94,7 +94,7 @@ impl StorageDriver for S3 {
             max_put: MAX_PUT,
             lists_metadata: false,
             // Some S3-compatible servers keep objects as files.
-            nests: false,
+            allows_nested_objects: false,
         }
     }
 
