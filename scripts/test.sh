@@ -22,6 +22,8 @@ wasm_tests() {
     with_wasm cargo test --lib --target $WASM_TARGET
 }
 
+step prettier --check --log-level warn .
+step oxlint
 if has_component fmt; then step cargo fmt --check; else say "SKIPPED: cargo fmt is not installed"; fi
 if has_component clippy; then
   step cargo clippy --all-targets -- -D warnings
