@@ -18,16 +18,20 @@ const agent = new http.Agent({ keepAlive: true, maxSockets: Math.max(...CLIENTS)
 function ask(url, { method = "GET", headers = {}, status = 200 } = {}) {
   return new Promise((resolve, reject) => {
     const started = performance.now();
-    const request = http.request(url, { method, agent, headers: { "accept-encoding": "identity", ...headers } }, (answer) => {
-      let bytes = 0;
-      answer.on("data", (data) => (bytes += data.length));
-      answer.on("error", reject);
-      answer.on("end", () => {
-        if (answer.statusCode !== status) return reject(new Error(`${method} ${url}: ${answer.statusCode}`));
-        const calls = answer.headers["server-timing"]?.match(/desc="(\d+) calls"/)?.[1];
-        resolve({ milliseconds: performance.now() - started, bytes, calls: calls && Number(calls) });
-      });
-    });
+    const request = http.request(
+      url,
+      { method, agent, headers: { "accept-encoding": "identity", ...headers } },
+      (answer) => {
+        let bytes = 0;
+        answer.on("data", (data) => (bytes += data.length));
+        answer.on("error", reject);
+        answer.on("end", () => {
+          if (answer.statusCode !== status) return reject(new Error(`${method} ${url}: ${answer.statusCode}`));
+          const calls = answer.headers["server-timing"]?.match(/desc="(\d+) calls"/)?.[1];
+          resolve({ milliseconds: performance.now() - started, bytes, calls: calls && Number(calls) });
+        });
+      },
+    );
     request.on("error", reject);
     request.end();
   });
@@ -39,9 +43,11 @@ async function measure(clients, count, url, options) {
   const results = [];
   let left = Math.max(count, clients);
   const started = performance.now();
-  await Promise.all(Array.from({ length: clients }, async () => {
-    while (left-- > 0) results.push(await ask(url, options));
-  }));
+  await Promise.all(
+    Array.from({ length: clients }, async () => {
+      while (left-- > 0) results.push(await ask(url, options));
+    }),
+  );
   const seconds = (performance.now() - started) / 1000;
   const times = results.map((result) => result.milliseconds);
   return {
@@ -82,7 +88,11 @@ const start = async (settings) => {
 try {
   console.log(`${os.cpus().length} x ${os.cpus()[0].model}, Node ${process.version}\n`);
   const floor = await start({ config: path.join(root, "bench/floor.toml") });
-  for (const [key, body] of [["small", small], ["large", large], ["blob", small]]) {
+  for (const [key, body] of [
+    ["small", small],
+    ["large", large],
+    ["blob", small],
+  ]) {
     await floor.expect(`PUT /${key}`, 201, { body });
   }
   const plain = await start({ vars: { ANONYMOUS: "push", EDGE_CACHE_MIB: "0", ...timing } });
@@ -108,7 +118,12 @@ try {
     ["manifest by tag, GET", many, manifest(plain, "v1")],
     ["manifest by tag, GET (docker-registry)", many, theirs && manifest(theirs, "v1"), { headers: accept }],
     ["manifest by tag, HEAD", many, manifest(plain, "v1"), { method: "HEAD" }],
-    ["manifest by tag, HEAD (docker-registry)", many, theirs && manifest(theirs, "v1"), { method: "HEAD", headers: accept }],
+    [
+      "manifest by tag, HEAD (docker-registry)",
+      many,
+      theirs && manifest(theirs, "v1"),
+      { method: "HEAD", headers: accept },
+    ],
     ["blob, 307", many, blob(signed, small), { status: 307 }],
     ["1 MiB (floor: one `get`)", 200, `${floor.url}/small`],
     ["blob, 1 MiB", 200, blob(plain, small)],
@@ -133,7 +148,14 @@ try {
       if (!url) continue;
       const { p50, p99, rate, throughput, calls } = await measure(clients, count, url, options);
       const isOurs = !name.includes("(");
-      rows.push([name, p50.toFixed(1), p99.toFixed(1), rate.toFixed(0), throughput > 1 ? throughput.toFixed(0) : "", isOurs ? calls : ""]);
+      rows.push([
+        name,
+        p50.toFixed(1),
+        p99.toFixed(1),
+        rate.toFixed(0),
+        throughput > 1 ? throughput.toFixed(0) : "",
+        isOurs ? calls : "",
+      ]);
     }
     console.log(`${clients} client${clients > 1 ? "s at once" : ""}`);
     table(["what", "p50, ms", "p99, ms", "requests/s", "MiB/s", "calls to storage"], rows);

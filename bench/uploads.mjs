@@ -13,7 +13,9 @@ import { Registry, root } from "../tests/support/registry.mjs";
 import { median, table } from "./table.mjs";
 
 const MIB = 1024 * 1024;
-const { values: options } = parseArgs({ options: { sizes: { type: "string", default: "64,512,4096" }, only: { type: "string" } } });
+const { values: options } = parseArgs({
+  options: { sizes: { type: "string", default: "64,512,4096" }, only: { type: "string" } },
+});
 const sizes = options.sizes.split(",").map(Number);
 const agent = new http.Agent({ keepAlive: true, maxSockets: 16 });
 
@@ -28,7 +30,7 @@ class Blob {
   }
 
   *pieces(from, to) {
-    for (let at = from; at < to; ) {
+    for (let at = from; at < to;) {
       const start = at % MIB;
       const piece = Buffer.from(this.block.subarray(start, Math.min(MIB, start + to - at)));
       if (start === 0 && piece.length >= 8) piece.writeBigUInt64LE(BigInt(at / MIB));
@@ -170,29 +172,49 @@ for (const size of sizes) {
     const floor = await measure(onFloor, (registry, bytes) => send(registry, "PUT", "/blob", { blob: bytes }));
     const ours = await measure(way === VERIFIED ? onFloor : onRegistry, work);
     (perMiB[way] ??= []).push([size, ours.seconds / size]);
-    rows.push([way, floor.seconds.toFixed(2), ours.seconds.toFixed(2), (ours.seconds / floor.seconds).toFixed(2), floor.peak, ours.peak]);
+    rows.push([
+      way,
+      floor.seconds.toFixed(2),
+      ours.seconds.toFixed(2),
+      (ours.seconds / floor.seconds).toFixed(2),
+      floor.peak,
+      ours.peak,
+    ]);
   }
   console.log(`One blob of ${size} MiB, median of ${rounds}`);
   table(["way", "floor, s", "seconds", "ratio", "floor's peak, MiB", "peak, MiB"], rows);
 }
 
 console.log("Growth: milliseconds for each MiB");
-table(["way", ...sizes.map((size) => `${size} MiB`)], Object.entries(perMiB).map(([way, points]) => [way, ...points.map(([, seconds]) => (seconds * 1000).toFixed(1))]));
+table(
+  ["way", ...sizes.map((size) => `${size} MiB`)],
+  Object.entries(perMiB).map(([way, points]) => [way, ...points.map(([, seconds]) => (seconds * 1000).toFixed(1))]),
+);
 console.log("Commit: the PUT without a body, median milliseconds");
-table(Object.keys(commits).map((size) => `${size} MiB`), [Object.values(commits).map((times) => median(times).toFixed(0))]);
+table(
+  Object.keys(commits).map((size) => `${size} MiB`),
+  [Object.values(commits).map((times) => median(times).toFixed(0))],
+);
 
 if (!options.only) {
   const blobs = Array.from({ length: 200 }, () => new Blob(10 * 1024));
   const together = async (registry, work) => {
     const queue = [...blobs];
-    await Promise.all(Array.from({ length: 8 }, async () => {
-      for (let blob; (blob = queue.pop()); ) await work(registry, blob);
-    }));
+    await Promise.all(
+      Array.from({ length: 8 }, async () => {
+        for (let blob; (blob = queue.pop());) await work(registry, blob);
+      }),
+    );
   };
-  const floor = await onFloor((registry) => timed(() => together(registry, (_, blob) => send(registry, "PUT", `/${blob.digest}`, { blob }))));
+  const floor = await onFloor((registry) =>
+    timed(() => together(registry, (_, blob) => send(registry, "PUT", `/${blob.digest}`, { blob }))),
+  );
   const ours = await onRegistry((registry) => timed(() => together(registry, WAYS["PUT, digest known"])));
   console.log("200 blobs of 10 KiB by POST and PUT, 8 at a time");
-  table(["floor (1 write each), s", "seconds (2 requests, 3 writes each)", "ratio", "peak, MiB"], [[floor.result.toFixed(2), ours.result.toFixed(2), (ours.result / floor.result).toFixed(2), ours.peak]]);
+  table(
+    ["floor (1 write each), s", "seconds (2 requests, 3 writes each)", "ratio", "peak, MiB"],
+    [[floor.result.toFixed(2), ours.result.toFixed(2), (ours.result / floor.result).toFixed(2), ours.peak]],
+  );
 }
 
 if (!options.only) {

@@ -23,10 +23,7 @@ function failAll(error) {
 
 function internalError() {
   const errors = [{ code: "UNKNOWN", message: "something went wrong in the registry" }];
-  return Response.json(
-    { errors },
-    { status: 500, headers: { "docker-distribution-api-version": "registry/2.0" } },
-  );
+  return Response.json({ errors }, { status: 500, headers: { "docker-distribution-api-version": "registry/2.0" } });
 }
 
 export default class extends WorkerEntrypoint {
@@ -38,7 +35,13 @@ export default class extends WorkerEntrypoint {
       this.ctx.waitUntil(Promise.race([answer, failed]).catch(() => {}));
       return await Promise.race([answer, failed]);
     } catch (error) {
-      console.error(JSON.stringify({ level: "error", request: `${request.method} ${new URL(request.url).pathname}`, message: String(error?.stack ?? error) }));
+      console.error(
+        JSON.stringify({
+          level: "error",
+          request: `${request.method} ${new URL(request.url).pathname}`,
+          message: String(error?.stack ?? error),
+        }),
+      );
       if (error instanceof WebAssembly.RuntimeError) failAll(error);
       return internalError();
     } finally {

@@ -45,7 +45,10 @@ test("an invalid configuration is reported with the expected values", async () =
 // Hashes of the htpasswd tool, bcrypt in WebAssembly, and a client that follows the challenge.
 test("users log in with htpasswd passwords", needs("htpasswd", "skopeo"), async () => {
   const lines = [];
-  for (const [user, password, cost] of [["ann", "p:w ü", "5"], ["bob", "hunter2", "10"]]) {
+  for (const [user, password, cost] of [
+    ["ann", "p:w ü", "5"],
+    ["bob", "hunter2", "10"],
+  ]) {
     lines.push((await run("htpasswd", ["-nbB", "-C", cost, user, password])).trim());
   }
   await withRegistry({ HTPASSWD: lines.join("\n") }, async (registry) => {

@@ -48,7 +48,12 @@ test("a blob that was pulled whole is served from the edge cache, ranges too", a
     assert.equal(hit.answer.headers.get("content-length"), String(bytes.length));
     assert.equal(hit.answer.headers.get("docker-content-digest"), digest);
     assert.equal(hit.answer.headers.get("cf-cache-status"), null);
-    for (const [text, from, to] of [["bytes=1000-1999", 1000, 2000], ["bytes=-5", -5], ["bytes=0-0", 0, 1], ["bytes=1999999-", 1_999_999]]) {
+    for (const [text, from, to] of [
+      ["bytes=1000-1999", 1000, 2000],
+      ["bytes=-5", -5],
+      ["bytes=0-0", 0, 1],
+      ["bytes=1999999-", 1_999_999],
+    ]) {
       const part = await get(206, { range: text });
       assert.ok(part.calls === 1 && part.bytes.equals(bytes.subarray(from, to)), text);
     }

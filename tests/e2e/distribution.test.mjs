@@ -16,9 +16,26 @@ test("a bucket written by docker-registry is served unchanged", needs("docker-re
   try {
     await writeLayout(path.join(folder, "image"), [1000, 2_000_000]);
     const index = await writeLayout(path.join(folder, "many"), [500], ["amd64", "arm64"]);
-    await skopeo("copy", "--dest-tls-verify=false", `oci:${folder}/image:latest`, `docker://${theirs.host}/team/app:v1`);
-    await skopeo("copy", "--dest-tls-verify=false", "--format=v2s2", `oci:${folder}/image:latest`, `docker://${theirs.host}/team/app:docker`);
-    await skopeo("copy", "--all", "--dest-tls-verify=false", `oci:${folder}/many:latest`, `docker://${theirs.host}/many:v1`);
+    await skopeo(
+      "copy",
+      "--dest-tls-verify=false",
+      `oci:${folder}/image:latest`,
+      `docker://${theirs.host}/team/app:v1`,
+    );
+    await skopeo(
+      "copy",
+      "--dest-tls-verify=false",
+      "--format=v2s2",
+      `oci:${folder}/image:latest`,
+      `docker://${theirs.host}/team/app:docker`,
+    );
+    await skopeo(
+      "copy",
+      "--all",
+      "--dest-tls-verify=false",
+      `oci:${folder}/many:latest`,
+      `docker://${theirs.host}/many:v1`,
+    );
     const raw = await skopeo("inspect", "--raw", "--tls-verify=false", `docker://${theirs.host}/team/app:v1`);
     await theirs.stop();
 
@@ -33,12 +50,25 @@ test("a bucket written by docker-registry is served unchanged", needs("docker-re
     });
     await ours.run();
 
-    for (const [n, reference] of ["team/app:v1", "team/app:docker", `team/app@${digestOf(Buffer.from(raw))}`].entries()) {
+    for (const [n, reference] of [
+      "team/app:v1",
+      "team/app:docker",
+      `team/app@${digestOf(Buffer.from(raw))}`,
+    ].entries()) {
       await skopeo("copy", "--src-tls-verify=false", `docker://${ours.host}/${reference}`, `dir:${folder}/back-${n}`);
     }
-    await skopeo("copy", "--all", "--src-tls-verify=false", `docker://${ours.host}/many@${index}`, `dir:${folder}/back-many`);
+    await skopeo(
+      "copy",
+      "--all",
+      "--src-tls-verify=false",
+      `docker://${ours.host}/many@${index}`,
+      `dir:${folder}/back-many`,
+    );
     assert.equal(await skopeo("inspect", "--raw", "--tls-verify=false", `docker://${ours.host}/team/app:v1`), raw);
-    assert.deepEqual(JSON.parse(await skopeo("list-tags", "--tls-verify=false", `docker://${ours.host}/team/app`)).Tags, ["docker", "v1"]);
+    assert.deepEqual(
+      JSON.parse(await skopeo("list-tags", "--tls-verify=false", `docker://${ours.host}/team/app`)).Tags,
+      ["docker", "v1"],
+    );
     const head = await ours.expect("HEAD /v2/team/app/manifests/v1", 200);
     assert.equal(head.headers.get("content-type"), MANIFEST);
     const layer = JSON.parse(raw).layers[1];
@@ -49,7 +79,7 @@ test("a bucket written by docker-registry is served unchanged", needs("docker-re
     // The catalog and mounts without a source need indexes that docker-registry does not write: the rebuild
     // adds them.
     assert.deepEqual((await (await ours.expect("GET /v2/_catalog", 200)).json()).repositories, []);
-    for (let after = ""; after !== null; ) {
+    for (let after = ""; after !== null;) {
       const step = await ours.expect(`POST /v2/_pierhead/rebuild?after=${encodeURIComponent(after)}`, 200);
       after = (await step.json()).next;
     }
@@ -71,7 +101,13 @@ test("docker-registry serves a small image that was pushed here", needs("docker-
   const ours = await Registry.start();
   try {
     const index = await writeLayout(path.join(folder, "image"), [1000, 2_000_000], ["amd64", "arm64"]);
-    await skopeo("copy", "--all", "--dest-tls-verify=false", `oci:${folder}/image:latest`, `docker://${ours.host}/team/app:v1`);
+    await skopeo(
+      "copy",
+      "--all",
+      "--dest-tls-verify=false",
+      `oci:${folder}/image:latest`,
+      `docker://${ours.host}/team/app:v1`,
+    );
     await ours.kill();
     await ours.withBucket(async (bucket) => {
       let cursor;
@@ -87,7 +123,13 @@ test("docker-registry serves a small image that was pushed here", needs("docker-
     });
     theirs = await dockerRegistry(folder);
     for (const [n, reference] of ["team/app:v1", `team/app@${index}`].entries()) {
-      await skopeo("copy", "--all", "--src-tls-verify=false", `docker://${theirs.host}/${reference}`, `dir:${folder}/back-${n}`);
+      await skopeo(
+        "copy",
+        "--all",
+        "--src-tls-verify=false",
+        `docker://${theirs.host}/${reference}`,
+        `dir:${folder}/back-${n}`,
+      );
     }
     const catalog = await (await fetch(`http://${theirs.host.replace("localhost", "127.0.0.1")}/v2/_catalog`)).json();
     assert.deepEqual(catalog.repositories, ["team/app"]);

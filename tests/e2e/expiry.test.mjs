@@ -18,7 +18,9 @@ async function inR2(registry) {
 
 async function onS3(s3) {
   const files = await readdir(s3.folder, { recursive: true, withFileTypes: true });
-  const names = files.filter((file) => file.isFile()).map((file) => path.relative(s3.folder, path.join(file.parentPath, file.name)));
+  const names = files
+    .filter((file) => file.isFile())
+    .map((file) => path.relative(s3.folder, path.join(file.parentPath, file.name)));
   // The server keeps unjoined parts and metadata of objects beside the buckets.
   return names
     .filter((name) => name.startsWith(`${BUCKET}/pierhead/uploads/`) || name.startsWith(".upload"))
@@ -31,7 +33,9 @@ async function abandon(vars, names) {
   try {
     const locations = [];
     for (const size of [1000, 2 * PART + 1000]) {
-      const patched = await registry.expect(`PATCH ${await registry.startUpload("left")}`, 202, { body: randomBytes(size) });
+      const patched = await registry.expect(`PATCH ${await registry.startUpload("left")}`, 202, {
+        body: randomBytes(size),
+      });
       locations.push(patched.headers.get("location"));
     }
     const kept = [await registry.pushBlob("kept", randomBytes(100))];
@@ -67,10 +71,12 @@ test("an abandoned upload is removed from R2 and from S3 when it expires", async
 test("the hourly purge logs a report", async () => {
   const registry = await Registry.start({ vars: { ANONYMOUS: "push", PURGE: "dry-run" } });
   try {
-    const patched = await registry.expect(`PATCH ${await registry.startUpload("young")}`, 202, { body: randomBytes(10) });
+    const patched = await registry.expect(`PATCH ${await registry.startUpload("young")}`, 202, {
+      body: randomBytes(10),
+    });
     await registry.expect("GET /cdn-cgi/local/scheduled", 200);
     // The log line comes a moment later.
-    for (let tries = 0; tries < 50 && !registry.log.includes("purge\""); tries++) {
+    for (let tries = 0; tries < 50 && !registry.log.includes('purge"'); tries++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     assert.match(registry.log, /"job":"purge".*"dry_run":true,"finished":true,"purged":\[\],"seen":1/);

@@ -26,7 +26,7 @@ function sendSlowly(location, bytes, hangUpAfter = Infinity) {
     let at = 0;
     const next = () => {
       if (request.destroyed) return;
-      if (at >= hangUpAfter) return request.destroy(), resolve(null);
+      if (at >= hangUpAfter) return (request.destroy(), resolve(null));
       if (at >= bytes.length) return request.end();
       const end = Math.min(bytes.length, at + 512 * 1024, Math.max(at + 1, hangUpAfter));
       request.write(bytes.subarray(at, end), () => setTimeout(next, 3));

@@ -9,7 +9,14 @@ const options = needs("chromium");
 let browser;
 before(async () => {
   if (options.skip) return;
-  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+  const args = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ];
   browser = await chromium.launch({ executablePath: find("chromium"), args });
 });
 after(() => browser?.close());
@@ -19,7 +26,10 @@ async function show(vars, use) {
   const page = await browser.newPage();
   const problems = [];
   page.on("pageerror", (error) => problems.push(String(error)));
-  page.on("console", (message) => message.type() === "error" && !/401/.test(message.text()) && problems.push(message.text()));
+  page.on(
+    "console",
+    (message) => message.type() === "error" && !/401/.test(message.text()) && problems.push(message.text()),
+  );
   try {
     await page.goto(`http://${registry.host}/`, { waitUntil: "networkidle" });
     await use(page, registry);
@@ -36,7 +46,11 @@ test("shows the name, the address, and the commands to push and pull", options, 
     assert.equal(await page.textContent("#address"), registry.host);
     await page.waitForFunction(() => document.querySelector("#status").textContent === "is up");
     const text = await page.innerText("main");
-    for (const command of [`docker push ${registry.host}/app:1`, `docker pull ${registry.host}/app:1`, "--dest-tls-verify=false"]) {
+    for (const command of [
+      `docker push ${registry.host}/app:1`,
+      `docker pull ${registry.host}/app:1`,
+      "--dest-tls-verify=false",
+    ]) {
       assert.ok(text.includes(command), command);
     }
     assert.ok(!(await page.isVisible("#login")));

@@ -13,7 +13,8 @@ export async function run(command, args, options = {}) {
     const { stdout } = await execute(command, args, { maxBuffer: 1 << 26, timeout: 120_000, ...options });
     return stdout;
   } catch (error) {
-    throw new Error(`${command} ${args.join(" ")}: ${error.message}\n${error.stdout}\n${error.stderr}`);
+    const output = `${error.stdout}\n${error.stderr}`;
+    throw new Error(`${command} ${args.join(" ")}: ${error.message}\n${output}`, { cause: error });
   }
 }
 
@@ -56,7 +57,14 @@ export async function daemon(command, args, isReady, options = {}) {
 export async function dockerRegistry(folder) {
   const port = await freePort();
   const config = path.join(folder, "registry.yml");
-  await writeFile(config, `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${folder}/registry\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:${port}\n`);
-  const stop = await daemon("docker-registry", ["serve", config], async () => (await fetch(`http://127.0.0.1:${port}/v2/`)).ok);
+  await writeFile(
+    config,
+    `version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: ${folder}/registry\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:${port}\n`,
+  );
+  const stop = await daemon(
+    "docker-registry",
+    ["serve", config],
+    async () => (await fetch(`http://127.0.0.1:${port}/v2/`)).ok,
+  );
   return { host: `localhost:${port}`, url: `http://127.0.0.1:${port}`, stop, files: path.join(folder, "registry") };
 }

@@ -18,7 +18,13 @@ function tar(name, content) {
   header.write("        ", 148);
   header.write("0", 156);
   header.write("ustar\0" + "00", 257);
-  header.write(octal(header.reduce((sum, byte) => sum + byte, 0), 7) + "\0", 148);
+  header.write(
+    octal(
+      header.reduce((sum, byte) => sum + byte, 0),
+      7,
+    ) + "\0",
+    148,
+  );
   const padding = Buffer.alloc((512 - (content.length % 512)) % 512);
   return Buffer.concat([header, content, padding, Buffer.alloc(1024)]);
 }

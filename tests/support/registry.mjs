@@ -135,17 +135,21 @@ export class Registry {
 
   // Pushes an image with one layer; returns its digests, its manifest and the manifest's size.
   async pushImage(name, reference, { layer = randomBytes(100), extra = {} } = {}) {
-    const config = Buffer.from(JSON.stringify({ architecture: "amd64", os: "linux", random: randomBytes(8).toString("hex") }));
+    const config = Buffer.from(
+      JSON.stringify({ architecture: "amd64", os: "linux", random: randomBytes(8).toString("hex") }),
+    );
     const describe = (mediaType, bytes) => ({ mediaType, digest: digestOf(bytes), size: bytes.length });
     await this.pushBlob(name, config);
     await this.pushBlob(name, layer);
-    const manifest = Buffer.from(JSON.stringify({
-      schemaVersion: 2,
-      mediaType: MANIFEST,
-      config: describe("application/vnd.oci.image.config.v1+json", config),
-      layers: [describe("application/vnd.oci.image.layer.v1.tar", layer)],
-      ...extra,
-    }));
+    const manifest = Buffer.from(
+      JSON.stringify({
+        schemaVersion: 2,
+        mediaType: MANIFEST,
+        config: describe("application/vnd.oci.image.config.v1+json", config),
+        layers: [describe("application/vnd.oci.image.layer.v1.tar", layer)],
+        ...extra,
+      }),
+    );
     const digest = digestOf(manifest);
     await this.pushManifest(name, reference ?? digest, manifest);
     return { digest, manifest, config: digestOf(config), layer: digestOf(layer), size: manifest.length };

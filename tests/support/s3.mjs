@@ -39,7 +39,13 @@ export class S3Server {
 
   // The registry's variables for this server.
   get vars() {
-    return { S3_ENDPOINT: this.endpoint, S3_BUCKET: BUCKET, S3_REGION: "us-east-1", S3_ACCESS_KEY_ID: KEY, S3_SECRET_ACCESS_KEY: SECRET };
+    return {
+      S3_ENDPOINT: this.endpoint,
+      S3_BUCKET: BUCKET,
+      S3_REGION: "us-east-1",
+      S3_ACCESS_KEY_ID: KEY,
+      S3_SECRET_ACCESS_KEY: SECRET,
+    };
   }
 
   stopNow() {
