@@ -2,4 +2,4 @@
 # Builds the worker into build/. Arguments go to worker-build.
 . "$(dirname "$0")/env.sh"
 bash scripts/setup.sh
-with_wasm worker-build --release "$@"
+worker-build --release "$@"

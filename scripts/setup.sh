@@ -18,47 +18,15 @@ rust() {
   exit 1
 }
 
-wasm_target() {
-  [ -e "$debian_rust/ready" ] && return
-  if command -v rustup >/dev/null; then
-    rustup target list --installed | grep -qx $WASM_TARGET && return
-    say "Adding the Rust target $WASM_TARGET"
-    rustup target add $WASM_TARGET && return
-  elif [ -d "$(rustc --print sysroot)/lib/rustlib/$WASM_TARGET/lib" ]; then
-    return
-  fi
-  debian_wasm_target
-}
+has_wasm_target() { [ -d "$(rustc --print target-libdir --target $WASM_TARGET 2>/dev/null)" ]; }
 
-# Debian carries a compiler with its library's source: build the library for wasm32 from it, once.
-debian_wasm_target() {
-  say "That failed: building the wasm32 library from Debian's Rust instead"
-  if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-    say "This needs Debian and root. Otherwise: rustup target add $WASM_TARGET"
-    exit 1
-  fi
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends rustc-web cargo-web rust-web-src >&2
-  local lld build sysroot
-  lld=$(find "$(rustc --print sysroot)" "$HOME/.rustup/toolchains" /usr/lib -name rust-lld -type f 2>/dev/null | head -n 1)
-  [ -n "$lld" ] || { say "No rust-lld was found: install the package lld"; exit 1; }
-  rm -rf "$debian_rust" && mkdir -p "$debian_rust/bin"
-  ln -s "$lld" "$debian_rust/bin/rust-lld"
-  ln -s /usr/bin/cargo /usr/bin/rustc /usr/bin/rustdoc "$debian_rust/bin/"
-  build=$(mktemp -d)
-  mkdir "$build/src"
-  printf '[package]\nname = "seed"\nversion = "0.0.0"\nedition = "2021"\n' >"$build/Cargo.toml"
-  : >"$build/src/lib.rs"
-  (
-    cd "$build"
-    PATH="$debian_rust/bin:$PATH" RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc /usr/bin/cargo build --release \
-      --target $WASM_TARGET -Zbuild-std=std,panic_abort,test
-  ) >&2
-  sysroot="$(/usr/bin/rustc --print sysroot)/lib/rustlib/$WASM_TARGET/lib"
-  mkdir -p "$sysroot"
-  find "$build/target/$WASM_TARGET/release/deps" -name '*.rlib' ! -name 'libseed-*' -exec cp {} "$sysroot" \;
-  rm -rf "$build"
-  touch "$debian_rust/ready"
+wasm_target() {
+  has_wasm_target && return
+  say "Adding the Rust target $WASM_TARGET"
+  if command -v rustup >/dev/null && rustup target add $WASM_TARGET && has_wasm_target; then return; fi
+  say "Rust cannot compile to WebAssembly here. Install the target: rustup target add $WASM_TARGET"
+  command -v rustup >/dev/null || say "(This Rust was installed without rustup: get it from https://rustup.rs)"
+  exit 1
 }
 
 cargo_tool() { # crate, version, a binary of it, more arguments
@@ -72,4 +40,7 @@ rust
 wasm_target
 cargo_tool wasm-bindgen-cli $WASM_BINDGEN_VERSION wasm-bindgen
 cargo_tool worker-build $WORKER_BUILD_VERSION worker-build
-if [ "${1:-}" = tests ]; then cargo_tool s3s-fs $S3S_FS_VERSION s3s-fs --locked --features binary; fi
+if [ "${1:-}" = tests ]; then
+  cargo_tool s3s-fs $S3S_FS_VERSION s3s-fs --locked --features binary
+  cargo_tool cargo-deny $CARGO_DENY_VERSION cargo-deny
+fi
