@@ -1,0 +1,10 @@
+// Fails if the worker in build/ exceeds its budget, compressed as `wrangler deploy` reports it.
+import { readFileSync } from "node:fs";
+import { gzipSync } from "node:zlib";
+
+const BUDGET = 772; // KiB, of 1,024 bytes
+
+const files = ["build/index_bg.wasm", "build/index.js"].map((file) => readFileSync(file));
+const size = gzipSync(Buffer.concat(files)).length / 1024;
+console.log(`The worker: ${size.toFixed(1)} KiB compressed with gzip, budget ${BUDGET} KiB`);
+process.exitCode = size > BUDGET ? 1 : 0;
