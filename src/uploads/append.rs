@@ -121,14 +121,14 @@ impl Writer {
         let mut checkpoint = self.ledger.upload.checkpoint();
         let mut replaced = Vec::new();
         if let Some(mut buffer) = tail.buffer {
-            let is_full = checkpoint.staged.len() >= MAX_STAGED;
-            if is_full {
+            let mut range = start..end;
+            if checkpoint.staged.len() >= MAX_STAGED {
                 self.ledger.read_staged(&mut *buffer).await?;
                 replaced = std::mem::take(&mut checkpoint.staged);
+                range.start = 0;
             }
-            let range = if is_full { 0..end } else { start..end };
             let length = range.len() as u64;
-            checkpoint.staged = self.ledger.stage(Body::Buffer { buffer, range }, length, is_full).await?;
+            checkpoint.staged.push(self.ledger.stage(Body::Buffer { buffer, range }, length).await?);
         }
         checkpoint.offset += (end - start) as u64;
         checkpoint.hash = self.hasher.state();

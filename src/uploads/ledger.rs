@@ -84,14 +84,11 @@ impl Ledger {
         Ok(self.delete_staged(&staged).await?)
     }
 
-    /// Stores bytes that do not fill a part. If `replaced`, they contain all bytes staged before. Returns the
-    /// new list of staged pieces.
-    pub async fn stage(&self, body: Body, length: u64, replaced: bool) -> Result<Vec<Staged>, StorageError> {
+    /// Stages `length` bytes that do not fill a part.
+    pub async fn stage(&self, body: Body, length: u64) -> Result<Staged, StorageError> {
         let epoch = self.upload.epoch;
         self.store.put(&Key::Staged(&self.id, epoch).path(), body, PutOptions::default()).await?;
-        let mut staged = if replaced { Vec::new() } else { self.upload.staged.clone() };
-        staged.push(Staged { epoch, length });
-        Ok(staged)
+        Ok(Staged { epoch, length })
     }
 
     /// Reads all staged bytes into the front of `buffer` and returns their length.
