@@ -28,6 +28,7 @@
 //!   uploads/<uuid>/<epoch>                                    a multipart blob, during and after its upload
 //!   uploads/<uuid>/<epoch>.blob                               the digest of that blob
 //!   uploads/<uuid>/staged/<epoch>                             bytes that do not fill a part yet
+//!   uploads/scratch/<uuid>                                    temporary objects of the S3 driver
 //!   purge                                                     the cursor of the purge job
 //!   secret                                                    the key for upload locations and blob URLs
 //! ```
@@ -96,6 +97,8 @@ pub enum Key<'a> {
     StagedAll(&'a UploadId),
     /// The note beside a multipart blob, which holds its digest.
     UploadBlob(&'a Path),
+    /// The folder of temporary objects of a driver, which the purge job removes.
+    Scratch,
     /// The folder of all objects of uploads.
     Uploads,
     /// The cursor of the purge job.
@@ -172,6 +175,7 @@ impl fmt::Display for Key<'_> {
             Self::Staged(id, epoch) => write!(f, "{OURS}/uploads/{id}/staged/{epoch}"),
             Self::StagedAll(id) => write!(f, "{OURS}/uploads/{id}/staged"),
             Self::UploadBlob(object) => write!(f, "{object}{}", Key::UPLOAD_BLOB),
+            Self::Scratch => write!(f, "{OURS}/uploads/scratch"),
             Self::Uploads => write!(f, "{OURS}/uploads"),
             Self::PurgeCursor => write!(f, "{OURS}/purge"),
             Self::Secret => write!(f, "{OURS}/secret"),
@@ -266,6 +270,7 @@ mod tests {
             (Key::Upload(&id, 3), format!("pierhead/uploads/{uuid}/3")),
             (Key::Staged(&id, 3), format!("pierhead/uploads/{uuid}/staged/3")),
             (Key::UploadBlob(&Key::Upload(&id, 3).path()), format!("pierhead/uploads/{uuid}/3.blob")),
+            (Key::Scratch, "pierhead/uploads/scratch".into()),
             (Key::Secret, "pierhead/secret".into()),
         ] {
             assert_eq!(key.path().as_str(), expected);

@@ -49,13 +49,18 @@ impl Registry<'_> {
         let opening = async {
             let guess =
                 response.blobs.cached_location(digest).filter(|_| mode == Mode::Off && !is_unchanged)?;
-            response.open(&guess).await.ok()
+            let opened = response.open(&guess).await.ok()?;
+            Some((guess, opened))
         };
-        let (located, mut opened) = join(repository.locate(digest, Freshness::Cached), opening).await;
-        if !matches!((&located, &opened), (Ok(Some(located)), Some(opened)) if opened.located == *located) {
-            // The guess was wrong: discard it.
-            opened.take().into_iter().for_each(|opened| opened.body.cancel());
-        }
+        let (located, opened) = join(repository.locate(digest, Freshness::Cached), opening).await;
+        let opened = match (&located, opened) {
+            (Ok(Some(located)), Some((guess, opened))) if guess == *located => Some(opened),
+            (_, wrong) => {
+                // The guess was wrong: discard it.
+                wrong.into_iter().for_each(|(_, opened)| opened.body.cancel());
+                None
+            }
+        };
         let located = located?.ok_or_else(unknown)?;
         if let Some(url) = redirects.url(mode, digest, &located.path(digest)).await? {
             return Ok(redirect(digest, url));
@@ -65,8 +70,7 @@ impl Registry<'_> {
     }
 
     /// `GET /v2/_pierhead/blobs/<alg>/<hex>?verify=…`: serves a blob to anyone with the URL, until it
-    /// expires. See
-    /// [`crate::redirect::signed`].
+    /// expires. See [`crate::redirect::signed`].
     pub(super) async fn get_signed_blob(
         &self,
         digest: &Digest,

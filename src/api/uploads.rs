@@ -1,6 +1,6 @@
 //! Upload endpoints: every method of the specification to push a blob. [`crate::uploads`] stores the bytes.
 
-use http::{StatusCode, Uri, header, request::Parts};
+use http::{HeaderMap, StatusCode, Uri, header};
 
 use super::{Error, Registry, Request, Response, empty, headers, parameter};
 use crate::{
@@ -60,8 +60,9 @@ impl Registry<'_> {
         let at = self.upload_at(name, id, request.uri()).await?;
         let (parts, mut body) = request.into_parts();
         let appended = async {
-            let chunk = self.chunk(&at, &parts, &mut body).await?;
-            self.app.uploads(name, &self.context).append(&at, chunk).await
+            let range = self.content_range(&at, &parts.headers).await?;
+            let uploads = self.app.uploads(name, &self.context);
+            uploads.append(&at, Chunk { body: &mut body, range }).await
         };
         match appended.await {
             Ok(offset) => self.progress(&at.with_session(true), offset, StatusCode::ACCEPTED).await,
@@ -82,23 +83,11 @@ impl Registry<'_> {
     }
 
     async fn finish(&self, at: UploadAt, digest: &Digest, request: Request) -> Result<Response, Error> {
-        let uploads = self.app.uploads(&at.repository, &self.context);
-        let max_put = uploads.blobs.store().capabilities().max_put;
-        if !at.state.has_session && is_whole_blob(&request, digest, max_put) {
-            return match uploads.put(digest, request.into_body()).await {
-                Ok(()) => Ok(created(&at.repository, digest)),
-                // The body may be only the last chunk, sent to the location of the POST.
-                Err(error @ UploadError::DigestMismatch(_)) => match uploads.offset(&at).await? {
-                    Some(offset) if offset > 0 => Err(self.out_of_order(&at, offset).await?),
-                    _ => Err(error.into()),
-                },
-                Err(error) => Err(error.into()),
-            };
-        }
         let (parts, mut body) = request.into_parts();
         let finished = async {
-            let chunk = self.chunk(&at, &parts, &mut body).await?;
-            uploads.finish(&at, chunk, digest).await
+            let range = self.content_range(&at, &parts.headers).await?;
+            let uploads = self.app.uploads(&at.repository, &self.context);
+            uploads.finish(&at, Chunk { body: &mut body, range }, digest).await
         };
         match finished.await {
             Ok(()) => Ok(created(&at.repository, digest)),
@@ -178,31 +167,20 @@ impl Registry<'_> {
         Ok(response)
     }
 
-    /// The chunk of a request. A malformed `Content-Range` counts as out of order.
-    async fn chunk<'b>(
+    /// The first byte and the length in `Content-Range`. A malformed one is out of order.
+    async fn content_range(
         &self,
         at: &UploadAt,
-        parts: &Parts,
-        body: &'b mut Body,
-    ) -> Result<Chunk<'b>, UploadError> {
-        let range = match parts.headers.get(header::CONTENT_RANGE) {
-            None => None,
-            Some(value) => match headers::parse_content_range(value) {
-                Some(range) => Some(range),
-                None => {
-                    let offset = self.app.uploads(&at.repository, &self.context).offset(at).await?;
-                    return Err(match offset {
-                        None if at.state.has_session => Refused::Unknown.into(),
-                        offset => Refused::OutOfOrder { offset: offset.unwrap_or(0) }.into(),
-                    });
-                }
-            },
-        };
-        let stream = match body {
-            Body::Stream(stream) => Some(stream),
-            _ => None,
-        };
-        Ok(Chunk { stream, range })
+        fields: &HeaderMap,
+    ) -> Result<Option<(u64, u64)>, UploadError> {
+        let Some(value) = fields.get(header::CONTENT_RANGE) else { return Ok(None) };
+        if let Some(range) = headers::parse_content_range(value) {
+            return Ok(Some(range));
+        }
+        match self.app.uploads(&at.repository, &self.context).offset(at).await? {
+            None if at.state.has_session => Err(Refused::Unknown.into()),
+            offset => Err(Refused::OutOfOrder { offset: offset.unwrap_or(0) }.into()),
+        }
     }
 
     /// Drains the body of a refused chunk, then returns the error for the client.
@@ -223,15 +201,6 @@ impl Registry<'_> {
         let at = at.with_session(at.state.has_session || offset > 0);
         Ok(Error::UploadOutOfOrder { location: self.location(&at).await?, offset })
     }
-}
-
-/// Whether the body is a whole blob that the store can take and verify in one put.
-fn is_whole_blob(request: &Request, digest: &Digest, max: u64) -> bool {
-    let Some(length) = request.body().content_length() else { return false };
-    let range = request.headers().get(header::CONTENT_RANGE).map(headers::parse_content_range);
-    let starts_at_zero = range.is_none_or(|range| range == Some((0, length)));
-    let is_empty_blob = || *digest == digest.algorithm().digest(b"");
-    starts_at_zero && length <= max && (length > 0 || is_empty_blob())
 }
 
 fn created(name: &RepositoryName, digest: &Digest) -> Response {

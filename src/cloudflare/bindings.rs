@@ -36,7 +36,7 @@ pub fn config(env: &Env) -> Result<Config, Error> {
 pub fn store(env: &Env, config: &Config) -> Result<Store, Error> {
     match (config.storage.backend, &config.storage.s3) {
         (Backend::S3, Some(bucket)) => {
-            let scratch = Key::Uploads.path();
+            let scratch = Key::Scratch.path();
             Ok(Store::new(S3::new(Rc::new(Fetch), bucket.clone(), Rc::new(SystemClock), scratch)))
         }
         _ => Ok(Store::new(R2::new(env.bucket(BUCKET).map_err(|error| unbound(BUCKET, error))?))),

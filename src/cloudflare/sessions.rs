@@ -52,8 +52,8 @@ impl UploadSessions for DurableSessions {
             let body = serde_json::to_string(&call).map_err(|error| unreachable(error.to_string()))?;
             let is_begin = matches!(call.command, Command::Begin { .. });
             let reply = match self.send(id, &body).await {
-                // Retry once: the object may have moved or restarted. Every command but `Begin` is
-                // idempotent; clients retry `Begin` themselves.
+                // Retry once: the object may have moved or restarted. A repeated checkpoint changes nothing and
+                // a repeated `Close` is refused as closed; clients retry `Begin` themselves.
                 Err(error) if !is_begin => {
                     let message = error.to_string();
                     worker::console_warn!(

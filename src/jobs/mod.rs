@@ -58,11 +58,7 @@ pub async fn run(
     let (store, path) = (app.store(context), key.path());
     let mut cursor = store.head(&path).await?.and_then(|meta| meta.metadata.get(AFTER).cloned());
     for _ in 0..steps {
-        let Step { report, next } = job.step(app, context, cursor).await?;
-        context.log.write(
-            Level::Info,
-            || json!({"level": "info", "id": context.log.id, "job": job.name(), "report": report}),
-        );
+        let next = step(job, cursor, app, context).await?;
         let metadata = next.iter().map(|next| (AFTER.to_owned(), next.clone())).collect::<Metadata>();
         let options = PutOptions { metadata, ..PutOptions::default() };
         store.put(&path, Body::Empty, options).await?;
@@ -72,4 +68,19 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Runs one step of a job and logs its report. Returns the cursor of the next step.
+pub async fn step(
+    job: &dyn Job,
+    cursor: Option<String>,
+    app: &App,
+    context: &Context,
+) -> Result<Option<String>, RepositoryError> {
+    let Step { report, next } = job.step(app, context, cursor).await?;
+    context.log.write(
+        Level::Info,
+        || json!({"level": "info", "id": context.log.id, "job": job.name(), "report": report}),
+    );
+    Ok(next)
 }

@@ -142,7 +142,7 @@ impl<'a> Writer<'a> {
                 self.size += length;
             } else {
                 let bytes = body.read(PART_SIZE).await;
-                self.write(bytes.map_err(|error| self.store.error(from, error))?).await?;
+                self.write(bytes.map_err(|error| self.store.unreadable(from, error))?).await?;
             }
         }
         Ok(())

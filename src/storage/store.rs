@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     oci::{Algorithm, Digest},
-    platform::{Body, ByteRange, Clock, Level, RequestLog},
+    platform::{Body, ByteRange, Clock, Level, ReadError, RequestLog},
 };
 
 /// A store. Cheap to clone. Its operations are those of [`StorageDriver`], with the same guarantees.
@@ -162,8 +162,17 @@ impl Store {
     /// Reads a small object into memory. More than `limit` bytes is an error.
     pub async fn read(&self, path: &Path, limit: usize) -> Result<Option<(Bytes, ObjectMeta)>, StorageError> {
         let Some(Object { meta, body }) = self.get(path, None).await? else { return Ok(None) };
-        let bytes = body.read(limit).await.map_err(|error| self.error(path, error))?;
+        let bytes = body.read(limit).await.map_err(|error| self.unreadable(path, error))?;
         Ok(Some((bytes, meta)))
+    }
+
+    /// The error of an object whose content could not be read: the store's, not a client's.
+    pub fn unreadable(&self, path: &Path, error: ReadError) -> StorageError {
+        let retryable = matches!(error, ReadError::Broken(_));
+        self.error(
+            path,
+            StorageErrorKind::Backend { operation: "get", message: error.to_string(), retryable },
+        )
     }
 
     /// Every object whose path starts with `prefix`, flat, in order.

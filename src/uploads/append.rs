@@ -138,7 +138,7 @@ impl Writer {
     }
 
     /// The tail of a request without a body.
-    pub fn nothing(&self) -> Tail {
+    pub fn empty_tail(&self) -> Tail {
         let at = self.ledger.upload.staged_length() as usize;
         Tail { buffer: None, range: at..at }
     }

@@ -98,7 +98,10 @@ impl Ledger {
             let path = Key::Staged(&self.id, staged.epoch).path();
             let to = at + staged.length as usize;
             let end = match self.store.get(&path, None).await?.map(|object| object.body) {
-                Some(Body::Stream(mut stream)) => stream.read_into(buffer, at..to, None).await?,
+                Some(Body::Stream(mut stream)) => {
+                    let read = stream.read_into(buffer, at..to, None).await;
+                    read.map_err(|error| self.store.unreadable(&path, error))?
+                }
                 _ => at,
             };
             if end != to {

@@ -1,7 +1,7 @@
 //! Uploads: storing bytes as a blob.
 //!
 //! If the digest is known before the bytes, the store verifies them and no session is needed
-//! ([`Uploads::put`]). Otherwise a session holds the progress of the upload between requests. [`session`] is
+//! ([`Uploads::finish`]). Otherwise a session holds the progress of the upload between requests. [`session`] is
 //! its pure state machine, [`plan`] cuts a stream into parts, `append` writes them, `ledger` keeps session
 //! and storage consistent, and `commit` makes a blob of the parts, in time independent of its size.
 
@@ -22,7 +22,7 @@ use crate::{
     blobs::{Blobs, Located},
     context::Context,
     oci::{Digest, InvalidHashState},
-    platform::{Body, Buffers, Level, ReadError, Stream},
+    platform::{Body, Buffers, Level, ReadError},
     repository::{Repository, RepositoryError},
     storage::StorageError,
 };
@@ -86,9 +86,9 @@ impl From<Refused> for UploadError {
 
 /// A chunk as the client sends it.
 pub struct Chunk<'a> {
-    /// Its bytes; `None` for an empty body.
-    pub stream: Option<&'a mut Stream>,
-    /// The first byte and the length that `Content-Range` announces.
+    /// The body of the request.
+    pub body: &'a mut Body,
+    /// The first byte and the length from `Content-Range`.
     pub range: Option<(u64, u64)>,
 }
 
@@ -107,22 +107,18 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Stores a whole blob whose digest is known, and links it. Costs one write, verified by the store, then
-    /// two links.
-    pub async fn put(&self, digest: &Digest, body: Body) -> Result<(), UploadError> {
-        let size = body.content_length().unwrap_or_default();
-        commit::put_verified(&self.blobs, digest, body).await?;
-        Ok(self.repository.link_blob(digest, &Located { size, at: None }).await?)
-    }
-
     /// Adds a chunk. Returns the length of the upload, in bytes.
     pub async fn append(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<u64, UploadError> {
         let (mut writer, tail) = self.write(at, chunk).await?;
         writer.release(tail).await
     }
 
-    /// Adds the last chunk, which may be empty, and makes a linked blob of the upload.
+    /// Adds the last chunk, which may be empty, and makes a linked blob of the upload. A chunk that is the
+    /// whole blob needs no session: it costs one write, verified by the store, then two links.
     pub async fn finish(&self, at: &UploadAt, chunk: Chunk<'_>, digest: &Digest) -> Result<(), UploadError> {
+        if !at.state.has_session && self.is_whole(&chunk, digest) {
+            return self.put(at, std::mem::replace(chunk.body, Body::Empty), digest).await;
+        }
         let (mut writer, tail) = self.write(at, chunk).await?;
         match writer.commit(&self.blobs, tail, digest).await {
             Ok(located) => {
@@ -140,6 +136,28 @@ impl Uploads {
                 self.cancel(at).await?;
                 Err(UploadError::DigestMismatch(digest))
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the store can take the chunk as a whole blob and verify it.
+    fn is_whole(&self, chunk: &Chunk<'_>, digest: &Digest) -> bool {
+        let Some(length) = chunk.body.content_length() else { return false };
+        let is_empty_blob = || *digest == digest.algorithm().digest(b"");
+        chunk.range.is_none_or(|range| range == (0, length))
+            && length <= self.blobs.store().capabilities().max_put
+            && (length > 0 || is_empty_blob())
+    }
+
+    async fn put(&self, at: &UploadAt, body: Body, digest: &Digest) -> Result<(), UploadError> {
+        let size = body.content_length().unwrap_or_default();
+        match commit::put_verified(&self.blobs, digest, body).await {
+            Ok(()) => Ok(self.repository.link_blob(digest, &Located { size, at: None }).await?),
+            // The body may be only the last chunk, sent to the location of the POST.
+            Err(error @ UploadError::DigestMismatch(_)) => match self.offset(at).await? {
+                Some(offset) if offset > 0 => Err(Refused::OutOfOrder { offset }.into()),
+                _ => Err(error),
+            },
             Err(error) => Err(error),
         }
     }
@@ -172,8 +190,7 @@ impl Uploads {
     /// Claims the session and writes the full parts of the chunk. The tail is not yet stored.
     async fn write(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(Writer, Tail), UploadError> {
         let declared = chunk.range.map(|(_, length)| length);
-        let received = chunk.stream.as_ref().map_or(Some(0), |stream| stream.content_length());
-        if let (Some(declared), Some(received)) = (declared, received)
+        if let (Some(declared), Some(received)) = (declared, chunk.body.content_length())
             && declared != received
         {
             return Err(WrongLength { declared, received }.into());
@@ -186,9 +203,9 @@ impl Uploads {
         };
         let ledger = Ledger::claim(self.blobs.store().clone(), self.sessions.clone(), at.id, begin).await?;
         let mut writer = Writer::resume(ledger, self.buffers.clone())?;
-        let tail = match chunk.stream {
-            Some(stream) => writer.write(&mut **stream, declared).await?,
-            None => writer.nothing(),
+        let tail = match chunk.body {
+            Body::Stream(stream) => writer.write(&mut **stream, declared).await?,
+            _ => writer.empty_tail(),
         };
         Ok((writer, tail))
     }

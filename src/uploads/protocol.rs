@@ -93,7 +93,7 @@ impl Upload {
 /// A command to a session.
 ///
 /// A writer claims the session with `Begin`, stores parts itself, and records them with `Checkpoint`;
-/// `Release` ends its chunk. Its later commands carry the epoch that `Begin` returned.
+/// `Release` ends its chunk. These carry the epoch that `Begin` returned, as does `Finish`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
@@ -194,33 +194,33 @@ pub trait UploadSessions {
     -> LocalBoxFuture<'a, Result<Reply, CallError>>;
 }
 
+/// Compares a message with its golden document; `UPDATE_GOLDEN=1` writes it.
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn golden<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
+    name: &str,
+    value: &T,
+) {
+    let path = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("tests/registry/golden/sessions/{name}.json"));
+    let text = serde_json::to_string_pretty(value).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(text, golden, "{name}: incompatible with sessions of other versions");
+    // A session of a newer version may add fields.
+    let mut newer: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    if let Some(ok) = newer.get_mut("Ok") {
+        ok["added_later"] = 1.into();
+    }
+    assert_eq!(&serde_json::from_value::<T>(newer).unwrap(), value, "{name}");
+}
+
 #[cfg(test)]
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
-    use std::path::PathBuf;
-
-    use serde::de::DeserializeOwned;
-
     use super::*;
-
-    /// Compares a message with its golden document; `UPDATE_GOLDEN=1` writes it.
-    fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("tests/registry/golden/sessions/{name}.json"));
-        let text = serde_json::to_string_pretty(value).unwrap() + "\n";
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(&path, &text).unwrap();
-        }
-        let golden =
-            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert_eq!(text, golden, "{name}: incompatible with sessions of other versions");
-        // A session of a newer version may add fields.
-        let mut newer: serde_json::Value = serde_json::from_str(&golden).unwrap();
-        if let Some(ok) = newer.get_mut("Ok") {
-            ok["added_later"] = 1.into();
-        }
-        assert_eq!(&serde_json::from_value::<T>(newer).unwrap(), value, "{name}");
-    }
 
     #[test]
     fn messages_match_their_golden_documents() {

@@ -148,7 +148,7 @@ fn advance(upload: Upload, checkpoint: &Checkpoint) -> Upload {
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
-    use crate::storage::MultipartId;
+    use crate::{storage::MultipartId, uploads::protocol::golden};
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -256,6 +256,13 @@ mod tests {
         let status = Command::Status { repository: name("a") };
         assert!(apply(state.clone(), &status, NOW).is_ok());
         assert_eq!(apply(state, &status, LATER), Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn states_are_stored_in_the_form_of_every_version() {
+        let upload = Upload::new(name("team/app"), Algorithm::Sha256, LATER);
+        golden("state-open", &State::Open(upload.clone()));
+        golden("state-closed", &State::Closed(upload));
     }
 
     proptest! {

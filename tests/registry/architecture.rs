@@ -25,11 +25,11 @@ fn floors() -> BTreeMap<String, usize> {
 }
 
 /// The modules named after `crate::` in a source, also in braces.
-fn used(source: &str) -> Vec<String> {
+fn used(source: &str, prefix: &str) -> Vec<String> {
     let is_code = |line: &&str| !line.trim_start().starts_with("//");
     let code: String = source.lines().filter(is_code).flat_map(|line| [line, "\n"]).collect();
     let mut names = Vec::new();
-    for (_, rest) in code.match_indices("crate::").map(|(at, name)| code.split_at(at + name.len())) {
+    for (_, rest) in code.match_indices(prefix).map(|(at, name)| code.split_at(at + name.len())) {
         let Some(list) = rest.strip_prefix('{') else {
             names.push(word(rest));
             continue;
@@ -79,14 +79,21 @@ fn modules_use_only_lower_floors() {
             return;
         }
         files += 1;
-        for name in used(source) {
-            let Some(floor) = floors.get(&name) else {
-                upward.push(format!("{}: crate::{name} is not a module", relative.display()));
-                continue;
-            };
-            if name != module && *floor <= floors[module] {
-                upward.push(format!("{}: {module} uses {name}, which is not below it", relative.display()));
-            }
+        let mut names = used(source, "crate::");
+        for name in names.iter().filter(|name| !floors.contains_key(*name)) {
+            upward.push(format!("{}: crate::{name} is not a module", relative.display()));
+        }
+        // In a module's own file, `super` is the crate.
+        if relative.components().count() == 1
+            || (relative.components().count() == 2 && relative.ends_with("mod.rs"))
+        {
+            names.extend(used(source, "super::"));
+        }
+        let is_upward = |name: &&String| {
+            **name != module && floors.get(*name).is_some_and(|floor| *floor <= floors[module])
+        };
+        for name in names.iter().filter(is_upward) {
+            upward.push(format!("{}: {module} uses {name}, which is not below it", relative.display()));
         }
     });
     assert!(files > 50, "only {files} files were found");
@@ -96,5 +103,5 @@ fn modules_use_only_lower_floors() {
 #[test]
 fn every_form_of_use_is_parsed() {
     let source = "use crate::a::B;\nuse crate::{\n    b::{C, d::E},\n    f, g::h,\n};\nfn x() { crate::i::j() }\n// crate::k\n";
-    assert_eq!(used(source), ["a", "b", "f", "g", "i"]);
+    assert_eq!(used(source, "crate::"), ["a", "b", "f", "g", "i"]);
 }

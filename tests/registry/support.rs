@@ -40,6 +40,8 @@ pub struct Faulty {
     fail_at: Rc<Cell<Option<(usize, Fault)>>>,
     /// Whether listings omit metadata, like those of S3.
     pub hides_metadata: Rc<Cell<bool>>,
+    /// Objects are cut off while they are read.
+    pub cuts_reads: Rc<Cell<bool>>,
 }
 
 /// The kind of failure.
@@ -94,7 +96,14 @@ impl StorageDriver for Faulty {
         self.call("head", path.as_str(), self.memory.head(path))
     }
     fn get<'a>(&'a self, path: &'a Path, range: Option<ByteRange>) -> Stored<'a, Option<Object>> {
-        self.call("get", path.as_str(), self.memory.get(path, range))
+        let object = self.call("get", path.as_str(), self.memory.get(path, range));
+        Box::pin(async {
+            let mut object = object.await?;
+            if let Some(object) = object.as_mut().filter(|_| self.cuts_reads.get()) {
+                object.body = Body::Stream(MemoryStream::broken("").into());
+            }
+            Ok(object)
+        })
     }
     fn put<'a>(&'a self, path: &'a Path, body: Body, options: PutOptions<'a>) -> Stored<'a, ObjectMeta> {
         self.call("put", path.as_str(), self.memory.put(path, body, options))

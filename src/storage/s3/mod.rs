@@ -149,7 +149,7 @@ impl StorageDriver for S3 {
                     Ok(Some(Object { meta: self.meta(&parts.headers, size), body }))
                 }
                 _ => {
-                    let message = "the answer does not say its length".to_owned();
+                    let message = "the response has no length".to_owned();
                     Err(self.backend(path.as_str(), "get", message, false))
                 }
             }
@@ -259,7 +259,9 @@ impl StorageDriver for S3 {
             let reply = self.request(path.as_str(), "put_part", action, Vec::new(), body).await?;
             match text_of(&reply.headers, &header::ETAG) {
                 Some(etag) => Ok(Part { number, etag: etag.to_owned() }),
-                None => Err(self.backend(path.as_str(), "put_part", "the answer has no ETag".into(), false)),
+                None => {
+                    Err(self.backend(path.as_str(), "put_part", "the response has no ETag".into(), false))
+                }
             }
         })
     }
@@ -299,7 +301,9 @@ impl StorageDriver for S3 {
                 ));
             }
             let meta = self.head(path).await?;
-            meta.ok_or_else(|| self.backend(path.as_str(), operation, "it is not there".into(), true))
+            meta.ok_or_else(|| {
+                self.backend(path.as_str(), operation, "the completed object is missing".into(), true)
+            })
         })
     }
 
@@ -323,7 +327,7 @@ impl StorageDriver for S3 {
             match object.body {
                 Body::Stream(mut stream) => {
                     let read = stream.discard(u64::MAX, Some(&mut hasher)).await;
-                    read.map_err(|error| self.error(path.as_str(), error))?;
+                    read.map_err(|error| self.backend(path.as_str(), "digest", error.to_string(), true))?;
                 }
                 Body::Bytes(bytes) => hasher.update(&bytes),
                 Body::Empty | Body::Buffer { .. } => {}

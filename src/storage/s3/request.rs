@@ -69,7 +69,8 @@ impl S3 {
         body: Body,
     ) -> Result<Reply, StorageError> {
         let (parts, body) = self.send(path, operation, action, headers, body).await?.into_parts();
-        let text = body.read(MAX_RESPONSE).await.map_err(|error| self.error(path, error))?;
+        let text = body.read(MAX_RESPONSE).await;
+        let text = text.map_err(|error| self.backend(path, operation, error.to_string(), true))?;
         let text = String::from_utf8_lossy(&text).into_owned();
         Ok(Reply { status: parts.status, headers: parts.headers, text })
     }

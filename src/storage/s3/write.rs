@@ -37,9 +37,14 @@ impl S3 {
             if self.digest(&temporary, digest.algorithm()).await?.as_ref() != Some(digest) {
                 return Err(self.error(path.as_str(), StorageErrorKind::DigestMismatch));
             }
-            if self.copy(&temporary, path).await? != Copied::Done {
-                let body = self.get(&temporary, None).await?.map_or(Body::Empty, |object| object.body);
-                self.put_object(path, body, options, None).await?;
+            let gone = || self.backend(path.as_str(), "put", "the temporary object is missing".into(), true);
+            match self.copy(&temporary, path).await? {
+                Copied::Done => {}
+                Copied::Absent => return Err(gone()),
+                Copied::Unsupported => {
+                    let body = self.get(&temporary, None).await?.ok_or_else(gone)?.body;
+                    self.put_object(path, body, options, None).await?;
+                }
             }
             self.head(path).await
         };
