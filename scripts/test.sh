@@ -21,7 +21,7 @@ trap summary EXIT
 
 took() { # the time it started, its status, the command
   times+=("$(printf '%5d s  %s' $((SECONDS - $1)) "$3")")
-  [ "$2" = 0 ] || say "FAILED: $3"
+  [ "$2" = 0 ] || say "FAILED (exit status $2): $3"
   return "$2"
 }
 
