@@ -10,12 +10,23 @@ import { getPlatformProxy } from "wrangler";
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 export const PART = 8 * 1024 * 1024;
 
+// Each test process takes its ports from a window of its own, below the range from which the system picks the
+// ports of outgoing connections: a port stays free until the server that was given it listens.
+const WINDOW = 24;
+const firstPort = 20_000 + (process.pid % 500) * WINDOW;
+let given = 0;
+
 export async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (let tries = 0; tries < WINDOW; tries++) {
+    const port = firstPort + (given++ % WINDOW);
+    const server = createServer();
+    const free = await new Promise((resolve) => {
+      server.once("error", () => resolve(false));
+      server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+    });
+    if (free) return port;
+  }
+  throw new Error(`no free port between ${firstPort} and ${firstPort + WINDOW}`);
 }
 
 export async function temporaryFolder() {
@@ -68,7 +79,7 @@ export class Registry {
       if (this.process.exitCode !== null) break;
       const answer = await fetch(`${this.url}/v2/`).catch(() => null);
       await answer?.arrayBuffer();
-      if (answer) return;
+      if (answer && (this.config || answer.headers.has("docker-distribution-api-version"))) return;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     throw new Error(`the registry did not start:\n${this.log}`);
