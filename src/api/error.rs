@@ -46,9 +46,7 @@ pub enum ErrorCode {
     Denied,
     /// The endpoint, its method or a parameter is not supported.
     Unsupported,
-    /// The same request may succeed later.
-    TooManyRequests,
-    /// The configuration is invalid.
+    /// The same request may succeed later, or the configuration is invalid.
     Unavailable,
     /// An internal failure.
     Unknown,
@@ -71,7 +69,6 @@ impl ErrorCode {
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
-            Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
         }
@@ -213,7 +210,8 @@ impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(Refused::Unknown | Refused::Closed) => Self::UploadUnknown,
-            CallError::Refused(Refused::OutOfOrder { .. }) => Self::Internal(error.to_string()),
+            CallError::Refused(Refused::Storage { message, retryable: true }) => Self::Busy(message),
+            CallError::Refused(_) => Self::Internal(error.to_string()),
             CallError::Unreachable(message) => Self::Busy(message),
         }
     }
@@ -228,7 +226,7 @@ impl From<UploadError> for Error {
             UploadError::Body(error) => Self::BodyBroken(error),
             UploadError::Hash(error) => Self::Internal(error.to_string()),
             UploadError::Length(error) => Self::ChunkLength(error),
-            UploadError::TooLarge => Self::BlobTooLarge(error.to_string()),
+            UploadError::TooLarge { .. } => Self::BlobTooLarge(error.to_string()),
             UploadError::DigestMismatch(digest) => Self::DigestMismatch(digest),
         }
     }
@@ -263,8 +261,10 @@ impl Error {
             Self::Denied | Self::NotSigned => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::NoSuchEndpoint => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
-            Self::Busy(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
-            Self::Misconfigured(_) => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
+            // Not 429: docker never repeats that code, and containerd repeats it at once.
+            Self::Busy(_) | Self::Misconfigured(_) => {
+                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
+            }
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
         }
     }

@@ -5,8 +5,9 @@ use std::{any::Any, cell::RefCell, ops::Range};
 use futures_util::future::LocalBoxFuture;
 use js_sys::{ArrayBuffer, Uint8Array};
 
-use super::clock::sleep;
+use super::{clock::sleep, stream};
 use crate::{
+    oci::Hasher,
     platform::{Buffer, Buffers},
     uploads::PART_SIZE,
 };
@@ -48,7 +49,18 @@ pub struct JsBuffer {
     id: u64,
 }
 
-impl Buffer for JsBuffer {}
+impl Buffer for JsBuffer {
+    fn hash(&self, range: Range<usize>, hasher: &mut Hasher) {
+        stream::hash(&self.view(range), &mut Vec::new(), hasher);
+    }
+
+    /// A buffer that is only dropped waits for the garbage collector, and many pile up before it runs.
+    fn recycle(&self) {
+        if self.memory.byte_length() as usize == PART_SIZE {
+            LENT.with_borrow_mut(|lent| lent.idle.push(self.memory.clone()));
+        }
+    }
+}
 
 impl JsBuffer {
     /// A view of a range, without a copy.
@@ -65,12 +77,6 @@ impl JsBuffer {
             }
         });
     }
-
-    fn recycle(&self) {
-        if self.memory.byte_length() as usize == PART_SIZE {
-            LENT.with_borrow_mut(|lent| lent.idle.push(self.memory.clone()));
-        }
-    }
 }
 
 impl Drop for JsBuffer {
@@ -83,15 +89,6 @@ impl Drop for JsBuffer {
 pub fn view(buffer: &dyn Buffer, range: Range<usize>) -> Option<Uint8Array> {
     let buffer: &dyn Any = buffer;
     buffer.downcast_ref::<JsBuffer>().map(|buffer| buffer.view(range))
-}
-
-/// Returns a buffer for reuse; nothing may still read from it. A buffer that is only dropped waits for the
-/// garbage collector, and many pile up before it runs.
-pub fn recycle(buffer: &dyn Buffer) {
-    let buffer: &dyn Any = buffer;
-    if let Some(buffer) = buffer.downcast_ref::<JsBuffer>() {
-        buffer.recycle();
-    }
 }
 
 struct Loan {

@@ -1,5 +1,6 @@
 //! The runtime's clock. It advances only while a request waits, not while it computes.
 
+use futures_util::future::LocalBoxFuture;
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -12,6 +13,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp(js_sys::Date::now() as u64)
+    }
+
+    fn sleep(&self, milliseconds: u64) -> LocalBoxFuture<'static, ()> {
+        Box::pin(sleep(u32::try_from(milliseconds).unwrap_or(u32::MAX)))
     }
 }
 

@@ -9,13 +9,9 @@ use web_sys::ReadableStream;
 
 use super::{
     buffers,
-    clock::sleep,
     stream::{self, JsStream, message},
 };
 use crate::platform::{Body, HttpClient};
-
-/// Delays between attempts, in milliseconds.
-const BACKOFF: [u32; 4] = [100, 300, 900, 2000];
 
 #[wasm_bindgen]
 extern "C" {
@@ -49,28 +45,7 @@ async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
     };
     let init = request_init(&parts, value, length.filter(|_| is_stream))?;
 
-    let mut backoff = BACKOFF.into_iter().filter(|_| !is_stream);
-    let url = parts.uri.to_string();
-    loop {
-        let response = attempt(&url, &init, parts.method == Method::HEAD).await;
-        let is_transient = match &response {
-            Ok(response) => matches!(response.status().as_u16(), 429 | 500 | 502 | 503 | 504),
-            Err(_) => true,
-        };
-        match backoff.next().filter(|_| is_transient) {
-            Some(wait) => {
-                // An unread response would hold its connection.
-                response.map(Response::into_body).unwrap_or(Body::Empty).cancel();
-                sleep(wait).await;
-            }
-            None => {
-                if let Body::Buffer { buffer, .. } = body {
-                    buffers::recycle(&*buffer);
-                }
-                return response;
-            }
-        }
-    }
+    attempt(&parts.uri.to_string(), &init, parts.method == Method::HEAD).await
 }
 
 /// The second argument of `fetch`. `stream_length` is the length of a streamed body, if known.

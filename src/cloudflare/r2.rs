@@ -9,7 +9,6 @@ use worker::{Bucket, Conditional, Data, HttpMetadata, Include, Range, UploadedPa
 
 use super::{
     buffers,
-    clock::sleep,
     stream::{self, JsStream, message},
 };
 use crate::{
@@ -24,9 +23,10 @@ use crate::{
 /// Size limit of a put, in bytes: R2's 5 GiB less 5 MiB.
 const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
 
-/// Delays between attempts, in milliseconds. R2 accepts one write per second to a key and answers 429 to
-/// more.
-const BACKOFF: [u32; 4] = [50, 200, 600, 1200];
+/// Parts of the messages of errors after which the same request may succeed: R2's codes for an unspecified and
+/// an internal error, an unavailable service, a client that was cut off, and too many writes to one key.
+const RETRYABLE: [&str; 8] =
+    ["(0)", "(10001)", "(10043)", "(10054)", "(10058)", "429", "onnection lost", "nternal error"];
 
 /// The driver of one bucket.
 pub struct R2 {
@@ -48,44 +48,21 @@ impl R2 {
         let is = |codes: &[&str]| codes.iter().any(|code| message.contains(code));
         let kind = if is(&["(10037)"]) {
             StorageErrorKind::DigestMismatch
+        } else if is(&["(10024)"]) {
+            StorageErrorKind::NoSuchUpload
         } else {
-            let retryable =
-                is(&["(10001)", "(10043)", "(10054)", "(10058)", "429", "onnection lost", "nternal error"]);
-            StorageErrorKind::Backend { operation, message, retryable }
+            StorageErrorKind::Backend { operation, retryable: is(&RETRYABLE), message }
         };
         self.error(path, kind)
     }
 
-    /// Retries an operation while its error is transient, with the delays of [`BACKOFF`].
-    async fn retrying<T, F>(
-        &self,
-        path: &str,
-        operation: &'static str,
-        mut attempt: impl FnMut() -> F,
-    ) -> Result<T, StorageError>
-    where
-        F: Future<Output = worker::Result<T>>,
-    {
-        let mut backoff = BACKOFF.into_iter();
-        loop {
-            let error = match attempt().await {
-                Ok(value) => return Ok(value),
-                Err(error) => self.failure(path, operation, error),
-            };
-            let is_retryable = matches!(error.kind, StorageErrorKind::Backend { retryable: true, .. });
-            match backoff.next().filter(|_| is_retryable) {
-                Some(wait) => sleep(wait).await,
-                None => return Err(error),
-            }
-        }
-    }
-
+    /// Sends a write of `body`.
     async fn write<T, F>(
         &self,
         path: &str,
         operation: &'static str,
         body: Body,
-        mut attempt: impl FnMut(Data) -> F,
+        send: impl FnOnce(Data) -> F,
     ) -> Result<T, StorageError>
     where
         F: Future<Output = worker::Result<T>>,
@@ -100,20 +77,12 @@ impl R2 {
             Body::Buffer { buffer, range } => {
                 buffers::view(&**buffer, range.clone()).ok_or_else(foreign)?.into()
             }
-            // A stream can be sent only once.
-            Body::Stream(stream) => {
-                let sent = attempt(stream::raw(stream).ok_or_else(foreign)?.into()).await;
-                return sent.map_err(|error| self.failure(path, operation, error));
-            }
+            Body::Stream(stream) => stream::raw(stream).ok_or_else(foreign)?.into(),
         };
         // `Data` has no variant for a view, but passes a stream's handle through unchanged, and R2 accepts
         // either.
-        let data = || Data::ReadableStream(value.clone().unchecked_into::<ReadableStream>());
-        let written = self.retrying(path, operation, || attempt(data())).await?;
-        if let Body::Buffer { buffer, .. } = body {
-            buffers::recycle(&*buffer);
-        }
-        Ok(written)
+        let data = Data::ReadableStream(value.unchecked_into::<ReadableStream>());
+        send(data).await.map_err(|error| self.failure(path, operation, error))
     }
 }
 
@@ -144,25 +113,24 @@ impl StorageDriver for R2 {
 
     fn head<'a>(&'a self, path: &'a Path) -> Answer<'a, Option<ObjectMeta>> {
         Box::pin(async move {
-            let object = self.retrying(path.as_str(), "head", || self.bucket.head(path.as_str())).await?;
+            let object = self.bucket.head(path.as_str()).await;
+            let object = object.map_err(|error| self.failure(path.as_str(), "head", error))?;
             Ok(object.as_ref().map(meta))
         })
     }
 
     fn get<'a>(&'a self, path: &'a Path, range: Option<ByteRange>) -> Answer<'a, Option<Object>> {
         Box::pin(async move {
-            let get = || {
-                let get = self.bucket.get(path.as_str());
-                match range {
-                    None => get,
-                    Some(ByteRange { offset, length: None }) => get.range(Range::OffsetToEnd { offset }),
-                    Some(ByteRange { offset, length: Some(length) }) => {
-                        get.range(Range::OffsetWithLength { offset, length })
-                    }
+            let get = self.bucket.get(path.as_str());
+            let get = match range {
+                None => get,
+                Some(ByteRange { offset, length: None }) => get.range(Range::OffsetToEnd { offset }),
+                Some(ByteRange { offset, length: Some(length) }) => {
+                    get.range(Range::OffsetWithLength { offset, length })
                 }
-                .execute()
             };
-            let object = self.retrying(path.as_str(), "get", get).await.map_err(|error| {
+            let object = get.execute().await.map_err(|error| {
+                let error = self.failure(path.as_str(), "get", error);
                 match (&error.kind, range) {
                     (StorageErrorKind::Backend { message, .. }, Some(range))
                         if message.contains("(10039)") =>
@@ -231,20 +199,24 @@ impl StorageDriver for R2 {
     fn delete<'a>(&'a self, paths: &'a [Path]) -> Answer<'a, ()> {
         Box::pin(async move {
             let Some(first) = paths.first() else { return Ok(()) };
-            let keys = || paths.iter().map(|path| path.as_str()).collect::<Vec<_>>();
-            self.retrying(first.as_str(), "delete", || self.bucket.delete_multiple(keys())).await
+            let keys = paths.iter().map(|path| path.as_str()).collect::<Vec<_>>();
+            let deleted = self.bucket.delete_multiple(keys).await;
+            deleted.map_err(|error| self.failure(first.as_str(), "delete", error))
         })
     }
 
     fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Answer<'a, Listing> {
         Box::pin(async move {
-            let list = || {
+            let mut cursor: Option<String> = None;
+            loop {
                 let include = vec![Include::HttpMetadata, Include::CustomMetadata];
                 let mut list = self.bucket.list().prefix(prefix).limit(page.limit as u32).include(include);
                 if page.folders {
                     list = list.delimiter("/");
                 }
-                if let Some(after) = page.after {
+                if let Some(cursor) = cursor {
+                    list = list.cursor(cursor);
+                } else if let Some(after) = page.after {
                     // After a folder means after everything below it. No character of a path sorts after DEL.
                     list = list.start_after(if after.ends_with('/') {
                         format!("{after}\u{7f}")
@@ -252,20 +224,25 @@ impl StorageDriver for R2 {
                         after.to_owned()
                     });
                 }
-                list.execute()
-            };
-            let found = self.retrying(prefix, "list", list).await?;
-            let objects: Vec<_> = found.objects().iter().map(|object| (object.key(), meta(object))).collect();
-            let folders = found.delimited_prefixes();
-            let last = objects.last().map(|(path, _)| path).into_iter().chain(folders.last()).max().cloned();
-            Ok(Listing { next: last.filter(|_| found.truncated()), objects, folders })
+                let found = list.execute().await.map_err(|error| self.failure(prefix, "list", error))?;
+                let objects: Vec<_> =
+                    found.objects().iter().map(|object| (object.key(), meta(object))).collect();
+                let folders = found.delimited_prefixes();
+                let last =
+                    objects.last().map(|(path, _)| path).into_iter().chain(folders.last()).max().cloned();
+                cursor = found.cursor().filter(|_| found.truncated());
+                // A page may be empty although more follow: only the cursor leads on from there.
+                if last.is_some() || cursor.is_none() {
+                    return Ok(Listing { next: last.filter(|_| found.truncated()), objects, folders });
+                }
+            }
         })
     }
 
     fn create_multipart<'a>(&'a self, path: &'a Path) -> Answer<'a, MultipartId> {
         Box::pin(async move {
-            let create = || self.bucket.create_multipart_upload(path.as_str()).execute();
-            let upload = self.retrying(path.as_str(), "create_multipart", create).await?;
+            let created = self.bucket.create_multipart_upload(path.as_str()).execute().await;
+            let upload = created.map_err(|error| self.failure(path.as_str(), "create_multipart", error))?;
             Ok(MultipartId(upload.upload_id().await))
         })
     }
@@ -292,13 +269,11 @@ impl StorageDriver for R2 {
         parts: &'a [Part],
     ) -> Answer<'a, ObjectMeta> {
         Box::pin(async move {
-            let complete = || async {
-                let upload = self.bucket.resume_multipart_upload(path.as_str(), &id.0)?;
-                upload
-                    .complete(parts.iter().map(|part| UploadedPart::new(part.number, part.etag.clone())))
-                    .await
-            };
-            let object = self.retrying(path.as_str(), "complete_multipart", complete).await?;
+            let upload = self.resume(path, id, "complete_multipart")?;
+            let parts = parts.iter().map(|part| UploadedPart::new(part.number, part.etag.clone()));
+            let completed = upload.complete(parts).await;
+            let object =
+                completed.map_err(|error| self.failure(path.as_str(), "complete_multipart", error))?;
             Ok(meta(&object))
         })
     }
@@ -306,13 +281,9 @@ impl StorageDriver for R2 {
     fn abort_multipart<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Answer<'a, ()> {
         Box::pin(async move {
             let upload = self.resume(path, id, "abort_multipart")?;
-            match self.retrying(path.as_str(), "abort_multipart", || upload.abort()).await {
-                // Absent: already aborted.
-                Err(StorageError { kind: StorageErrorKind::Backend { message, .. }, .. })
-                    if message.contains("(10024)") =>
-                {
-                    Ok(())
-                }
+            match upload.abort().await.map_err(|error| self.failure(path.as_str(), "abort_multipart", error))
+            {
+                Err(StorageError { kind: StorageErrorKind::NoSuchUpload, .. }) => Ok(()),
                 result => result,
             }
         })

@@ -86,7 +86,7 @@ fn broken(error: JsValue) -> ReadError {
 }
 
 /// Copies bytes into WebAssembly, a window at a time, and hashes them.
-fn hash(bytes: &Uint8Array, window: &mut Vec<u8>, hasher: &mut Hasher) {
+pub(super) fn hash(bytes: &Uint8Array, window: &mut Vec<u8>, hasher: &mut Hasher) {
     let length = bytes.length() as usize;
     window.resize(WINDOW.min(length), 0);
     for start in (0..length).step_by(WINDOW) {

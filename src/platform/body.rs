@@ -3,7 +3,7 @@
 //! Streams and buffers belong to the platform. Other code holds them as trait objects, without naming the
 //! platform's types; the platform downcasts them with `Any`.
 
-use std::{any::Any, ops::Range};
+use std::{any::Any, ops::Range, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -67,7 +67,13 @@ pub trait ByteStream: Any {
 }
 
 /// A buffer of fixed capacity in the platform's memory, lent by [`Buffers`].
-pub trait Buffer: Any {}
+pub trait Buffer: Any {
+    /// Updates `hasher` with a range of the bytes.
+    fn hash(&self, range: Range<usize>, hasher: &mut Hasher);
+
+    /// Gives the memory back for reuse: nothing may read from it any more.
+    fn recycle(&self);
+}
 
 /// Lends buffers for bytes on their way from a stream to storage, within the platform's memory budget.
 pub trait Buffers {
@@ -89,7 +95,7 @@ pub enum Body {
     /// A range of a buffer.
     Buffer {
         /// The buffer.
-        buffer: Box<dyn Buffer>,
+        buffer: Rc<dyn Buffer>,
         /// The bytes to send.
         range: Range<usize>,
     },
@@ -103,6 +109,27 @@ impl Body {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::Stream(stream) => stream.content_length(),
             Self::Buffer { range, .. } => Some(range.len() as u64),
+        }
+    }
+
+    /// The same body once more; `None` for a stream, which can be sent only once.
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Bytes(bytes) => Some(Self::Bytes(bytes.clone())),
+            Self::Stream(_) => None,
+            Self::Buffer { buffer, range } => {
+                Some(Self::Buffer { buffer: buffer.clone(), range: range.clone() })
+            }
+        }
+    }
+
+    /// Gives a sent buffer back, unless something else still holds it.
+    pub fn recycle(self) {
+        if let Self::Buffer { buffer, .. } = self
+            && Rc::strong_count(&buffer) == 1
+        {
+            buffer.recycle();
         }
     }
 

@@ -1,5 +1,6 @@
 //! Time, injected: wasm32 has no clock of its own, and tests control it.
 
+use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 /// A point in time, in milliseconds since 1970-01-01T00:00:00Z.
@@ -29,4 +30,7 @@ impl Timestamp {
 pub trait Clock {
     /// The current time.
     fn now(&self) -> Timestamp;
+
+    /// Waits.
+    fn sleep(&self, milliseconds: u64) -> LocalBoxFuture<'static, ()>;
 }

@@ -96,7 +96,13 @@ impl ByteStream for MemoryStream {
 /// A buffer in memory.
 pub struct MemoryBuffer(pub(crate) Vec<u8>);
 
-impl Buffer for MemoryBuffer {}
+impl Buffer for MemoryBuffer {
+    fn hash(&self, range: Range<usize>, hasher: &mut Hasher) {
+        hasher.update(self.0.get(range).unwrap_or_default());
+    }
+
+    fn recycle(&self) {}
+}
 
 /// Buffers without a budget, for parts of `part_size` bytes.
 #[derive(Debug, Clone, Copy)]
@@ -115,12 +121,17 @@ impl Buffers for MemoryBuffers {
     }
 }
 
-/// A clock that moves only when a test sets it, in milliseconds. Clones share the time.
+/// A clock that moves only when a test sets it or code sleeps, in milliseconds. Clones share the time.
 #[derive(Debug, Clone, Default)]
 pub struct ManualClock(pub Rc<Cell<u64>>);
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.get())
+    }
+
+    fn sleep(&self, milliseconds: u64) -> LocalBoxFuture<'static, ()> {
+        self.0.set(self.0.get() + milliseconds);
+        Box::pin(ready(()))
     }
 }

@@ -76,18 +76,10 @@ impl Memory {
     async fn bytes(&self, path: &Path, operation: &'static str, body: Body) -> Result<Bytes, StorageError> {
         match body {
             Body::Buffer { buffer, range } => {
-                let buffer: Box<dyn Any> = buffer;
-                let bytes = buffer.downcast::<MemoryBuffer>().map(|buffer| Bytes::from(buffer.0));
-                match bytes {
-                    Ok(bytes) if range.start <= range.end && range.end <= bytes.len() => {
-                        Ok(bytes.slice(range))
-                    }
-                    _ => Err(self.backend(
-                        path,
-                        operation,
-                        "the range is not inside a buffer of this platform",
-                    )),
-                }
+                let buffer: &dyn Any = &*buffer;
+                let bytes = buffer.downcast_ref::<MemoryBuffer>().and_then(|buffer| buffer.0.get(range));
+                let foreign = "the range is not inside a buffer of this platform";
+                bytes.map(Bytes::copy_from_slice).ok_or_else(|| self.backend(path, operation, foreign))
             }
             Body::Stream(stream) if stream.content_length().is_none() => {
                 Err(self.backend(path, operation, "the stream must have a known length"))
@@ -237,11 +229,7 @@ impl StorageDriver for Memory {
                     multipart.parts.insert(number, (etag.clone(), bytes));
                     Ok(Part { number, etag })
                 }
-                _ => Err(self.backend(
-                    path,
-                    "put_part",
-                    "no such multipart upload, or a part number out of range",
-                )),
+                _ => Err(self.error(path.as_str(), StorageErrorKind::NoSuchUpload)),
             }
         })
     }
@@ -259,7 +247,7 @@ impl StorageDriver for Memory {
                 let multiparts = self.multiparts.borrow();
                 let Some(multipart) = multiparts.get(&id.0).filter(|multipart| multipart.path == *path)
                 else {
-                    return fail("no such multipart upload");
+                    return Err(self.error(path.as_str(), StorageErrorKind::NoSuchUpload));
                 };
                 let mut size = None;
                 for (index, part) in parts.iter().enumerate() {

@@ -11,6 +11,7 @@ mod error;
 pub mod files;
 pub mod memory;
 mod path;
+mod retry;
 pub mod s3;
 mod store;
 
@@ -21,4 +22,5 @@ pub use driver::{
 };
 pub use error::{StorageError, StorageErrorKind};
 pub use path::{InvalidPath, Path};
+pub use retry::{Attempts, LONG_PATIENCE, PATIENCE};
 pub use store::Store;

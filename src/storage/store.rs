@@ -1,4 +1,4 @@
-//! The handle to a driver, which counts and traces its calls.
+//! The handle to a driver: counts and traces its calls, and repeats those that failed for a moment.
 
 use std::rc::Rc;
 
@@ -6,8 +6,10 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::{
-    Answer, Capabilities, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path, PutOptions,
-    StorageDriver, StorageError, StorageErrorKind, driver::Errors,
+    Answer, Capabilities, Condition, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
+    PutOptions, StorageDriver, StorageError, StorageErrorKind,
+    driver::Errors,
+    retry::{Attempts, PATIENCE},
 };
 use crate::{
     oci::{Algorithm, Digest},
@@ -19,6 +21,14 @@ use crate::{
 pub struct Store {
     driver: Rc<dyn StorageDriver>,
     trace: Option<Trace>,
+    retry: Option<Retry>,
+}
+
+/// How long to repeat operations, in milliseconds, by which clock.
+#[derive(Clone)]
+struct Retry {
+    clock: Rc<dyn Clock>,
+    patience: u64,
 }
 
 #[derive(Clone)]
@@ -36,15 +46,61 @@ fn found<T>(value: &Option<T>) -> &'static str {
 }
 
 impl Store {
-    /// A handle to this driver.
+    /// A handle to this driver. It makes one attempt of each operation.
     pub fn new(driver: impl StorageDriver + 'static) -> Self {
-        Self { driver: Rc::new(driver), trace: None }
+        Self { driver: Rc::new(driver), trace: None, retry: None }
+    }
+
+    /// The same store, which repeats operations that failed for a moment, for up to [`PATIENCE`]. A stream
+    /// can be sent only once, so a write of one is not repeated.
+    #[must_use]
+    pub fn retrying(&self, clock: Rc<dyn Clock>) -> Self {
+        Self { retry: Some(Retry { clock, patience: PATIENCE }), ..self.clone() }
+    }
+
+    /// The same store, which repeats operations for up to `patience` milliseconds.
+    #[must_use]
+    pub fn with_patience(&self, patience: u64) -> Self {
+        let retry = self.retry.clone().map(|retry| Retry { patience, ..retry });
+        Self { retry, ..self.clone() }
     }
 
     /// The same store, with its calls counted in `log`, and logged at debug level.
     #[must_use]
     pub fn traced(&self, log: Rc<RequestLog>, clock: Rc<dyn Clock>) -> Self {
-        Self { driver: self.driver.clone(), trace: Some(Trace { log, clock }) }
+        Self { trace: Some(Trace { log, clock }), ..self.clone() }
+    }
+
+    fn attempts(&self) -> Option<Attempts> {
+        let Retry { clock, patience } = self.retry.as_ref()?;
+        Some(Attempts::within(clock.clone(), *patience))
+    }
+
+    /// Makes attempts until one succeeds, fails for good, or patience ends. `attempt` returns `None` if it
+    /// cannot be repeated.
+    async fn repeat<'a, T>(
+        &self,
+        operation: &'static str,
+        path: &str,
+        outcome: impl Fn(&T) -> &'static str,
+        mut attempt: impl FnMut() -> Option<Answer<'a, T>>,
+    ) -> Result<T, StorageError> {
+        let mut attempts = self.attempts();
+        let mut answer = attempt();
+        let mut result = None;
+        while let Some(next) = answer {
+            match self.call(operation, path, &outcome, next).await {
+                Err(error) if error.is_retryable() => result = Some(error),
+                done => return done,
+            }
+            let again = match &mut attempts {
+                Some(attempts) => attempts.next().await,
+                None => false,
+            };
+            answer = if again { attempt() } else { None };
+        }
+        let nothing = || self.driver.error(path, StorageErrorKind::Unsupported("no attempt"));
+        Err(result.unwrap_or_else(nothing))
     }
 
     async fn call<T>(
@@ -84,38 +140,64 @@ impl Store {
 
     /// See [`StorageDriver::head`].
     pub async fn head(&self, path: &Path) -> Result<Option<ObjectMeta>, StorageError> {
-        self.call("head", path.as_str(), found, self.driver.head(path)).await
+        self.repeat("head", path.as_str(), found, || Some(self.driver.head(path))).await
     }
 
     /// See [`StorageDriver::get`].
     pub async fn get(&self, path: &Path, range: Option<ByteRange>) -> Result<Option<Object>, StorageError> {
-        self.call("get", path.as_str(), found, self.driver.get(path, range)).await
+        self.repeat("get", path.as_str(), found, || Some(self.driver.get(path, range))).await
     }
 
-    /// See [`StorageDriver::put`].
+    /// See [`StorageDriver::put`]. With [`Condition::IfAbsent`], an attempt that failed is first answered by a
+    /// look-up: an object that is there, whoever wrote it, is [`StorageErrorKind::Precondition`]. Looking does
+    /// not count as a write to the key, and repeating does.
     pub async fn put(
         &self,
         path: &Path,
         body: Body,
         options: PutOptions<'_>,
     ) -> Result<ObjectMeta, StorageError> {
-        self.call("put", path.as_str(), done, self.driver.put(path, body, options)).await
+        let (spare, mut attempts) = (body.again(), self.attempts());
+        let mut next = Some(body);
+        let mut failure = None;
+        while let Some(body) = next.take() {
+            let put = self.driver.put(path, body, options.clone());
+            match self.call("put", path.as_str(), done, put).await {
+                Err(error) if error.is_retryable() => failure = Some(error),
+                result => {
+                    if let Some(body) = spare {
+                        body.recycle();
+                    }
+                    return result;
+                }
+            }
+            let Some(attempts) = &mut attempts else { break };
+            if options.condition == Condition::IfAbsent && self.head(path).await?.is_some() {
+                return Err(self.error(path, StorageErrorKind::Precondition));
+            }
+            next = spare.as_ref().and_then(Body::again);
+            if next.is_some() && !attempts.next().await {
+                break;
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.error(path, StorageErrorKind::Unsupported("no attempt"))))
     }
 
     /// See [`StorageDriver::delete`].
     pub async fn delete(&self, paths: &[Path]) -> Result<(), StorageError> {
         let names: Vec<&str> = paths.iter().map(Path::as_str).collect();
-        self.call("delete", &names.join(" "), done, self.driver.delete(paths)).await
+        self.repeat("delete", &names.join(" "), done, || Some(self.driver.delete(paths))).await
     }
 
     /// See [`StorageDriver::list`].
     pub async fn list(&self, prefix: &str, page: Page<'_>) -> Result<Listing, StorageError> {
-        self.call("list", prefix, done, self.driver.list(prefix, page)).await
+        self.repeat("list", prefix, done, || Some(self.driver.list(prefix, page))).await
     }
 
     /// See [`StorageDriver::create_multipart`].
     pub async fn create_multipart(&self, path: &Path) -> Result<MultipartId, StorageError> {
-        self.call("create_multipart", path.as_str(), done, self.driver.create_multipart(path)).await
+        let attempt = || Some(self.driver.create_multipart(path));
+        self.repeat("create_multipart", path.as_str(), done, attempt).await
     }
 
     /// See [`StorageDriver::put_part`].
@@ -126,7 +208,16 @@ impl Store {
         number: u16,
         body: Body,
     ) -> Result<Part, StorageError> {
-        self.call("put_part", path.as_str(), done, self.driver.put_part(path, id, number, body)).await
+        let (spare, mut body) = (body.again(), Some(body));
+        let attempt = || {
+            let body = body.take().or_else(|| spare.as_ref()?.again())?;
+            Some(self.driver.put_part(path, id, number, body))
+        };
+        let part = self.repeat("put_part", path.as_str(), done, attempt).await?;
+        if let Some(body) = spare {
+            body.recycle();
+        }
+        Ok(part)
     }
 
     /// See [`StorageDriver::complete_multipart`].
@@ -136,22 +227,23 @@ impl Store {
         id: &MultipartId,
         parts: &[Part],
     ) -> Result<ObjectMeta, StorageError> {
-        let answer = self.driver.complete_multipart(path, id, parts);
-        self.call("complete_multipart", path.as_str(), done, answer).await
+        let attempt = || Some(self.driver.complete_multipart(path, id, parts));
+        self.repeat("complete_multipart", path.as_str(), done, attempt).await
     }
 
     /// See [`StorageDriver::abort_multipart`].
     pub async fn abort_multipart(&self, path: &Path, id: &MultipartId) -> Result<(), StorageError> {
-        self.call("abort_multipart", path.as_str(), done, self.driver.abort_multipart(path, id)).await
+        let attempt = || Some(self.driver.abort_multipart(path, id));
+        self.repeat("abort_multipart", path.as_str(), done, attempt).await
     }
 
     /// See [`StorageDriver::digest`].
     pub async fn digest(&self, path: &Path, algorithm: Algorithm) -> Result<Option<Digest>, StorageError> {
-        self.call("digest", path.as_str(), found, self.driver.digest(path, algorithm)).await
+        self.repeat("digest", path.as_str(), found, || Some(self.driver.digest(path, algorithm))).await
     }
 
     pub(super) async fn copy_inside(&self, from: &Path, to: &Path) -> Result<Copied, StorageError> {
-        self.call("copy", from.as_str(), done, self.driver.copy(from, to)).await
+        self.repeat("copy", from.as_str(), done, || Some(self.driver.copy(from, to))).await
     }
 
     /// An error of this store's driver.

@@ -162,15 +162,25 @@ impl StorageDriver for S3 {
                 return self.put_object(path, body, options, None).await;
             };
             // Content in memory is checked before it is sent.
-            if let Body::Bytes(bytes) = &body
-                && digest.algorithm().digest(bytes) != *digest
-            {
+            let mut hasher = Hasher::new(digest.algorithm());
+            let is_checked = match &body {
+                Body::Bytes(bytes) => {
+                    hasher.update(bytes);
+                    true
+                }
+                Body::Buffer { buffer, range } if digest.algorithm() == Algorithm::Sha512 => {
+                    buffer.hash(range.clone(), &mut hasher);
+                    true
+                }
+                _ => false,
+            };
+            if is_checked && hasher.finish() != *digest {
                 return Err(self.error(path.as_str(), StorageErrorKind::DigestMismatch));
             }
-            match (digest.algorithm(), &body) {
-                (Algorithm::Sha256, _) => self.put_object(path, body, options, Some(digest)).await,
-                (Algorithm::Sha512, Body::Bytes(_)) => self.put_object(path, body, options, None).await,
-                (Algorithm::Sha512, _) => self.put_checked(path, digest, body, options).await,
+            match digest.algorithm() {
+                Algorithm::Sha256 => self.put_object(path, body, options, Some(digest)).await,
+                Algorithm::Sha512 if is_checked => self.put_object(path, body, options, None).await,
+                Algorithm::Sha512 => self.put_checked(path, digest, body, options).await,
             }
         })
     }

@@ -102,6 +102,9 @@ impl S3 {
         if matches!(code, "BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch") {
             return self.error(path, StorageErrorKind::DigestMismatch);
         }
+        if code == "NoSuchUpload" {
+            return self.error(path, StorageErrorKind::NoSuchUpload);
+        }
         let retryable = status.is_server_error()
             || *status == StatusCode::TOO_MANY_REQUESTS
             || matches!(code, "RequestTimeout" | "ConditionalRequestConflict" | "OperationAborted");

@@ -1,0 +1,49 @@
+//! Retries of failed operations: when, how long, and with which delays.
+
+use std::rc::Rc;
+
+use crate::platform::{Clock, Timestamp};
+
+/// How long a store keeps trying, in milliseconds. Clients repeat a failed blob, so a request about one may
+/// fail early.
+pub const PATIENCE: u64 = 5_000;
+
+/// The patience of a manifest's push: docker does not repeat it.
+pub const LONG_PATIENCE: u64 = 20_000;
+
+/// Delays before the next attempts, in milliseconds; the last one repeats. R2 accepts one write per second to a
+/// key, so a later attempt leaves it that second.
+const DELAYS: [u64; 4] = [100, 300, 700, 1_500];
+
+/// The attempts of one operation.
+pub struct Attempts {
+    clock: Rc<dyn Clock>,
+    until: u64,
+    made: usize,
+}
+
+impl Attempts {
+    /// The attempts of an operation that begins now, within [`PATIENCE`].
+    pub fn new(clock: Rc<dyn Clock>) -> Self {
+        Self::within(clock, PATIENCE)
+    }
+
+    /// The same, within `patience` milliseconds.
+    pub fn within(clock: Rc<dyn Clock>, patience: u64) -> Self {
+        Self { until: clock.now().0 + patience, clock, made: 0 }
+    }
+
+    /// Waits before the next attempt; `false` if the patience is exhausted. Each delay varies by a third, so that
+    /// requests that failed together do not meet again.
+    pub async fn next(&mut self) -> bool {
+        let Some(longest) = DELAYS.get(self.made).or(DELAYS.last()) else { return false };
+        let delay = longest - u64::from(getrandom::u32().unwrap_or_default()) % (longest / 3);
+        let Timestamp(now) = self.clock.now();
+        if now + delay > self.until {
+            return false;
+        }
+        self.made += 1;
+        self.clock.sleep(delay).await;
+        true
+    }
+}
