@@ -16,8 +16,8 @@
 //! [`Metadata`](crate::storage::Metadata) (size, media type, path of the bytes), so that one look-up answers a
 //! HEAD; links without metadata work too.
 //!
-//! The second tree holds what `distribution` lacks. All but `descriptors`, `uploads` and `secret` can be
-//! rebuilt from the first tree:
+//! The second tree holds what `distribution` lacks. All but `blobs`, `descriptors`, `uploads` and `secret` can be
+//! rebuilt from the first tree. Nothing below `uploads` outlives its upload, so that a lifecycle rule may delete it:
 //!
 //! ```text
 //! pierhead/
@@ -25,13 +25,16 @@
 //!   descriptors/<alg>/<hex>                                   size and path of bytes that are not at `data`
 //!   links/<alg>/<hex>/<name>-                                 a repository that has the blob
 //!   referrers/<name>/_/<alg>/<subject hex>/<alg>/<hex>        descriptor of a referrer of the subject
-//!   uploads/<uuid>/<epoch>                                    a multipart blob, during and after its upload
-//!   uploads/<uuid>/<epoch>.blob                               the digest of that blob
-//!   uploads/<uuid>/staged/<epoch>                             bytes that do not fill a part yet
+//!   blobs/<uuid>                                              the bytes of a blob that is not at `data`
+//!   uploads/blobs/<uuid>                                      the digest of those bytes, until their descriptor is there
+//!   uploads/<id>/staged/<epoch>                               bytes that do not fill a part yet
 //!   uploads/scratch/<uuid>                                    temporary objects of the S3 driver
 //!   purge                                                     the cursor of the purge job
 //!   secret                                                    the key for upload locations and blob URLs
 //! ```
+//!
+//! Earlier versions kept a blob of several parts, for good, at `uploads/<uuid>/<epoch>`, with its digest at
+//! `uploads/<uuid>/<epoch>.blob`.
 //!
 //! The descriptor cache in KV holds copies of data in the bucket:
 //!
@@ -41,6 +44,8 @@
 //! ```
 
 use std::fmt;
+
+use uuid::Uuid;
 
 use crate::{
     oci::{Algorithm, Digest, RepositoryName, Tag, UploadId},
@@ -89,13 +94,17 @@ pub enum Key<'a> {
         /// The manifest that refers to it.
         referrer: &'a Digest,
     },
-    /// A multipart upload's object.
+    /// The bytes of a blob that is not at [`Key::Data`].
+    Blob(Uuid),
+    /// The digest of a [`Key::Blob`], from before its descriptor is written until after.
+    BlobNote(Uuid),
+    /// A multipart upload's object, in a session of an earlier version.
     Upload(&'a UploadId, u32),
     /// Bytes of a chunk that do not fill a part.
     Staged(&'a UploadId, u32),
     /// The folder of an upload's [`Key::Staged`] objects.
     StagedAll(&'a UploadId),
-    /// The note beside a multipart blob, which holds its digest.
+    /// The note beside a [`Key::Upload`], which holds its digest.
     UploadBlob(&'a Path),
     /// The folder of temporary objects of a driver, which the purge job removes.
     Scratch,
@@ -171,6 +180,8 @@ impl fmt::Display for Key<'_> {
             Self::Referrer { name, subject, referrer } => {
                 write!(f, "{OURS}/referrers/{name}/_/{}/{}", Slashed(subject), Slashed(referrer))
             }
+            Self::Blob(uuid) => write!(f, "{OURS}/blobs/{uuid}"),
+            Self::BlobNote(uuid) => write!(f, "{OURS}/uploads/blobs/{uuid}"),
             Self::Upload(id, epoch) => write!(f, "{OURS}/uploads/{id}/{epoch}"),
             Self::Staged(id, epoch) => write!(f, "{OURS}/uploads/{id}/staged/{epoch}"),
             Self::StagedAll(id) => write!(f, "{OURS}/uploads/{id}/staged"),
@@ -189,6 +200,11 @@ impl Key<'_> {
     /// stores that keep objects as files cannot have both. No component of a name ends in a dash, and no
     /// character of a name sorts before it: keys are in the order of the names.
     pub const END_OF_NAME: &'static str = "-";
+
+    /// The uuid at the end of a [`Key::BlobNote`].
+    pub fn noted_blob(path: &str) -> Option<Uuid> {
+        path.strip_prefix("pierhead/uploads/blobs/")?.parse().ok()
+    }
 
     /// The suffix of [`Key::UploadBlob`].
     pub const UPLOAD_BLOB: &'static str = ".blob";
@@ -267,6 +283,8 @@ mod tests {
                 Key::Referrer { name: &name, subject: &x, referrer: &y },
                 format!("pierhead/referrers/a/b/_/sha256/{xh}/sha512/{yh}"),
             ),
+            (Key::Blob(uuid.parse().unwrap()), format!("pierhead/blobs/{uuid}")),
+            (Key::BlobNote(uuid.parse().unwrap()), format!("pierhead/uploads/blobs/{uuid}")),
             (Key::Upload(&id, 3), format!("pierhead/uploads/{uuid}/3")),
             (Key::Staged(&id, 3), format!("pierhead/uploads/{uuid}/staged/3")),
             (Key::UploadBlob(&Key::Upload(&id, 3).path()), format!("pierhead/uploads/{uuid}/3.blob")),
@@ -299,6 +317,7 @@ mod tests {
         let mut paths = vec![Key::Data(&digest).path(), Key::Descriptor(&digest).path()];
         paths.extend([Key::UploadBlob(&object).path(), Key::Staged(&id, 1).path(), object]);
         paths.extend([Key::PurgeCursor.path(), Key::Secret.path()]);
+        paths.extend([Key::Blob(Uuid::nil()).path(), Key::BlobNote(Uuid::nil()).path()]);
         for name in &names {
             paths.extend([
                 Key::Layer(name, &digest).path(),

@@ -1,7 +1,6 @@
-//! The registry's secret: 32 random bytes, created at first use and stored, so that it needs no
-//! configuration.
+//! The registry's secret: from the configuration, or else 32 random bytes, created at first use and stored.
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, fmt};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -13,47 +12,71 @@ use crate::{
 };
 
 /// The key for upload locations and, unless keys are configured, for blob URLs.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
 
-/// The stored secret, read once per isolate.
+impl Secret {
+    /// The secret of a configured text.
+    pub fn from_text(text: &str) -> Self {
+        Self(mac(text.as_bytes(), "pierhead secret").finalize().into_bytes().into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// The secret: of the configuration, or else stored, and read once per isolate.
 pub struct SecretStore {
     store: Store,
     secret: OnceCell<Secret>,
 }
 
 impl SecretStore {
-    /// Reads the secret from `store`.
-    pub fn new(store: Store) -> Self {
-        Self { store, secret: OnceCell::new() }
+    /// `configured`, or else the secret in `store`.
+    pub fn new(store: Store, configured: Option<Secret>) -> Self {
+        Self { store, secret: configured.map(OnceCell::from).unwrap_or_default() }
     }
 
-    /// The secret, created if the store has none.
+    /// The secret, created if the store has none. Costs one look-up, once.
     pub async fn get(&self) -> Result<&Secret, StorageError> {
         if let Some(secret) = self.secret.get() {
             return Ok(secret);
         }
-        let path = Key::Secret.path();
-        let broken = |message: String| {
-            let kind = StorageErrorKind::Backend { operation: "read", message, retryable: false };
-            self.store.error(&path, kind)
+        let secret = match self.stored().await? {
+            Some(secret) => secret,
+            None => self.create().await?,
         };
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| broken(error.to_string()))?;
-        if self.store.head(&path).await?.is_none() {
-            let options = PutOptions { condition: Condition::IfAbsent, ..PutOptions::default() };
-            match self.store.put(&path, Body::Bytes(random.to_vec().into()), options).await {
-                // Another isolate has just created the secret: use that one.
-                Err(error) if error.kind != StorageErrorKind::Precondition => return Err(error),
-                _ => {}
-            }
-        }
-        let stored = self.store.read(&path, 32).await?;
-        let secret = stored.and_then(|(bytes, _)| bytes.as_ref().try_into().ok());
-        let secret = secret.ok_or_else(|| {
-            broken("the secret must have 32 bytes: delete the object to create a new one".to_owned())
+        Ok(self.secret.get_or_init(|| secret))
+    }
+
+    async fn stored(&self) -> Result<Option<Secret>, StorageError> {
+        let Some((bytes, _)) = self.store.read(&Key::Secret.path(), 32).await? else { return Ok(None) };
+        let secret = bytes.as_ref().try_into().map_err(|_| {
+            self.broken("the secret must have 32 bytes: delete the object to create a new one".to_owned())
         })?;
-        Ok(self.secret.get_or_init(|| Secret(secret)))
+        Ok(Some(Secret(secret)))
+    }
+
+    /// Creates the secret, unless another request is faster: then that one's counts.
+    async fn create(&self) -> Result<Secret, StorageError> {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|error| self.broken(error.to_string()))?;
+        let options = PutOptions { condition: Condition::IfAbsent, ..PutOptions::default() };
+        match self.store.put(&Key::Secret.path(), Body::Bytes(random.to_vec().into()), options).await {
+            Ok(_) => Ok(Secret(random)),
+            Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => {
+                self.stored().await?.ok_or_else(|| self.broken("the secret is gone again".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn broken(&self, message: String) -> StorageError {
+        let kind = StorageErrorKind::Backend { operation: "read", message, retryable: false };
+        self.store.error(&Key::Secret.path(), kind)
     }
 }
 

@@ -3,14 +3,19 @@
 use std::str::FromStr;
 
 use super::{Vars, vars::seconds};
+use crate::secret::Secret;
 
 /// Lifetime of uploads, and purge of abandoned ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadConfig {
-    /// `UPLOAD_TTL`: lifetime of an upload from its start, in seconds; 1 minute to 30 days.
+    /// `UPLOAD_TTL`: lifetime of an upload from its start, in seconds; 1 minute to 7 days: R2 aborts a multipart
+    /// upload 7 days after it began.
     pub ttl_seconds: u64,
-    /// `PURGE`: mode of the hourly purge job.
+    /// `PURGE`: mode of the daily purge job.
     pub purge: PurgeMode,
+    /// `SIGNING_SECRET`: signs upload locations and, unless `BLOB_REDIRECT_KEYS` is set, blob URLs. At least 32
+    /// characters. Without one, the registry makes a secret and keeps it in the bucket.
+    pub signing_secret: Option<Secret>,
 }
 
 /// The treatment of objects that belong to no blob.
@@ -40,7 +45,7 @@ impl FromStr for PurgeMode {
 
 impl Default for UploadConfig {
     fn default() -> Self {
-        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: PurgeMode::default() }
+        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: PurgeMode::default(), signing_secret: None }
     }
 }
 
@@ -50,11 +55,15 @@ impl UploadConfig {
         Self {
             ttl_seconds: vars.read("UPLOAD_TTL", default.ttl_seconds, ttl),
             purge: vars.parse("PURGE", default.purge),
+            signing_secret: vars.read("SIGNING_SECRET", None, |text| match text.len() {
+                32.. => Ok(Some(Secret::from_text(text))),
+                _ => Err("a text of at least 32 characters".to_owned()),
+            }),
         }
     }
 }
 
 fn ttl(text: &str) -> Result<u64, String> {
-    let valid = seconds(text).filter(|seconds| (60..=2_592_000).contains(seconds));
-    valid.ok_or_else(|| "a time between 1m and 30d, such as 90s, 30m, 12h or 7d".to_owned())
+    let valid = seconds(text).filter(|seconds| (60..=604_800).contains(seconds));
+    valid.ok_or_else(|| "a time between 1m and 7d, such as 90s, 30m, 12h or 7d".to_owned())
 }

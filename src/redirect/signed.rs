@@ -127,20 +127,14 @@ mod tests {
     use super::*;
     use crate::{
         oci::Algorithm,
+        platform::memory::ManualClock,
         storage::{Store, memory::Memory},
     };
 
-    struct Seconds(Cell<u64>);
-    impl Clock for Seconds {
-        fn now(&self) -> Timestamp {
-            Timestamp(self.0.get() * 1000)
-        }
-    }
-
-    fn signed(keys: &str, clock: &Rc<Seconds>) -> Signed {
+    fn signed(keys: &str, clock: &Rc<ManualClock>) -> Signed {
         Signed {
             keys: keys.parse().unwrap(),
-            secret: Rc::new(SecretStore::new(Store::new(Memory::default()))),
+            secret: Rc::new(SecretStore::new(Store::new(Memory::default()), None)),
             origin: "https://cdn.example".into(),
             ttl_seconds: 1200,
             clock: clock.clone(),
@@ -152,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_url_is_valid_for_its_path_and_lifetime_only() {
-        let clock = Rc::new(Seconds(Cell::new(1_700_000_123)));
+        let clock = Rc::new(ManualClock(Rc::new(Cell::new(1_700_000_123_000))));
         let signed = signed(OLD, &clock);
         let digest = Algorithm::Sha256.digest(b"x");
         let url = block_on(signed.url(&digest)).unwrap();
@@ -184,29 +178,29 @@ mod tests {
             forged[index] = if forged[index] == b'1' { b'2' } else { b'1' };
             assert_eq!(verify(path, std::str::from_utf8(&forged).unwrap()), None, "{index}");
         }
-        clock.0.set(ends.0 / 1000 - 1);
+        clock.0.set((ends.0 / 1000 - 1) * 1000);
         assert_eq!(verify(path, query), Some(ends));
-        clock.0.set(ends.0 / 1000);
+        clock.0.set(ends.0 / 1000 * 1000);
         assert_eq!(verify(path, query), None, "expired");
-        clock.0.set(made.parse::<u64>().unwrap() - 1);
+        clock.0.set((made.parse::<u64>().unwrap() - 1) * 1000);
         assert_eq!(verify(path, query), None, "from the future");
     }
 
     #[test]
     fn all_clients_get_the_same_url_within_a_step() {
-        let clock = Rc::new(Seconds(Cell::new(1_700_000_100)));
+        let clock = Rc::new(ManualClock(Rc::new(Cell::new(1_700_000_100_000))));
         let signed = signed("", &clock);
         let first = block_on(signed.sign("/a")).unwrap();
-        clock.0.set(1_700_000_399);
+        clock.0.set(1_700_000_399_000);
         assert_eq!(block_on(signed.sign("/a")).unwrap(), first);
-        clock.0.set(1_700_000_400);
+        clock.0.set(1_700_000_400_000);
         assert_ne!(block_on(signed.sign("/a")).unwrap(), first);
         assert!(block_on(signed.verify("/a", &first)).unwrap().is_some());
     }
 
     #[test]
     fn keys_can_be_rotated_without_a_gap() {
-        let clock = Rc::new(Seconds(Cell::new(1_700_000_100)));
+        let clock = Rc::new(ManualClock(Rc::new(Cell::new(1_700_000_100_000))));
         let [old, both, new] =
             [OLD.to_owned(), format!("{} {OLD}", NEW.replace(' ', "-")), NEW.replace(' ', "-")]
                 .map(|keys| signed(&keys, &clock));
