@@ -7,7 +7,7 @@ use crate::{
     blobs::{Blobs, Cache, Edge, MEMORY},
     config::Config,
     context::Context,
-    oci::RepositoryName,
+    oci::{RepositoryName, UploadId},
     platform::{Background, Buffers, Clock, EdgeCache, RequestLog, Sink},
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{
@@ -17,7 +17,7 @@ use crate::{
     },
     secret::SecretStore,
     storage::Store,
-    uploads::{UploadSessions, Uploads},
+    uploads::{CallError, UploadSessions, Uploads},
 };
 
 /// The parts that a platform provides.
@@ -67,7 +67,8 @@ impl App {
     /// Composes the registry from settings and a platform.
     pub fn new(config: Config, platform: Platform) -> Self {
         let Platform { store, kv, sessions, buffers, edge_cache, clock, sink, salt } = platform;
-        let secret = Rc::new(SecretStore::new(store.clone()));
+        let store = store.retrying(clock.clone());
+        let secret = Rc::new(SecretStore::new(store.clone(), config.uploads.signing_secret.clone()));
         Self {
             identity: Identity::new(config.auth.users.clone(), salt),
             policy: Policy { anonymous: config.auth.anonymous },
@@ -106,6 +107,11 @@ impl App {
         let blobs = self.blobs(context);
         let stored = Stored::new(name.clone(), blobs.clone(), self.has_foreign_links.clone());
         Rc::new(Cached { inner: Rc::new(stored), name: name.clone(), tags: self.tags.clone(), blobs })
+    }
+
+    /// The id of a new upload.
+    pub fn new_upload_id(&self) -> Result<UploadId, CallError> {
+        self.sessions.new_id()
     }
 
     /// The uploads to a repository.

@@ -42,8 +42,8 @@ impl Registry<'_> {
             (None, None) => Algorithm::Sha256,
         };
         let expires = self.app.clock.now().plus_seconds(self.app.config.uploads.ttl_seconds);
-        let state = UploadState { expires, algorithm, has_session: false };
-        let at = UploadAt { repository: name.clone(), id: UploadId::random(), state };
+        let state = UploadState { expires, algorithm, has_session: false, first: None };
+        let at = UploadAt { repository: name.clone(), id: self.app.new_upload_id()?, state };
         match digest {
             Some(digest) => self.finish(at, &digest, request).await,
             None => self.progress(&at, 0, StatusCode::ACCEPTED).await,
@@ -65,7 +65,7 @@ impl Registry<'_> {
             uploads.append(&at, Chunk { body: &mut body, range }).await
         };
         match appended.await {
-            Ok(offset) => self.progress(&at.with_session(true), offset, StatusCode::ACCEPTED).await,
+            Ok((at, offset)) => self.progress(&at, offset, StatusCode::ACCEPTED).await,
             Err(error) => Err(self.refused(&at, error, &mut body).await?),
         }
     }
@@ -108,7 +108,7 @@ impl Registry<'_> {
         if offset.is_none() && at.state.has_session {
             return Err(Error::UploadUnknown);
         }
-        let at = at.with_session(at.state.has_session || offset.is_some());
+        let at = if offset.is_some() && !at.state.has_session { at.with_session() } else { at };
         self.progress(&at, offset.unwrap_or(0), StatusCode::NO_CONTENT).await
     }
 
@@ -198,7 +198,7 @@ impl Registry<'_> {
     }
 
     async fn out_of_order(&self, at: &UploadAt, offset: u64) -> Result<Error, Error> {
-        let at = at.with_session(at.state.has_session || offset > 0);
+        let at = if offset > 0 { at.with_session() } else { at.clone() };
         Ok(Error::UploadOutOfOrder { location: self.location(&at).await?, offset })
     }
 }

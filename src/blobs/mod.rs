@@ -16,7 +16,7 @@ use crate::{
     layout::{CacheEntry, Key},
     oci::{Digest, Manifest},
     platform::{Body, ByteRange},
-    storage::{Condition, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
+    storage::{Condition, LONG_PATIENCE, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
 pub use cache::{Cache, MEMORY};
@@ -78,6 +78,15 @@ pub enum Freshness {
     Strict,
     /// A cache or the store: the bytes existed at some time.
     Cached,
+}
+
+/// The outcome of a write of content by digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It was written, and has the digest.
+    Written,
+    /// It was there already. The content sent was not verified.
+    Existed,
 }
 
 /// The bytes of a blob, and their source.
@@ -197,10 +206,15 @@ impl Blobs {
         }
     }
 
-    /// Writes content to its canonical path, verified by the store.
-    pub async fn put(&self, digest: &Digest, body: Body) -> Result<(), StorageError> {
-        let options = PutOptions { digest: Some(digest), ..PutOptions::default() };
-        self.store.put(&Key::Data(digest).path(), body, options).await.map(drop)
+    /// Writes content to its canonical path if there is none, verified by the store.
+    pub async fn put(&self, digest: &Digest, body: Body) -> Result<Put, StorageError> {
+        let options =
+            PutOptions { digest: Some(digest), condition: Condition::IfAbsent, ..PutOptions::default() };
+        match self.store.put(&Key::Data(digest).path(), body, options).await {
+            Ok(_) => Ok(Put::Written),
+            Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(Put::Existed),
+            Err(error) => Err(error),
+        }
     }
 
     /// Records the path of bytes that are not at [`Key::Data`]. The first record wins: `Some` is the record
@@ -230,6 +244,22 @@ impl Blobs {
     pub async fn descriptor(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
         let descriptor = self.store.head(&Key::Descriptor(digest).path()).await?;
         Ok(descriptor.and_then(|meta| Located::from_metadata(&meta.metadata)))
+    }
+
+    /// The same blobs, whose storage calls are repeated for longer.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { store: self.store.with_patience(LONG_PATIENCE), ..self.clone() }
+    }
+
+    /// Whether the content of a manifest is in the isolate's memory: then it is stored, too.
+    pub fn remembers(&self, manifest: &Digest) -> bool {
+        self.cache.in_memory(CacheEntry::Manifest, manifest).is_some()
+    }
+
+    /// Keeps the content of a stored manifest in the isolate's memory.
+    pub fn remember(&self, manifest: &Digest, content: &Bytes) {
+        self.cache.put_in_memory(CacheEntry::Manifest, manifest, content.clone());
     }
 
     /// The underlying store.

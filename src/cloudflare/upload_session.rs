@@ -3,7 +3,7 @@
 //! An object holds one session: its state under `state`, its id under `id`, and a row for each part, so that
 //! no row grows with the blob. It never holds content.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use wasm_bindgen::JsValue;
 use worker::{DurableObject, Env, ListOptions, Response, State, durable_object};
@@ -12,13 +12,16 @@ use super::{bindings, clock::SystemClock, sessions::Call};
 use crate::{
     oci::UploadId,
     platform::Clock,
-    storage::Part,
+    storage::{Part, Store},
     uploads::{
-        Command, Refused, Reply,
+        Command, Refused, Reply, join_parts,
         session::{self, Transition, apply},
         sweep,
     },
 };
+
+/// Time until a failed alarm runs again, in seconds. The platform repeats a failed alarm only six times.
+const NEXT_ALARM: u64 = 60 * 60;
 
 const STATE: &str = "state";
 const ID: &str = "id";
@@ -41,17 +44,15 @@ impl DurableObject for UploadSession {
         Response::from_json(&self.carry_out(&id, &command).await?)
     }
 
-    /// Runs when the session expires: deletes its stored objects, then the session.
+    /// Runs when the session expires: deletes its stored objects, then the session. If that fails, it runs again.
     async fn alarm(&self) -> worker::Result<Response> {
-        if let Some(state) = self.stored().await?
-            && let Some(id) = self.state.storage().get::<String>(ID).await?
-            && let Ok(id) = id.parse::<UploadId>()
-        {
-            let config = bindings::config(&self.env).map_err(failed)?;
-            let store = bindings::store(&self.env, &config).map_err(failed)?;
-            sweep(&store, &id, state.upload()).await.map_err(failed)?;
+        if let Err(error) = self.expire().await {
+            worker::console_error!(
+                "{}",
+                serde_json::json!({"level": "error", "alarm": "upload", "message": error.to_string()})
+            );
+            self.state.storage().set_alarm(std::time::Duration::from_secs(NEXT_ALARM)).await?;
         }
-        self.state.storage().delete_all().await?;
         Response::empty()
     }
 }
@@ -61,6 +62,22 @@ fn failed(error: impl ToString) -> worker::Error {
 }
 
 impl UploadSession {
+    async fn expire(&self) -> worker::Result<()> {
+        if let Some(state) = self.stored().await?
+            && let Some(id) = self.state.storage().get::<String>(ID).await?
+            && let Ok(id) = id.parse::<UploadId>()
+        {
+            sweep(&self.store()?, &id, state.upload()).await.map_err(failed)?;
+        }
+        self.state.storage().delete_all().await
+    }
+
+    fn store(&self) -> worker::Result<Store> {
+        let config = bindings::config(&self.env).map_err(failed)?;
+        let store = bindings::store(&self.env, &config).map_err(failed)?;
+        Ok(store.retrying(Rc::new(SystemClock)))
+    }
+
     async fn stored(&self) -> worker::Result<Option<session::State>> {
         let text: Option<String> = self.state.storage().get(STATE).await?;
         text.map(|text| serde_json::from_str(&text)).transpose().map_err(Into::into)
@@ -70,7 +87,8 @@ impl UploadSession {
     async fn carry_out(&self, id: &str, command: &Command) -> worker::Result<Result<Reply, Refused>> {
         let storage = self.state.storage();
         let before = self.stored().await?;
-        let Transition { state, upload, rows } = match apply(before.clone(), command, SystemClock.now()) {
+        let Transition { state, upload, rows, join } = match apply(before.clone(), command, SystemClock.now())
+        {
             Ok(transition) => transition,
             Err(error) => return Ok(Err(error)),
         };
@@ -100,6 +118,10 @@ impl UploadSession {
             }
         }
         let parts = if rows.list { self.parts().await? } else { Vec::new() };
+        if let (true, Command::Commit { digest, .. }, Ok(id)) = (join, command, id.parse()) {
+            let joined = join_parts(&self.store()?, &id, &upload, digest, parts).await;
+            return Ok(joined.map(|()| Reply { upload, parts: Vec::new() }));
+        }
         Ok(Ok(Reply { upload, parts }))
     }
 

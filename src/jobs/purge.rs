@@ -1,16 +1,18 @@
 //! The purge job: removes leftovers of uploads that no session's alarm removes.
 //!
 //! A session's alarm removes what the session has recorded. Two kinds of object can remain: one staged by a
-//! request that then died, and one completed without a descriptor. The binding cannot list multipart uploads:
-//! the bucket's lifecycle rule aborts those without a session after 7 days.
+//! request that then died, and the bytes of a blob whose descriptor was never written, which a note names. The job
+//! lists only what uploads left behind, so its cost does not grow with the registry. The binding cannot list
+//! multipart uploads: the bucket's lifecycle rule aborts those without a session after 7 days.
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{Job, Step};
 use crate::{
     app::App,
-    blobs::{Blobs, Located},
+    blobs::{Blobs, Freshness, Located},
     config::PurgeMode,
     context::Context,
     layout::Key,
@@ -49,7 +51,15 @@ impl Job for Purge {
             let mut paths = Vec::new();
             for (path, meta) in &listing.objects {
                 let Ok(path) = path.parse::<Path>() else { continue };
-                if meta.modified < self.before && is_leftover(&blobs, &path, meta).await? {
+                if meta.modified >= self.before {
+                    continue;
+                }
+                if let Some(blob) = Key::noted_blob(path.as_str()) {
+                    if self.is_unused(&blobs, blob, &path, meta).await? {
+                        paths.push(Key::Blob(blob).path());
+                    }
+                    paths.push(path);
+                } else if is_leftover(&blobs, &path, meta).await? {
                     paths.push(path);
                 }
             }
@@ -62,6 +72,32 @@ impl Job for Purge {
             let report = json!({"dry_run": is_dry_run, "seen": seen, "purged": purged, "finished": finished});
             Ok(Step { report, next: listing.next })
         })
+    }
+}
+
+impl Purge {
+    /// Whether the bytes that a note names are no blob. Bytes that were never described, and have the noted digest,
+    /// become the blob: a repository may have linked them.
+    async fn is_unused(
+        &self,
+        blobs: &Blobs,
+        blob: Uuid,
+        note: &Path,
+        meta: &ObjectMeta,
+    ) -> Result<bool, StorageError> {
+        let (store, path) = (blobs.store(), Key::Blob(blob).path());
+        let note =
+            if store.capabilities().lists_metadata { Some(meta.clone()) } else { store.head(note).await? };
+        let Some(digest) = note.as_ref().and_then(noted_digest) else { return Ok(true) };
+        if let Some(located) = blobs.locate(&digest, Freshness::Strict).await? {
+            return Ok(located.at != Some(path));
+        }
+        let Some(ObjectMeta { size, .. }) = store.head(&path).await? else { return Ok(true) };
+        let has_digest = store.digest(&path, digest.algorithm()).await?.as_ref() == Some(&digest);
+        if has_digest && self.mode == PurgeMode::On {
+            blobs.put_descriptor(&digest, &Located { size, at: Some(path) }).await?;
+        }
+        Ok(!has_digest)
     }
 }
 

@@ -130,8 +130,9 @@ pub trait Repository {
         self.inner().delete_tag(tag)
     }
 
-    /// Links stored bytes as a blob of this repository.
-    fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, ()> {
+    /// Links stored bytes as a blob of this repository; `false` if it had the blob. A link without a location, or
+    /// with another one, is replaced.
+    fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, bool> {
         self.inner().link_blob(digest, located)
     }
 

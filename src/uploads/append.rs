@@ -1,26 +1,26 @@
-//! Appends a chunk: cuts a request's stream into parts of a fixed size, whatever sizes the client sends.
+//! Appends a chunk: cuts a request's stream into parts of one size, whatever sizes the client sends.
 
-use std::{ops::Range, rc::Rc};
+use std::{ops::Range, pin::pin, rc::Rc};
 
 use futures_util::{
     StreamExt,
-    future::{self, Either},
+    future::{self, Either, LocalBoxFuture, try_join},
     stream::FuturesOrdered,
 };
 
 use super::{
-    UploadError,
+    CallError, Checkpoint, UNRECORDED, UploadError,
     ledger::{Ledger, NextPart, StoredPart},
     plan::{Plan, Step},
 };
 use crate::{
-    oci::Hasher,
-    platform::{Body, Buffer, Buffers, ByteStream, ReadError},
-    storage::StorageError,
+    oci::{HashState, Hasher},
+    platform::{Body, Buffer, Buffers, ReadError},
+    storage::{PutOptions, StorageError},
 };
 
 /// Limit of parts of one upload in flight to storage while the next is being filled. R2 accepts two or three
-/// of one upload at a time; more would only hold memory.
+/// of one upload at a time; more would only hold memory. Parts larger than the usual go one at a time.
 pub const IN_FLIGHT: u16 = 2;
 
 /// Limit of staged pieces before they are joined. Each is read back when they fill a part.
@@ -39,47 +39,103 @@ pub(super) struct Writer {
     pub ledger: Ledger,
     /// The hash of everything written, recorded or not.
     pub hasher: Hasher,
-    pub buffers: Rc<dyn Buffers>,
+    buffers: Rc<dyn Buffers>,
+    work: Work,
+}
+
+/// The parts on their way to storage, in order, and the checkpoint on its way to the session.
+#[derive(Default)]
+struct Work {
+    storing: FuturesOrdered<LocalBoxFuture<'static, Result<StoredPart, StorageError>>>,
+    recording: Option<LocalBoxFuture<'static, Result<u16, CallError>>>,
+}
+
+impl Work {
+    fn is_done(&self) -> bool {
+        self.storing.is_empty() && self.recording.is_none()
+    }
+
+    /// Waits until a part is stored or a checkpoint recorded. A checkpoint is sent as soon as the last one was
+    /// acknowledged.
+    async fn step(&mut self, ledger: &mut Ledger) -> Result<(), UploadError> {
+        let Self { storing, recording } = self;
+        let stored = async {
+            match storing.next().await {
+                Some(stored) => stored,
+                None => future::pending().await,
+            }
+        };
+        let recorded = async {
+            match recording {
+                Some(recording) => recording.await,
+                None => future::pending().await,
+            }
+        };
+        let event = match future::select(pin!(stored), pin!(recorded)).await {
+            Either::Left((stored, _)) => Either::Left(stored),
+            Either::Right((recorded, _)) => Either::Right(recorded),
+        };
+        match event {
+            Either::Left(stored) => ledger.add(stored?),
+            Either::Right(recorded) => {
+                self.recording = None;
+                ledger.acknowledge(recorded?);
+            }
+        }
+        if self.recording.is_none() {
+            self.recording = ledger.send_checkpoint();
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is stored, and for the checkpoint under way.
+    async fn settle(&mut self, ledger: &mut Ledger) -> Result<(), UploadError> {
+        while let Some(stored) = self.storing.next().await {
+            ledger.add(stored?);
+        }
+        if let Some(recording) = self.recording.take() {
+            ledger.acknowledge(recording.await?);
+        }
+        Ok(())
+    }
 }
 
 impl Writer {
     /// Resumes an upload at the offset of its ledger.
-    pub fn resume(ledger: Ledger, buffers: Rc<dyn Buffers>) -> Result<Self, UploadError> {
+    pub fn new(ledger: Ledger, buffers: Rc<dyn Buffers>) -> Result<Self, UploadError> {
         let hasher = Hasher::resume(ledger.upload.algorithm, &ledger.upload.hash)?;
-        Ok(Self { ledger, hasher, buffers })
+        Ok(Self { ledger, hasher, buffers, work: Work::default() })
     }
 
     /// Writes a stream: stores each full part and records it in the ledger. Returns the rest. `declared` is
     /// the length that the client announced in addition to the stream's own.
     ///
-    /// Reading, storing and recording overlap: whichever finishes first is handled first.
-    pub async fn write(
-        &mut self,
-        stream: &mut dyn ByteStream,
-        declared: Option<u64>,
-    ) -> Result<Tail, UploadError> {
-        let Self { ledger, hasher, buffers } = self;
+    /// Reading, storing and recording overlap.
+    pub async fn write(&mut self, body: &mut Body, declared: Option<u64>) -> Result<Tail, UploadError> {
+        let staged = self.ledger.upload.staged_length();
+        let Body::Stream(stream) = body else {
+            return Ok(Tail { buffer: None, range: staged as usize..staged as usize });
+        };
+        let Self { ledger, hasher, buffers, work } = self;
         let start = ledger.upload.offset;
-        let staged = ledger.upload.staged_length();
-        let mut plan = Plan::new(buffers.part_size(), staged, stream.content_length(), declared);
-        let mut in_flight = FuturesOrdered::new();
+        let part_size = ledger.upload.part_size as usize;
+        let in_flight = if part_size > buffers.part_size() { 1 } else { usize::from(IN_FLIGHT) };
+        let mut plan = Plan::new(part_size, staged, stream.content_length(), declared);
         loop {
             let range = plan.next();
             let read = {
-                let reading = async {
+                let mut reading = pin!(async {
                     let mut buffer = buffers.lend(range.end).await;
                     let end = stream.read_into(&mut *buffer, range.clone(), Some(&mut *hasher)).await?;
                     Ok::<_, ReadError>((buffer, end))
-                };
-                let mut reading = std::pin::pin!(reading);
+                });
                 loop {
-                    if in_flight.is_empty() {
+                    if work.is_done() {
                         break reading.as_mut().await;
                     }
-                    match future::select(reading.as_mut(), in_flight.next()).await {
+                    match future::select(reading.as_mut(), pin!(work.step(ledger))).await {
                         Either::Left((read, _)) => break read,
-                        Either::Right((None, _)) => {}
-                        Either::Right((Some(stored), _)) => ledger.record(stored?).await?,
+                        Either::Right((worked, _)) => worked?,
                     }
                 }
             };
@@ -87,69 +143,131 @@ impl Writer {
                 Ok(read) => read,
                 Err(error) => {
                     // The client is gone: keep what has reached storage.
-                    settle(ledger, &mut in_flight).await?;
-                    ledger.release(ledger.upload.checkpoint()).await?;
+                    work.settle(ledger).await?;
+                    if ledger.has_begun() {
+                        ledger.release().await?;
+                    }
                     return Err(error.into());
                 }
             };
             if let Step::Tail(range) = plan.filled(end)? {
-                settle(ledger, &mut in_flight).await?;
                 let buffer = (!range.is_empty()).then_some(buffer);
                 return Ok(Tail { buffer, range });
             }
             if range.start > 0 {
                 ledger.read_staged(&mut *buffer).await?;
             }
-            while in_flight.len() >= usize::from(IN_FLIGHT) {
-                if let Some(stored) = in_flight.next().await {
-                    ledger.record(stored?).await?;
-                }
+            while work.storing.len() >= in_flight || ledger.unrecorded() >= UNRECORDED {
+                work.step(ledger).await?;
             }
-            let NextPart { path, multipart, number } = ledger.next_part().await?;
-            let body = Body::Buffer { buffer, range: 0..range.end };
-            let (offset, hash, store) = (start + plan.received(), hasher.state(), ledger.store.clone());
-            in_flight.push_back(async move {
-                let part = store.put_part(&path, &multipart, number, body).await?;
-                Ok(StoredPart { part, offset, hash })
-            });
+            let (offset, hash) = (start + plan.received(), hasher.state());
+            let part = ledger.next_part().await?;
+            let body = Body::Buffer { buffer: buffer.into(), range: 0..range.end };
+            work.storing.push_back(Box::pin(put_part(ledger, part, body, offset, hash)));
         }
     }
 
-    /// Stages the rest of a chunk and ends the chunk. Returns the length of the upload, in bytes.
+    /// Ends a chunk: stages its rest and records it. Returns the length of the upload, in bytes.
+    ///
+    /// The rest is stored as the last part too, in case the upload ends here. If it follows other staged bytes, more
+    /// small chunks are likely.
     pub async fn release(&mut self, tail: Tail) -> Result<u64, UploadError> {
         let Range { start, end } = tail.range;
-        let mut checkpoint = self.ledger.upload.checkpoint();
-        let mut replaced = Vec::new();
         if let Some(mut buffer) = tail.buffer {
             let mut range = start..end;
-            if checkpoint.staged.len() >= MAX_STAGED {
+            if self.ledger.upload.staged.len() >= MAX_STAGED {
                 self.ledger.read_staged(&mut *buffer).await?;
-                replaced = std::mem::take(&mut checkpoint.staged);
+                let merged = std::mem::take(&mut self.ledger.upload.staged);
+                self.ledger.obsolete.extend(merged);
                 range.start = 0;
             }
-            let length = range.len() as u64;
-            checkpoint.staged.push(self.ledger.stage(Body::Buffer { buffer, range }, length).await?);
+            let staged = self.ledger.next_staged(range.len() as u64);
+            let body = Body::Buffer { buffer: buffer.into(), range };
+            let is_last = start == 0 && self.ledger.has_parts();
+            let part = match body.again().filter(|_| is_last) {
+                Some(body) => Some((self.ledger.next_part().await?, body)),
+                None => None,
+            };
+            let store = self.ledger.store.clone();
+            let last = async {
+                let Some((NextPart { path, multipart, number }, body)) = part else { return Ok(None) };
+                store.put_part(&path, &multipart, number, body).await.map(Some)
+            };
+            let path = staged.path(self.ledger.id());
+            let stage = async { store.put(&path, body, PutOptions::default()).await.map(drop) };
+            let stored = async { Ok::<_, UploadError>(try_join(last, stage).await?) };
+            let ((last, ()), ()) = try_join(stored, self.work.settle(&mut self.ledger)).await?;
+            self.ledger.upload.staged.push(staged);
+            self.ledger.upload.last = last;
+        } else {
+            self.work.settle(&mut self.ledger).await?;
         }
-        checkpoint.offset += (end - start) as u64;
-        checkpoint.hash = self.hasher.state();
-        self.ledger.release(checkpoint).await?;
-        self.ledger.delete_staged(&replaced).await?;
+        self.ledger.upload.offset += (end - start) as u64;
+        self.ledger.upload.hash = self.hasher.state();
+        self.ledger.release().await?;
         Ok(self.ledger.upload.offset)
     }
 
-    /// The tail of a request without a body.
-    pub fn empty_tail(&self) -> Tail {
-        let at = self.ledger.upload.staged_length() as usize;
-        Tail { buffer: None, range: at..at }
+    /// Waits until everything that was written is stored.
+    pub async fn settle(&mut self) -> Result<(), UploadError> {
+        self.work.settle(&mut self.ledger).await
+    }
+
+    /// Ends the last chunk of an upload with parts: stores its rest as the last part. Returns what the session
+    /// must record.
+    pub async fn finish(&mut self, mut tail: Tail) -> Result<Checkpoint, UploadError> {
+        let Range { start, end } = tail.range;
+        // What was staged before may be stored as the last part already.
+        if start < end || (end > 0 && self.ledger.upload.last.is_none()) {
+            let mut buffer = match tail.buffer.take() {
+                Some(buffer) => buffer,
+                None => self.buffers.lend(end).await,
+            };
+            if start > 0 {
+                self.ledger.read_staged(&mut *buffer).await?;
+            }
+            let part = self.ledger.next_part().await?;
+            let body = Body::Buffer { buffer: buffer.into(), range: 0..end };
+            let stored = put_part(&self.ledger, part, body, 0, self.hasher.state());
+            let stored = async { Ok::<_, UploadError>(stored.await?) };
+            let (stored, ()) = try_join(stored, self.work.settle(&mut self.ledger)).await?;
+            self.ledger.upload.last = Some(stored.part);
+        } else {
+            self.work.settle(&mut self.ledger).await?;
+        }
+        self.ledger.upload.offset += (end - start) as u64;
+        self.ledger.upload.hash = self.hasher.state();
+        Ok(self.ledger.checkpoint())
+    }
+
+    /// All bytes of an upload without parts: those staged, and the tail.
+    pub async fn body(&mut self, tail: Tail) -> Result<Body, UploadError> {
+        let Range { start, end } = tail.range;
+        if end == 0 {
+            return Ok(Body::Empty);
+        }
+        let mut buffer = match tail.buffer {
+            Some(buffer) => buffer,
+            None => self.buffers.lend(end).await,
+        };
+        if start > 0 {
+            self.ledger.read_staged(&mut *buffer).await?;
+        }
+        Ok(Body::Buffer { buffer: buffer.into(), range: 0..end })
     }
 }
 
-async fn settle<F>(ledger: &mut Ledger, in_flight: &mut FuturesOrdered<F>) -> Result<(), UploadError>
-where
-    F: Future<Output = Result<StoredPart, StorageError>>,
-{
-    while let Some(stored) = in_flight.next().await {
-        ledger.record(stored?).await?;
+/// Stores a reserved part.
+fn put_part(
+    ledger: &Ledger,
+    NextPart { path, multipart, number }: NextPart,
+    body: Body,
+    offset: u64,
+    hash: HashState,
+) -> impl Future<Output = Result<StoredPart, StorageError>> + 'static {
+    let store = ledger.store.clone();
+    async move {
+        let part = store.put_part(&path, &multipart, number, body).await?;
+        Ok(StoredPart { part, offset, hash })
     }
-    Ok(())
 }

@@ -1,139 +1,215 @@
-//! Commits an upload: makes a blob of the bytes written, in time independent of its size.
+//! Commits an upload that has a session: makes a blob of its bytes, in time independent of their number.
+
+use futures_util::future::{join as both, try_join};
+use uuid::Uuid;
 
 use super::{
-    UploadError,
-    append::{Tail, Writer},
-    ledger::{NextPart, StoredPart},
+    CallError, Checkpoint, Command, Refused, Reply, Upload, UploadAt, UploadError, Uploads,
+    append::Tail,
+    append::Writer,
+    ledger::{Ledger, discard},
 };
 use crate::{
-    blobs::{Blobs, Freshness, Located},
+    blobs::Freshness,
     layout::Key,
-    oci::Digest,
+    oci::{Digest, UploadId},
     platform::Body,
-    storage::{Metadata, ObjectMeta, Path, PutOptions, StorageError, StorageErrorKind, Store},
+    storage::{Metadata, ObjectMeta, Part, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
-/// The metadata name of the digest in [`Key::UploadBlob`].
+/// The metadata name of the digest in [`Key::BlobNote`] and [`Key::UploadBlob`].
 const DIGEST: &str = "digest";
 
-impl Writer {
-    /// Makes a blob with this digest of all bytes written and `tail`. The caller links it and closes the
-    /// session.
-    ///
-    /// Costs a look-up and, for a blob smaller than a part, one write; otherwise the last part's write, one
-    /// completion, one note and one descriptor. Idempotent: can be repeated after a failure.
-    pub async fn commit(
-        &mut self,
-        blobs: &Blobs,
-        mut tail: Tail,
-        digest: &Digest,
-    ) -> Result<Located, UploadError> {
-        let size = self.ledger.upload.offset + tail.range.len() as u64;
-        // The running hash verifies the digest at once. A digest of the other algorithm is verified in
-        // storage, after completion.
-        let is_verified = digest.algorithm() == self.ledger.upload.algorithm;
-        if is_verified && self.hasher.clone().finish() != *digest {
-            return Err(UploadError::DigestMismatch(digest.clone()));
-        }
-        // An existing blob costs only its links.
-        if is_verified && let Some(located) = blobs.locate(digest, Freshness::Strict).await? {
-            return Ok(located);
-        }
-        if self.ledger.upload.multipart.is_none() {
-            let body = self.small_body(tail).await?;
-            put_verified(blobs, digest, body).await?;
-            return Ok(Located { size, at: None });
-        }
-        let end = tail.range.end;
-        if end > 0 {
-            let mut buffer = match tail.buffer.take() {
-                Some(buffer) => buffer,
-                None => self.buffers.lend(end).await,
-            };
-            self.ledger.read_staged(&mut *buffer).await?;
-            let NextPart { path, multipart, number } = self.ledger.next_part().await?;
-            let body = Body::Buffer { buffer, range: 0..end };
-            let part = self.ledger.store.put_part(&path, &multipart, number, body).await?;
-            self.ledger.record(StoredPart { part, offset: size, hash: self.hasher.state() }).await?;
-        }
-        self.commit_parts(blobs, digest, size, is_verified).await
-    }
-
-    /// The body of a blob without parts: the staged bytes and the tail.
-    async fn small_body(&self, tail: Tail) -> Result<Body, UploadError> {
-        let end = tail.range.end;
-        Ok(match (tail.buffer, self.ledger.upload.staged.as_slice()) {
-            (None, []) => Body::Empty,
-            // A single piece passes through unread.
-            (None, [staged]) => {
-                let path = Key::Staged(&self.ledger.id, staged.epoch).path();
-                self.ledger.store.get(&path, None).await?.map_or(Body::Empty, |object| object.body)
-            }
-            (buffer, _) => {
-                let mut buffer = match buffer {
-                    Some(buffer) => buffer,
-                    None => self.buffers.lend(end).await,
-                };
-                self.ledger.read_staged(&mut *buffer).await?;
-                Body::Buffer { buffer, range: 0..end }
-            }
-        })
-    }
-
-    async fn commit_parts(
+impl Uploads {
+    /// Commits an upload with the end of its last chunk, if the request has one. The session checks the digest and
+    /// joins the parts, while the blob is looked up: two rounds, with the links.
+    pub(super) async fn commit(
         &self,
-        blobs: &Blobs,
+        at: &UploadAt,
+        digest: &Digest,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<(), UploadError> {
+        let command =
+            Command::Commit { repository: at.repository.clone(), digest: digest.clone(), checkpoint };
+        let located = self.blobs.locate(digest, Freshness::Strict);
+        let (reply, located) = both(self.sessions.call(&at.id, command), located).await;
+        let upload = match reply {
+            Ok(Reply { upload, .. }) => upload,
+            Err(CallError::Refused(Refused::WrongDigest)) => {
+                self.cancel(at).await?;
+                return Err(UploadError::DigestMismatch(digest.clone()));
+            }
+            // Nothing was ever appended.
+            Err(CallError::Refused(Refused::Unknown)) if !at.state.has_session => {
+                self.cancel(at).await?;
+                return Err(UploadError::DigestMismatch(digest.clone()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if upload.lacks_last_part() {
+            return self.commit_with_last_part(at, digest).await;
+        }
+        let located = located?;
+        if upload.finished.is_some() {
+            // The client repeats its request.
+            let located = located.ok_or(Refused::Unknown)?;
+            self.repository.link_blob(digest, &located).await?;
+            return Ok(());
+        }
+        match upload.object(&at.id) {
+            Some(path) => {
+                if digest.algorithm() != upload.algorithm {
+                    self.verify(at, &upload, &path, digest).await?;
+                }
+                self.describe_at(digest, path, upload.blob, upload.offset, located).await?;
+            }
+            None => {
+                let is_verified = digest.algorithm() == upload.algorithm;
+                if !(is_verified && located.as_ref().is_some_and(|located| located.size == upload.offset)) {
+                    self.put_staged(at, &upload, digest, is_verified).await?;
+                }
+                self.link_existing(digest, upload.offset, located).await?;
+            }
+        }
+        self.close_later(at, upload, digest);
+        Ok(())
+    }
+
+    /// Stores the staged bytes as the last part, then commits.
+    async fn commit_with_last_part(&self, at: &UploadAt, digest: &Digest) -> Result<(), UploadError> {
+        let ledger =
+            Ledger::claim(self.blobs.store().clone(), self.sessions.clone(), at.clone(), None).await?;
+        let end = ledger.upload.staged_length() as usize;
+        let mut writer = Writer::new(ledger, self.buffers.clone())?;
+        let checkpoint = writer.finish(Tail { buffer: None, range: end..end }).await?;
+        Box::pin(self.commit(at, digest, Some(checkpoint))).await
+    }
+
+    async fn link_existing(
+        &self,
         digest: &Digest,
         size: u64,
+        located: Option<crate::blobs::Located>,
+    ) -> Result<(), UploadError> {
+        match located {
+            Some(located) => {
+                self.repository.link_blob(digest, &located).await?;
+                Ok(())
+            }
+            None => self.link(digest, size).await,
+        }
+    }
+
+    /// Hashes the joined parts: their digest has another algorithm than the session's hash.
+    async fn verify(
+        &self,
+        at: &UploadAt,
+        upload: &Upload,
+        path: &Path,
+        digest: &Digest,
+    ) -> Result<(), UploadError> {
+        let store = self.blobs.store();
+        if store.digest(path, digest.algorithm()).await?.as_ref() == Some(digest) {
+            return Ok(());
+        }
+        self.cancel(at).await?;
+        let mut paths = vec![path.clone()];
+        paths.extend(upload.blob.map(|blob| Key::BlobNote(blob).path()));
+        store.delete(&paths).await?;
+        Err(UploadError::DigestMismatch(digest.clone()))
+    }
+
+    /// Stores the bytes of an upload without parts as content.
+    async fn put_staged(
+        &self,
+        at: &UploadAt,
+        upload: &Upload,
+        digest: &Digest,
         is_verified: bool,
-    ) -> Result<Located, UploadError> {
-        let (store, upload) = (&self.ledger.store, &self.ledger.upload);
-        let Some(((id, _), path)) = upload.multipart.as_ref().zip(upload.object(&self.ledger.id)) else {
-            return Err(UploadError::TooLarge);
-        };
-        let parts = self.ledger.parts().await?;
-        if let Err(error) = store.complete_multipart(&path, id, &parts).await {
-            // An earlier attempt may have completed it.
-            match store.head(&path).await? {
-                Some(meta) if meta.size == size => {}
-                _ => return Err(error.into()),
-            }
+    ) -> Result<(), UploadError> {
+        let ledger =
+            Ledger::of(self.blobs.store().clone(), self.sessions.clone(), at.clone(), upload.clone());
+        let end = upload.staged_length() as usize;
+        let mut writer = Writer::new(ledger, self.buffers.clone())?;
+        let body = writer.body(Tail { buffer: None, range: end..end }).await?;
+        let stored = self.put_small(body, digest, is_verified).await;
+        if let Err(UploadError::DigestMismatch(_)) = &stored {
+            self.cancel(at).await?;
         }
-        if !is_verified && store.digest(&path, digest.algorithm()).await?.as_ref() != Some(digest) {
-            store.delete(&[path]).await?;
-            return Err(UploadError::DigestMismatch(digest.clone()));
-        }
-        note_blob(store, &path, digest).await?;
-        let located = Located { size, at: Some(path.clone()) };
-        Ok(match blobs.put_descriptor(digest, &located).await? {
-            // A concurrent upload of the same blob was faster.
-            Some(winner) if winner.at.as_ref() != Some(&path) => {
-                store.delete(&[Key::UploadBlob(&path).path(), path]).await?;
-                winner
-            }
-            _ => located,
-        })
+        stored
+    }
+
+    /// Ends a session whose blob is linked, and deletes what it staged, after the answer. Its alarm repeats that
+    /// if it fails.
+    pub(super) fn close_later(&self, at: &UploadAt, upload: Upload, digest: &Digest) {
+        let (sessions, store, at, digest) =
+            (self.sessions.clone(), self.blobs.store().clone(), at.clone(), digest.clone());
+        self.later(async move {
+            let close = Command::Close {
+                repository: at.repository.clone(),
+                expires: at.state.expires,
+                finished: Some(digest),
+                offset: None,
+                writer: Some(Uuid::new_v4()),
+            };
+            let closed = sessions.call(&at.id, close);
+            let discarded = async { Ok(discard(&store, &at.id, &upload, true).await?) };
+            try_join(async { Ok::<_, UploadError>(closed.await?) }, discarded).await.map(drop)
+        });
     }
 }
 
-/// Writes a blob to its canonical path, verified by the store.
-pub(super) async fn put_verified(blobs: &Blobs, digest: &Digest, body: Body) -> Result<(), UploadError> {
-    blobs.put(digest, body).await.map_err(|error| match error {
-        StorageError { kind: StorageErrorKind::DigestMismatch, .. } => {
-            UploadError::DigestMismatch(digest.clone())
+/// Joins the parts of an upload, and notes the digest of the object. Runs in the session. Repeatable.
+pub async fn join(
+    store: &Store,
+    id: &UploadId,
+    upload: &Upload,
+    digest: &Digest,
+    mut parts: Vec<Part>,
+) -> Result<(), Refused> {
+    let refused = |error: StorageError| Refused::Storage {
+        retryable: error.is_retryable(),
+        message: error.to_string(),
+    };
+    let Some(((multipart, _), path)) = upload.multipart.as_ref().zip(upload.object(id)) else {
+        return Ok(());
+    };
+    parts.extend(upload.last.clone());
+    let completed = async {
+        let error = match store.complete_multipart(&path, multipart, &parts).await {
+            Ok(meta) if meta.size == upload.offset => return Ok(()),
+            Ok(meta) => {
+                let message = format!("the joined parts have {} bytes, not {}", meta.size, upload.offset);
+                return Err(Refused::Storage { message, retryable: false });
+            }
+            Err(error) => error,
+        };
+        // An earlier attempt may have completed it.
+        match store.head(&path).await.map_err(refused)? {
+            Some(meta) if meta.size == upload.offset => Ok(()),
+            // It has expired.
+            _ if error.kind == StorageErrorKind::NoSuchUpload => Err(Refused::Unknown),
+            _ => Err(refused(error)),
         }
-        error => error.into(),
-    })
+    };
+    let noted = async { note_blob(store, &path, upload.blob, digest).await.map_err(refused) };
+    try_join(completed, noted).await.map(drop)
 }
 
-/// Writes the note with the digest of a multipart blob, before its descriptor.
-async fn note_blob(store: &Store, path: &Path, digest: &Digest) -> Result<(), StorageError> {
+/// Writes the note with the digest of a [`Key::Blob`], which the purge job reads if its descriptor never comes.
+pub(super) async fn note_blob(
+    store: &Store,
+    path: &Path,
+    blob: Option<Uuid>,
+    digest: &Digest,
+) -> Result<(), StorageError> {
+    let key = blob.map_or_else(|| Key::UploadBlob(path).path(), |blob| Key::BlobNote(blob).path());
     let metadata = Metadata::from([(DIGEST.to_owned(), digest.to_string())]);
     let options = PutOptions { metadata, ..PutOptions::default() };
-    store.put(&Key::UploadBlob(path).path(), Body::Empty, options).await.map(drop)
+    store.put(&key, Body::Empty, options).await.map(drop)
 }
 
-/// The digest in the note beside a multipart blob.
+/// The digest in a note.
 pub fn noted_digest(note: &ObjectMeta) -> Option<Digest> {
     note.metadata.get(DIGEST)?.parse().ok()
 }

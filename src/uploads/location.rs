@@ -6,7 +6,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use crate::{
-    oci::{Algorithm, RepositoryName, UploadId},
+    oci::{Algorithm, Digest, RepositoryName, UploadId},
     platform::Timestamp,
     secret::{self, Secret},
 };
@@ -23,7 +23,7 @@ pub struct UploadAt {
 }
 
 /// The state of an upload in its location.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadState {
     /// Expiry of the upload.
     pub expires: Timestamp,
@@ -31,13 +31,27 @@ pub struct UploadState {
     pub algorithm: Algorithm,
     /// Whether there is a session: the first chunk creates it.
     pub has_session: bool,
+    /// The first chunk, while it is all there is and smaller than a part: a `PUT` can link it at once.
+    pub first: Option<FirstChunk>,
+}
+
+/// A first chunk, stored under its digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstChunk {
+    /// Its digest, of the session's algorithm.
+    pub digest: Digest,
+    /// Its length, in bytes.
+    pub length: u64,
 }
 
 impl UploadAt {
     /// The location's `_state`: the fields, a dot, and a signature of repository, id and fields.
     pub fn sign(&self, secret: &Secret) -> String {
-        let UploadState { expires, algorithm, has_session } = self.state;
-        let fields = format!("{}.{algorithm}.{}", expires.0, u8::from(has_session));
+        let UploadState { expires, algorithm, has_session, first } = &self.state;
+        let mut fields = format!("{}.{algorithm}.{}", expires.0, u8::from(*has_session));
+        if let Some(FirstChunk { digest, length }) = first {
+            fields = format!("{fields}.{length}.{}", digest.hex());
+        }
         let mac = mac(secret, &self.repository, &self.id, &fields);
         format!("{fields}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
     }
@@ -55,18 +69,31 @@ impl UploadAt {
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
         mac(secret, repository, id, fields).verify_slice(&signature).ok()?;
         let mut parts = fields.split('.');
-        let state = UploadState {
-            expires: Timestamp(parts.next()?.parse().ok()?),
-            algorithm: parts.next()?.parse().ok()?,
-            has_session: parts.next()? == "1",
+        let expires = Timestamp(parts.next()?.parse().ok()?);
+        let algorithm: Algorithm = parts.next()?.parse().ok()?;
+        let has_session = parts.next()? == "1";
+        let first = match (parts.next(), parts.next()) {
+            (Some(length), Some(hex)) => Some(FirstChunk {
+                length: length.parse().ok()?,
+                digest: format!("{algorithm}:{hex}").parse().ok()?,
+            }),
+            _ => None,
         };
-        (now < state.expires).then(|| Self { repository: repository.clone(), id: *id, state })
+        let state = UploadState { expires, algorithm, has_session, first };
+        (now < expires).then(|| Self { repository: repository.clone(), id: *id, state })
     }
 
-    /// The same upload, with or without a session.
+    /// The same upload, with a session that may hold anything.
     #[must_use]
-    pub fn with_session(&self, has_session: bool) -> Self {
-        Self { state: UploadState { has_session, ..self.state }, ..self.clone() }
+    pub fn with_session(&self) -> Self {
+        Self { state: UploadState { has_session: true, first: None, ..self.state.clone() }, ..self.clone() }
+    }
+
+    /// The same upload, with a session that holds a first chunk.
+    #[must_use]
+    pub fn with_first_chunk(&self, first: FirstChunk) -> Self {
+        let state = UploadState { has_session: true, first: Some(first), ..self.state.clone() };
+        Self { state, ..self.clone() }
     }
 }
 
@@ -81,18 +108,26 @@ mod tests {
 
     #[test]
     fn only_a_signed_state_is_accepted() {
-        let (secret, id) = (Secret([7; 32]), UploadId::random());
+        let (secret, id) = (Secret([7; 32]), UploadId::unique([1; 32]));
         let repository: RepositoryName = "a/b".parse().unwrap();
-        let state = UploadState { expires: Timestamp(1000), algorithm: Algorithm::Sha512, has_session: true };
+        let algorithm = Algorithm::Sha512;
+        let state = UploadState { expires: Timestamp(1000), algorithm, has_session: true, first: None };
         let at = UploadAt { repository: repository.clone(), id, state };
         let value = at.sign(&secret);
         let now = Timestamp(999);
         let verify = |value: &str| UploadAt::verify(&repository, &id, value, &secret, now);
-        assert_eq!(verify(&value), Some(at));
+        assert_eq!(verify(&value), Some(at.clone()));
+        let first = FirstChunk { digest: algorithm.digest(b"x"), length: 1 };
+        let with_first = at.with_first_chunk(first);
+        let longer = with_first.sign(&secret);
+        assert_eq!(verify(&longer), Some(with_first));
+        for forged in [longer.replace(".1.1.", ".1.2."), longer.replace(".1.1.", ".0.1.")] {
+            assert_eq!(verify(&forged), None, "{forged}");
+        }
         assert_eq!(UploadAt::verify(&repository, &id, &value, &secret, Timestamp(1000)), None);
         assert_eq!(UploadAt::verify(&repository, &id, &value, &Secret([8; 32]), now), None);
         assert_eq!(UploadAt::verify(&"a/c".parse().unwrap(), &id, &value, &secret, now), None);
-        assert_eq!(UploadAt::verify(&repository, &UploadId::random(), &value, &secret, now), None);
+        assert_eq!(UploadAt::verify(&repository, &UploadId::unique([2; 32]), &value, &secret, now), None);
         for forged in ["", ".", "1000.sha512.1", &value.replace("1000", "2000"), &value.replace(".1.", ".0.")]
         {
             assert_eq!(verify(forged), None, "{forged}");

@@ -1,22 +1,29 @@
 //! In-memory sessions for native tests, on the same state machine as in production.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
 };
 
-use futures_util::future::{LocalBoxFuture, ready};
+use futures_util::future::LocalBoxFuture;
 
 use super::{
-    CallError, Command, Reply, UploadSessions,
+    CallError, Command, Reply, UploadSessions, join_parts,
     session::{State, Transition, apply},
 };
-use crate::{oci::UploadId, platform::Clock, storage::Part};
+use crate::{
+    oci::UploadId,
+    platform::Clock,
+    storage::{Part, Store},
+};
 
-/// Sessions, and the clock for their expiry.
+/// Sessions, the clock for their expiry, and the store where they join parts.
 pub struct MemorySessions<C> {
     clock: C,
+    store: Store,
     sessions: RefCell<HashMap<UploadId, Session>>,
+    /// The number of calls.
+    pub calls: Cell<usize>,
 }
 
 /// A session's state, and its parts by number.
@@ -24,8 +31,8 @@ type Session = (State, BTreeMap<u16, Part>);
 
 impl<C: Clock> MemorySessions<C> {
     /// An empty set of sessions.
-    pub fn new(clock: C) -> Self {
-        Self { clock, sessions: RefCell::default() }
+    pub fn new(clock: C, store: Store) -> Self {
+        Self { clock, store, sessions: RefCell::default(), calls: Cell::default() }
     }
 
     /// The number of open sessions.
@@ -33,29 +40,39 @@ impl<C: Clock> MemorySessions<C> {
         self.sessions.borrow().values().filter(|(state, _)| matches!(state, State::Open(_))).count()
     }
 
-    fn carry_out(&self, id: &UploadId, command: &Command) -> Result<Reply, CallError> {
-        let mut sessions = self.sessions.borrow_mut();
-        let (state, mut parts) = match sessions.get(id) {
+    async fn carry_out(&self, id: &UploadId, command: &Command) -> Result<Reply, CallError> {
+        self.calls.set(self.calls.get() + 1);
+        let (state, mut parts) = match self.sessions.borrow().get(id) {
             Some((state, parts)) => (Some(state.clone()), parts.clone()),
             None => (None, BTreeMap::new()),
         };
-        let Transition { state, upload, rows } = apply(state, command, self.clock.now())?;
+        let Transition { state, upload, rows, join } = apply(state, command, self.clock.now())?;
         if rows.clear {
             parts.clear();
         }
         parts.extend(rows.insert.into_iter().map(|part| (part.number, part)));
-        let reply = Reply { upload, parts: parts.values().filter(|_| rows.list).cloned().collect() };
-        sessions.insert(*id, (state, parts));
-        Ok(reply)
+        let listed: Vec<Part> = parts.values().filter(|_| rows.list).cloned().collect();
+        self.sessions.borrow_mut().insert(*id, (state, parts));
+        if let (true, Command::Commit { digest, .. }) = (join, command) {
+            join_parts(&self.store, id, &upload, digest, listed).await?;
+            return Ok(Reply { upload, parts: Vec::new() });
+        }
+        Ok(Reply { upload, parts: listed })
     }
 }
 
 impl<C: Clock> UploadSessions for MemorySessions<C> {
+    fn new_id(&self) -> Result<UploadId, CallError> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(|error| CallError::Unreachable(error.to_string()))?;
+        Ok(UploadId::unique(bytes))
+    }
+
     fn call<'a>(
         &'a self,
         id: &'a UploadId,
         command: Command,
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
-        Box::pin(ready(self.carry_out(id, &command)))
+        Box::pin(async move { self.carry_out(id, &command).await })
     }
 }

@@ -1,9 +1,9 @@
 //! Uploads: storing bytes as a blob.
 //!
-//! If the digest is known before the bytes, the store verifies them and no session is needed
-//! ([`Uploads::finish`]). Otherwise a session holds the progress of the upload between requests. [`session`] is
-//! its pure state machine, [`plan`] cuts a stream into parts, `append` writes them, `ledger` keeps session
-//! and storage consistent, and `commit` makes a blob of the parts, in time independent of its size.
+//! If the digest is known before the bytes, the store verifies them and no session is needed. Otherwise a session
+//! holds the progress of the upload between requests. [`session`] is its pure state machine, [`plan`] cuts a
+//! stream into parts, `append` writes them, `ledger` keeps session and storage consistent, and `commit` makes a
+//! blob of them, in time independent of its size.
 
 mod append;
 mod commit;
@@ -13,13 +13,16 @@ pub mod memory;
 pub mod plan;
 pub mod protocol;
 pub mod session;
+mod whole;
 
 use std::rc::Rc;
 
+use futures_util::future::join;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
-    blobs::{Blobs, Located},
+    blobs::Blobs,
     context::Context,
     oci::{Digest, InvalidHashState},
     platform::{Body, Buffers, Level, ReadError},
@@ -28,26 +31,31 @@ use crate::{
 };
 
 pub use append::IN_FLIGHT;
-pub use commit::noted_digest;
+pub use commit::{join as join_parts, noted_digest};
 pub use ledger::sweep;
-pub use location::{UploadAt, UploadState};
+pub use location::{FirstChunk, UploadAt, UploadState};
 pub use protocol::{CallError, Checkpoint, Command, Refused, Reply, Staged, Upload, UploadSessions};
 
 use self::{
     append::{Tail, Writer},
-    ledger::{Ledger, discard},
+    ledger::Ledger,
     plan::WrongLength,
 };
 
-/// The size of a part, in bytes.
+/// The usual size of a part, in bytes.
 ///
 /// R2 requires parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB allows blobs of 78 GiB. An
 /// upload holds [`IN_FLIGHT`] parts in flight and one being filled: 24 MiB of an isolate's 128 MB, so a few
-/// uploads fit at once. A cut connection loses at most one part.
+/// uploads fit at once. A cut connection loses at most one part. The first chunk may suggest another size: see
+/// [`plan::part_size`].
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
 /// The largest part number of R2.
 const MAX_PARTS: u16 = 10_000;
+
+/// Limit of parts that a writer has begun to store since the last checkpoint that its session acknowledged. The
+/// next writer skips that many numbers.
+pub const UNRECORDED: u16 = 8;
 
 /// A failed upload. Unless the digest is wrong, it can resume at its last checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +79,11 @@ pub enum UploadError {
     #[error(transparent)]
     Length(#[from] WrongLength),
     /// The blob would have more than 10,000 parts.
-    #[error("the blob is larger than {} GiB", MAX_PARTS as u64 * PART_SIZE as u64 / (1 << 30))]
-    TooLarge,
+    #[error("the blob is larger than {} GiB", (MAX_PARTS as u64 * part_size) >> 30)]
+    TooLarge {
+        /// The size of its parts, in bytes.
+        part_size: u64,
+    },
     /// The bytes do not have the digest. The upload is gone.
     #[error("the uploaded content does not have the digest {0}")]
     DigestMismatch(Digest),
@@ -92,6 +103,26 @@ pub struct Chunk<'a> {
     pub range: Option<(u64, u64)>,
 }
 
+impl Chunk<'_> {
+    fn is_empty(&self) -> bool {
+        self.body.content_length() == Some(0)
+    }
+
+    /// Whether it may be the first one.
+    fn may_be_first(&self) -> bool {
+        self.range.is_none_or(|(first, _)| first == 0)
+    }
+
+    /// The length that the client declared in addition to the body's own.
+    fn declared(&self) -> Result<Option<u64>, WrongLength> {
+        let declared = self.range.map(|(_, length)| length);
+        match declared.zip(self.body.content_length()) {
+            Some((declared, received)) if declared != received => Err(WrongLength { declared, received }),
+            _ => Ok(declared),
+        }
+    }
+}
+
 /// The uploads to one repository.
 pub struct Uploads {
     /// The repository.
@@ -107,59 +138,108 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// Adds a chunk. Returns the length of the upload, in bytes.
-    pub async fn append(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<u64, UploadError> {
-        let (mut writer, tail) = self.write(at, chunk).await?;
-        writer.release(tail).await
+    /// Adds a chunk. Returns where the upload continues, and its length in bytes.
+    pub async fn append(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(UploadAt, u64), UploadError> {
+        if at.state.has_session || !chunk.may_be_first() {
+            let (writer, tail) = self.write(at, chunk).await?;
+            return Ok((at.with_session(), self.release(writer, tail).await?));
+        }
+        let (writer, tail) = self.write_first(at, chunk).await?;
+        if writer.ledger.has_begun() {
+            return Ok((at.with_session(), self.release(writer, tail).await?));
+        }
+        let length = tail.range.len() as u64;
+        match tail.buffer {
+            // Nothing to store: the upload may have chunks, or may have ended.
+            None => Ok(match self.offset(at).await? {
+                Some(offset) => (at.with_session(), offset),
+                None => (at.clone(), 0),
+            }),
+            Some(buffer) => {
+                let body = Body::Buffer { buffer: buffer.into(), range: tail.range };
+                let digest = self.store_first(&writer, body, length).await?;
+                Ok((at.with_first_chunk(FirstChunk { digest, length }), length))
+            }
+        }
     }
 
-    /// Adds the last chunk, which may be empty, and makes a linked blob of the upload. A chunk that is the
-    /// whole blob needs no session: it costs one write, verified by the store, then two links.
+    async fn release(&self, mut writer: Writer, tail: Tail) -> Result<u64, UploadError> {
+        let offset = writer.release(tail).await?;
+        self.tidy(writer.ledger);
+        Ok(offset)
+    }
+
+    /// Stores a first chunk that is smaller than a part under its digest, and records it in a new session at the
+    /// same time. It is not linked yet.
+    async fn store_first(&self, writer: &Writer, body: Body, length: u64) -> Result<Digest, UploadError> {
+        let digest = writer.hasher.clone().finish();
+        let stored = self.blobs.put(&digest, body);
+        let begun = writer.ledger.record_first(&digest, length, writer.hasher.state());
+        let (begun, stored) = join(begun, stored).await;
+        let upload = begun?.upload;
+        if let Err(error) = stored {
+            // The session must not promise these bytes.
+            writer.ledger.forget_first(&upload).await?;
+            return Err(error.into());
+        }
+        Ok(digest)
+    }
+
+    /// Adds the last chunk, which may be empty, and makes a linked blob of the upload.
     pub async fn finish(&self, at: &UploadAt, chunk: Chunk<'_>, digest: &Digest) -> Result<(), UploadError> {
         if !at.state.has_session && self.is_whole(&chunk, digest) {
-            return self.put(at, std::mem::replace(chunk.body, Body::Empty), digest).await;
+            let body = std::mem::replace(chunk.body, Body::Empty);
+            return self.put_whole(at, body, digest).await;
         }
-        let (mut writer, tail) = self.write(at, chunk).await?;
-        match writer.commit(&self.blobs, tail, digest).await {
-            Ok(located) => {
-                self.repository.link_blob(digest, &located).await?;
-                // The blob exists. A failed cleanup is repeated when the session expires.
-                if let Err(error) = self.clean_up(at, &writer.ledger.upload, &located).await {
-                    self.context.log.write(Level::Error, || {
-                        let (upload, message) = (at.id.to_string(), error.to_string());
-                        json!({"level": "error", "id": self.context.log.id, "upload": upload, "message": message})
-                    });
-                }
-                Ok(())
+        if !chunk.is_empty() {
+            return self.finish_with_chunk(at, chunk, digest).await;
+        }
+        match &at.state.first {
+            Some(first) if first.digest == *digest && chunk.range.is_none() => {
+                self.finish_first(at, first).await
             }
-            Err(UploadError::DigestMismatch(digest)) => {
-                self.cancel(at).await?;
-                Err(UploadError::DigestMismatch(digest))
-            }
-            Err(error) => Err(error),
+            _ => self.commit(at, digest, None).await,
         }
     }
 
-    /// Whether the store can take the chunk as a whole blob and verify it.
-    fn is_whole(&self, chunk: &Chunk<'_>, digest: &Digest) -> bool {
-        let Some(length) = chunk.body.content_length() else { return false };
-        let is_empty_blob = || *digest == digest.algorithm().digest(b"");
-        chunk.range.is_none_or(|range| range == (0, length))
-            && length <= self.blobs.store().capabilities().max_put
-            && (length > 0 || is_empty_blob())
-    }
-
-    async fn put(&self, at: &UploadAt, body: Body, digest: &Digest) -> Result<(), UploadError> {
-        let size = body.content_length().unwrap_or_default();
-        match commit::put_verified(&self.blobs, digest, body).await {
-            Ok(()) => Ok(self.repository.link_blob(digest, &Located { size, at: None }).await?),
-            // The body may be only the last chunk, sent to the location of the POST.
-            Err(error @ UploadError::DigestMismatch(_)) => match self.offset(at).await? {
-                Some(offset) if offset > 0 => Err(Refused::OutOfOrder { offset }.into()),
-                _ => Err(error),
-            },
-            Err(error) => Err(error),
+    async fn finish_with_chunk(
+        &self,
+        at: &UploadAt,
+        chunk: Chunk<'_>,
+        digest: &Digest,
+    ) -> Result<(), UploadError> {
+        let (mut writer, tail) = if at.state.has_session || !chunk.may_be_first() {
+            self.write(at, chunk).await?
+        } else {
+            self.write_first(at, chunk).await?
+        };
+        // A digest of the other algorithm is verified in storage.
+        let is_sure = digest.algorithm() == writer.ledger.upload.algorithm;
+        let is_wrong = is_sure && writer.hasher.clone().finish() != *digest;
+        let stored = if is_wrong {
+            Err(UploadError::DigestMismatch(digest.clone()))
+        } else if writer.ledger.has_parts() {
+            let checkpoint = writer.finish(tail).await?;
+            let committed = self.commit(at, digest, Some(checkpoint)).await;
+            self.tidy(writer.ledger);
+            return committed;
+        } else {
+            let length = writer.ledger.upload.offset + tail.range.len() as u64;
+            let body = writer.body(tail).await?;
+            self.put_small(body, digest, is_sure).await.map(|()| length)
+        };
+        if let Err(UploadError::DigestMismatch(_)) = &stored
+            && writer.ledger.has_begun()
+        {
+            writer.settle().await?;
+            self.close(at, None, None).await?;
+            sweep(self.blobs.store(), &at.id, &writer.ledger.upload).await?;
         }
+        self.link(digest, stored?).await?;
+        if writer.ledger.has_begun() {
+            self.close_later(at, writer.ledger.upload, digest);
+        }
+        Ok(())
     }
 
     /// The length of the upload, in bytes; `None` if nothing was ever appended.
@@ -171,42 +251,83 @@ impl Uploads {
         }
     }
 
-    /// Ends an upload and deletes its stored bytes.
+    /// Ends an upload and deletes its stored bytes. A first chunk stays, unlinked: others may link it.
     pub async fn cancel(&self, at: &UploadAt) -> Result<(), UploadError> {
-        let upload = self.close(at).await?;
+        let upload = self.close(at, None, None).await?;
         Ok(sweep(self.blobs.store(), &at.id, &upload).await?)
     }
 
-    async fn close(&self, at: &UploadAt) -> Result<Upload, CallError> {
-        let close = Command::Close { repository: at.repository.clone(), expires: at.state.expires };
+    /// Ends a session, which became the blob `finished`, and must have this length.
+    async fn close(
+        &self,
+        at: &UploadAt,
+        finished: Option<&Digest>,
+        offset: Option<u64>,
+    ) -> Result<Upload, CallError> {
+        let close = Command::Close {
+            repository: at.repository.clone(),
+            expires: at.state.expires,
+            finished: finished.cloned(),
+            offset,
+            writer: Some(Uuid::new_v4()),
+        };
         Ok(self.sessions.call(&at.id, close).await?.upload)
-    }
-
-    async fn clean_up(&self, at: &UploadAt, upload: &Upload, located: &Located) -> Result<(), UploadError> {
-        self.close(at).await?;
-        Ok(discard(self.blobs.store(), &at.id, upload, located.at.as_ref()).await?)
     }
 
     /// Claims the session and writes the full parts of the chunk. The tail is not yet stored.
     async fn write(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(Writer, Tail), UploadError> {
-        let declared = chunk.range.map(|(_, length)| length);
-        if let (Some(declared), Some(received)) = (declared, chunk.body.content_length())
-            && declared != received
-        {
-            return Err(WrongLength { declared, received }.into());
+        let declared = chunk.declared()?;
+        let offset = chunk.range.map(|(first, _)| first);
+        let ledger =
+            Ledger::claim(self.blobs.store().clone(), self.sessions.clone(), at.clone(), offset).await?;
+        self.write_parts(ledger, chunk.body, declared).await
+    }
+
+    /// Writes the full parts of a first chunk. A session begins with the first of them.
+    async fn write_first(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(Writer, Tail), UploadError> {
+        let declared = chunk.declared()?;
+        let length = chunk.body.content_length().or(declared);
+        let part_size = plan::part_size(self.buffers.part_size(), length, declared.is_some());
+        let ledger = Ledger::new(self.blobs.store().clone(), self.sessions.clone(), at.clone(), part_size);
+        self.write_parts(ledger, chunk.body, declared).await
+    }
+
+    async fn write_parts(
+        &self,
+        ledger: Ledger,
+        body: &mut Body,
+        declared: Option<u64>,
+    ) -> Result<(Writer, Tail), UploadError> {
+        let mut writer = Writer::new(ledger, self.buffers.clone())?;
+        match writer.write(body, declared).await {
+            Ok(tail) => Ok((writer, tail)),
+            Err(error) => {
+                // What a cut client has sent is recorded.
+                if matches!(error, UploadError::Body(_)) {
+                    self.tidy(writer.ledger);
+                }
+                Err(error)
+            }
         }
-        let begin = Command::Begin {
-            repository: at.repository.clone(),
-            algorithm: at.state.algorithm,
-            offset: chunk.range.map(|(first, _)| first),
-            expires: at.state.expires,
-        };
-        let ledger = Ledger::claim(self.blobs.store().clone(), self.sessions.clone(), at.id, begin).await?;
-        let mut writer = Writer::resume(ledger, self.buffers.clone())?;
-        let tail = match chunk.body {
-            Body::Stream(stream) => writer.write(&mut **stream, declared).await?,
-            _ => writer.empty_tail(),
-        };
-        Ok((writer, tail))
+    }
+
+    /// Deletes staged bytes that are stored elsewhere now, after the answer.
+    fn tidy(&self, ledger: Ledger) {
+        if !ledger.obsolete.is_empty() {
+            self.later(async move { Ok(ledger.delete_obsolete().await?) });
+        }
+    }
+
+    /// Work after the answer, which the session's alarm or the purge job repeats if it fails.
+    fn later(&self, work: impl Future<Output = Result<(), UploadError>> + 'static) {
+        let log = self.context.log.clone();
+        self.context.background.spawn(Box::pin(async move {
+            if let Err(error) = work.await {
+                log.write(
+                    Level::Error,
+                    || json!({"level": "error", "id": log.id, "message": error.to_string()}),
+                );
+            }
+        }));
     }
 }

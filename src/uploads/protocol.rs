@@ -8,10 +8,12 @@
 
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::PART_SIZE;
 use crate::{
     layout::Key,
-    oci::{Algorithm, HashState, Hasher, RepositoryName, UploadId},
+    oci::{Algorithm, Digest, HashState, Hasher, RepositoryName, UploadId},
     platform::Timestamp,
     storage::{MultipartId, Part, Path},
 };
@@ -29,25 +31,61 @@ pub struct Upload {
     pub hash: HashState,
     /// The multipart upload that holds the parts, if there are any, and the epoch that created it.
     pub multipart: Option<(MultipartId, u32)>,
+    /// The [`Key::Blob`] of the multipart upload's object. Sessions of earlier versions lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Uuid>,
+    /// The size of its parts, in bytes.
+    #[serde(default = "default_part_size", skip_serializing_if = "is_default_part_size")]
+    pub part_size: u32,
     /// The number of the next part.
     pub next_part: u16,
     /// The bytes after the last part, which do not fill one.
     pub staged: Vec<Staged>,
+    /// A part with the staged bytes: the last one, if the upload ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Part>,
     /// Counts the writers. Writers of earlier epochs are refused.
     pub epoch: u32,
     /// Whether the writer of this epoch may still be writing.
     pub is_claimed: bool,
+    /// The request that changed the session last: its repeated command changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<Uuid>,
+    /// The blob that the upload became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Digest>,
     /// Expiry of the session.
     pub expires: Timestamp,
 }
 
+fn default_part_size() -> u32 {
+    PART_SIZE as u32
+}
+
+fn is_default_part_size(size: &u32) -> bool {
+    *size == default_part_size()
+}
+
 /// Bytes stored until there are enough for a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
     /// The epoch that staged them; part of the object's key.
     pub epoch: u32,
     /// Their length, in bytes.
     pub length: u64,
+    /// Their digest, if they are stored under it as content: an upload's first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Digest>,
+}
+
+impl Staged {
+    /// The path of the bytes.
+    pub fn path(&self, id: &UploadId) -> Path {
+        match &self.content {
+            Some(digest) => Key::Data(digest).path(),
+            None => Key::Staged(id, self.epoch).path(),
+        }
+    }
 }
 
 impl Upload {
@@ -59,10 +97,15 @@ impl Upload {
             offset: 0,
             hash: Hasher::new(algorithm).state(),
             multipart: None,
+            blob: None,
+            part_size: default_part_size(),
             next_part: 1,
             staged: Vec::new(),
+            last: None,
             epoch: 0,
             is_claimed: false,
+            writer: None,
+            finished: None,
             expires,
         }
     }
@@ -72,6 +115,11 @@ impl Upload {
         self.staged.iter().map(|staged| staged.length).sum()
     }
 
+    /// Whether the bytes after the last full part are staged only: they must become a part before the join.
+    pub(super) fn lacks_last_part(&self) -> bool {
+        self.multipart.is_some() && !self.staged.is_empty() && self.last.is_none()
+    }
+
     /// A no-op checkpoint.
     pub(super) fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
@@ -79,21 +127,27 @@ impl Upload {
             offset: self.offset,
             hash: self.hash.clone(),
             multipart: self.multipart.clone(),
+            blob: self.blob,
             parts: Vec::new(),
             staged: self.staged.clone(),
+            last: self.last.clone(),
         }
     }
 
     /// The path of the multipart upload's object.
     pub fn object(&self, id: &UploadId) -> Option<Path> {
-        self.multipart.as_ref().map(|(_, epoch)| Key::Upload(id, *epoch).path())
+        let (_, epoch) = self.multipart.as_ref()?;
+        Some(self.blob.map_or_else(|| Key::Upload(id, *epoch).path(), |blob| Key::Blob(blob).path()))
     }
 }
 
 /// A command to a session.
 ///
 /// A writer claims the session with `Begin`, stores parts itself, and records them with `Checkpoint`;
-/// `Release` ends its chunk. These carry the epoch that `Begin` returned, as does `Finish`.
+/// `Release` ends its chunk. These carry the epoch that `Begin` returned, as does `Finish`. `First` does all of
+/// it for a first chunk smaller than a part. `Commit` joins the parts.
+///
+/// A command may be repeated: its answer may have been lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
@@ -107,6 +161,27 @@ pub enum Command {
         offset: Option<u64>,
         /// Expiry of a new session.
         expires: Timestamp,
+        /// Size of the parts of a new session, in bytes.
+        #[serde(default = "default_part_size", skip_serializing_if = "is_default_part_size")]
+        part_size: u32,
+        /// The request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        writer: Option<Uuid>,
+    },
+    /// Record a first chunk that is smaller than a part, and stored under its digest.
+    First {
+        /// The repository of the request.
+        repository: RepositoryName,
+        /// Expiry of the session.
+        expires: Timestamp,
+        /// The digest of the chunk; its algorithm is that of the session's hash.
+        digest: Digest,
+        /// Its length, in bytes.
+        length: u64,
+        /// Its hash.
+        hash: HashState,
+        /// The request.
+        writer: Uuid,
     },
     /// Record stored parts.
     Checkpoint(Checkpoint),
@@ -117,7 +192,17 @@ pub enum Command {
         /// The repository of the request.
         repository: RepositoryName,
     },
-    /// List the parts to join.
+    /// Check the digest and join the parts, if there are any.
+    Commit {
+        /// The repository of the request.
+        repository: RepositoryName,
+        /// The digest of the blob. If its algorithm is not the session's, it is not checked.
+        digest: Digest,
+        /// The end of the last chunk, if the request has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        checkpoint: Option<Checkpoint>,
+    },
+    /// List the parts to join. Workers of earlier versions send it.
     Finish {
         /// The writer's epoch.
         epoch: u32,
@@ -128,6 +213,15 @@ pub enum Command {
         repository: RepositoryName,
         /// Expiry of the last location of this id.
         expires: Timestamp,
+        /// The blob that the upload became. Ending it once more for the same blob succeeds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        finished: Option<Digest>,
+        /// The length that the upload must have, in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        offset: Option<u64>,
+        /// The request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        writer: Option<Uuid>,
     },
 }
 
@@ -142,10 +236,16 @@ pub struct Checkpoint {
     pub hash: HashState,
     /// The multipart upload.
     pub multipart: Option<(MultipartId, u32)>,
+    /// The [`Key::Blob`] of its object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Uuid>,
     /// The parts stored since the last checkpoint.
     pub parts: Vec<Part>,
     /// The bytes staged.
     pub staged: Vec<Staged>,
+    /// A part with the staged bytes, to be the last one if the upload ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Part>,
 }
 
 /// A session's reply.
@@ -174,6 +274,17 @@ pub enum Refused {
         /// The number of bytes safely stored.
         offset: u64,
     },
+    /// The content does not have the digest of [`Command::Commit`].
+    #[error("the uploaded content does not have the digest")]
+    WrongDigest,
+    /// The session could not join the parts.
+    #[error("the parts cannot be joined: {message}")]
+    Storage {
+        /// The store's message.
+        message: String,
+        /// Whether the same command may succeed later.
+        retryable: bool,
+    },
 }
 
 /// A failed call to a session.
@@ -187,8 +298,11 @@ pub enum CallError {
     Unreachable(String),
 }
 
-/// The client of upload sessions.
+/// The client of upload sessions. Repeats a call whose session was out of reach for a moment.
 pub trait UploadSessions {
+    /// The id of a new session. Costs no call.
+    fn new_id(&self) -> Result<UploadId, CallError>;
+
     /// Sends a command. Commands to one session are executed one after another, each atomically.
     fn call<'a>(&'a self, id: &'a UploadId, command: Command)
     -> LocalBoxFuture<'a, Result<Reply, CallError>>;
@@ -233,32 +347,107 @@ mod tests {
             offset: 16_777_216,
             hash: hash.clone(),
             multipart: Some((MultipartId("multipart".into()), 1)),
+            blob: None,
             parts: vec![part.clone()],
-            staged: vec![Staged { epoch: 2, length: 100 }],
+            staged: vec![Staged { epoch: 2, length: 100, content: None }],
+            last: None,
         };
+        let writer = Some(Uuid::from_u128(7));
+        let digest = algorithm.digest(b"");
+        let part_size = 8 << 20;
+        let newer = Checkpoint { blob: writer, last: Some(part.clone()), ..checkpoint.clone() };
         let upload = Upload {
             repository: repository.clone(),
             algorithm,
             offset: 16_777_216,
             hash,
             multipart: checkpoint.multipart.clone(),
+            blob: None,
+            part_size,
             next_part: 3,
             staged: checkpoint.staged.clone(),
+            last: None,
             epoch: 3,
             is_claimed: true,
+            writer: None,
+            finished: None,
             expires,
         };
         for (name, command) in [
-            ("begin", Command::Begin { repository: repository.clone(), algorithm, offset: Some(0), expires }),
+            (
+                "begin",
+                Command::Begin {
+                    repository: repository.clone(),
+                    algorithm,
+                    offset: Some(0),
+                    expires,
+                    part_size,
+                    writer: None,
+                },
+            ),
             (
                 "begin-anywhere",
-                Command::Begin { repository: repository.clone(), algorithm, offset: None, expires },
+                Command::Begin {
+                    repository: repository.clone(),
+                    algorithm,
+                    offset: None,
+                    expires,
+                    part_size,
+                    writer: None,
+                },
+            ),
+            (
+                "begin-parts-of-5-mib",
+                Command::Begin {
+                    repository: repository.clone(),
+                    algorithm,
+                    offset: Some(0),
+                    expires,
+                    part_size: 5 << 20,
+                    writer,
+                },
+            ),
+            (
+                "first",
+                Command::First {
+                    repository: repository.clone(),
+                    expires,
+                    digest: digest.clone(),
+                    length: 0,
+                    hash: upload.hash.clone(),
+                    writer: Uuid::from_u128(7),
+                },
+            ),
+            (
+                "commit",
+                Command::Commit { repository: repository.clone(), digest: digest.clone(), checkpoint: None },
+            ),
+            (
+                "commit-last-chunk",
+                Command::Commit {
+                    repository: repository.clone(),
+                    digest: digest.clone(),
+                    checkpoint: Some(newer),
+                },
             ),
             ("checkpoint", Command::Checkpoint(checkpoint.clone())),
             ("release", Command::Release(checkpoint)),
             ("status", Command::Status { repository: repository.clone() }),
             ("finish", Command::Finish { epoch: 3 }),
-            ("close", Command::Close { repository, expires }),
+            (
+                "close",
+                Command::Close {
+                    repository: repository.clone(),
+                    expires,
+                    finished: None,
+                    offset: None,
+                    writer: None,
+                },
+            ),
+            (
+                "close-finished",
+                Command::Close { repository, expires, finished: Some(digest), offset: Some(100), writer },
+            ),
         ] {
             golden(name, &command);
         }
@@ -268,6 +457,8 @@ mod tests {
             ("refused-unknown", Err(Refused::Unknown)),
             ("refused-closed", Err(Refused::Closed)),
             ("refused-out-of-order", Err(Refused::OutOfOrder { offset: 100 })),
+            ("refused-wrong-digest", Err(Refused::WrongDigest)),
+            ("refused-storage", Err(Refused::Storage { message: "busy".into(), retryable: true })),
         ] {
             golden(name, &reply);
         }

@@ -5,9 +5,11 @@
 //! that it has stored since are ignored. It may still be storing parts, so the new writer skips the part
 //! numbers that the old one could be using.
 
-use super::{Checkpoint, Command, IN_FLIGHT, Refused, Upload};
+use uuid::Uuid;
+
+use super::{Checkpoint, Command, Refused, Staged, UNRECORDED, Upload};
 use crate::{
-    oci::{Algorithm, RepositoryName},
+    oci::{Algorithm, Hasher, RepositoryName},
     platform::Timestamp,
     storage::Part,
 };
@@ -41,6 +43,8 @@ pub struct Transition {
     pub upload: Upload,
     /// The changes to the rows of parts, stored together with the state.
     pub rows: Rows,
+    /// Whether to join the parts before the reply: see [`super::join`].
+    pub join: bool,
 }
 
 /// The changes to the rows of parts. A host stores one row per part beside the state, so that no row grows
@@ -58,20 +62,43 @@ pub struct Rows {
 /// Applies a command.
 pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<Transition, Refused> {
     let state = match state {
-        Some(State::Closed(upload)) if now < upload.expires => return Err(Refused::Closed),
+        Some(State::Closed(upload)) if now < upload.expires => return repeated(upload, command),
         Some(State::Open(upload)) if now < upload.expires => Some(upload),
         _ => None,
     };
-    let stay = |upload: Upload, rows: Rows| Transition { state: State::Open(upload.clone()), upload, rows };
+    let stay =
+        |upload: Upload, rows| Transition { state: State::Open(upload.clone()), upload, rows, join: false };
     let insert = |checkpoint: &Checkpoint| Rows { insert: checkpoint.parts.clone(), ..Rows::default() };
     match command {
-        Command::Begin { repository, algorithm, offset, expires } => {
-            let upload = begin(state, (repository, *algorithm, *offset, *expires), now)?;
+        Command::Begin { repository, algorithm, offset, expires, part_size, writer } => {
+            let new =
+                Upload { part_size: *part_size, ..Upload::new(repository.clone(), *algorithm, *expires) };
+            Ok(stay(begin(state, new, *offset, *writer, now)?, Rows::default()))
+        }
+        Command::First { repository, expires, digest, length, hash, writer } => {
+            let writer = Some(*writer);
+            if let Some(upload) = state.as_ref().filter(|upload| upload.writer == writer) {
+                return Ok(stay(of_repository(upload.clone(), repository)?, Rows::default()));
+            }
+            let new = Upload::new(repository.clone(), digest.algorithm(), *expires);
+            let upload = begin(state, new, Some(0), writer, now)?;
+            let staged = Staged { epoch: upload.epoch, length: *length, content: Some(digest.clone()) };
+            let upload = Upload {
+                offset: *length,
+                hash: hash.clone(),
+                staged: vec![staged],
+                is_claimed: false,
+                ..upload
+            };
             Ok(stay(upload, Rows::default()))
         }
         Command::Checkpoint(checkpoint) => {
-            let upload = advance(of_epoch(state, checkpoint.epoch)?, checkpoint);
-            Ok(stay(upload, insert(checkpoint)))
+            let upload = of_epoch(state, checkpoint.epoch)?;
+            // One that was overtaken by the end of its chunk changes nothing.
+            if !upload.is_claimed {
+                return Ok(stay(upload, Rows::default()));
+            }
+            Ok(stay(advance(upload, checkpoint), insert(checkpoint)))
         }
         Command::Release(checkpoint) => {
             let mut upload = advance(of_epoch(state, checkpoint.epoch)?, checkpoint);
@@ -81,42 +108,93 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
         Command::Status { repository } => {
             Ok(stay(of_repository(state.ok_or(Refused::Unknown)?, repository)?, Rows::default()))
         }
+        Command::Commit { repository, digest, checkpoint } => {
+            let upload = of_repository(state.ok_or(Refused::Unknown)?, repository)?;
+            let mut upload = match checkpoint {
+                Some(checkpoint) => advance(of_epoch(Some(upload), checkpoint.epoch)?, checkpoint),
+                // Replaces a writer that may still be there, as `Begin` does.
+                None => Upload { epoch: upload.epoch + u32::from(upload.is_claimed), ..upload },
+            };
+            upload.is_claimed = false;
+            if digest.algorithm() == upload.algorithm {
+                let hasher = Hasher::resume(upload.algorithm, &upload.hash)
+                    .map_err(|error| Refused::Storage { message: error.to_string(), retryable: false })?;
+                if hasher.finish() != *digest {
+                    return Err(Refused::WrongDigest);
+                }
+            }
+            let join = upload.multipart.is_some() && !upload.lacks_last_part();
+            let parts = checkpoint.as_ref().map(|checkpoint| checkpoint.parts.clone()).unwrap_or_default();
+            let rows = Rows { insert: parts, list: join, ..Rows::default() };
+            Ok(Transition { join, ..stay(upload, rows) })
+        }
         Command::Finish { epoch } => {
             Ok(stay(of_epoch(state, *epoch)?, Rows { list: true, ..Rows::default() }))
         }
-        Command::Close { repository, expires } => {
+        Command::Close { repository, expires, finished, offset, writer } => {
             let upload = match state {
                 Some(upload) => of_repository(upload, repository)?,
                 // Nothing was written: only the id is closed.
                 None if now >= *expires => return Err(Refused::Unknown),
+                None if offset.is_some() => return Err(Refused::Unknown),
                 None => Upload::new(repository.clone(), Algorithm::Sha256, *expires),
             };
-            let closed = Upload { expires: *expires, ..upload.clone() };
+            if offset.is_some_and(|offset| offset != upload.offset) {
+                return Err(Refused::OutOfOrder { offset: upload.offset });
+            }
+            let (finished, writer) = (finished.clone(), *writer);
+            let closed = Upload { expires: *expires, finished, writer, ..upload.clone() };
             let rows = Rows { clear: true, ..Rows::default() };
-            Ok(Transition { state: State::Closed(closed), upload, rows })
+            Ok(Transition { state: State::Closed(closed), upload, rows, join: false })
         }
     }
 }
 
-/// The state after [`Command::Begin`], which lets the new writer take over.
+/// A command to a session that has ended: the answer to an earlier one like it may have been lost.
+fn repeated(upload: Upload, command: &Command) -> Result<Transition, Refused> {
+    let is_repeated = match command {
+        Command::Close { repository, finished, writer, .. } => {
+            let is_same = writer.is_some() && *writer == upload.writer;
+            *repository == upload.repository
+                && (is_same || (finished.is_some() && *finished == upload.finished))
+        }
+        Command::Commit { repository, digest, .. } => {
+            *repository == upload.repository && upload.finished.as_ref() == Some(digest)
+        }
+        _ => false,
+    };
+    if !is_repeated {
+        return Err(Refused::Closed);
+    }
+    let rows = Rows::default();
+    Ok(Transition { state: State::Closed(upload.clone()), upload, rows, join: false })
+}
+
+/// Lets a new writer take over, or begins with `new`.
 fn begin(
     state: Option<Upload>,
-    (repository, algorithm, offset, expires): (&RepositoryName, Algorithm, Option<u64>, Timestamp),
+    new: Upload,
+    offset: Option<u64>,
+    writer: Option<Uuid>,
     now: Timestamp,
 ) -> Result<Upload, Refused> {
     let mut upload = match state {
-        Some(upload) => of_repository(upload, repository)?,
-        None if now >= expires => return Err(Refused::Unknown),
-        None => Upload::new(repository.clone(), algorithm, expires),
+        Some(upload) => of_repository(upload, &new.repository)?,
+        None if now >= new.expires => return Err(Refused::Unknown),
+        None => new,
     };
+    if upload.is_claimed && writer.is_some() && upload.writer == writer {
+        return Ok(upload);
+    }
     if offset.is_some_and(|offset| offset != upload.offset) {
         return Err(Refused::OutOfOrder { offset: upload.offset });
     }
     if upload.is_claimed && upload.multipart.is_some() {
-        upload.next_part = upload.next_part.saturating_add(IN_FLIGHT);
+        upload.next_part = upload.next_part.saturating_add(UNRECORDED);
     }
     upload.epoch += 1;
     upload.is_claimed = true;
+    upload.writer = writer;
     Ok(upload)
 }
 
@@ -133,13 +211,15 @@ fn of_epoch(state: Option<Upload>, epoch: u32) -> Result<Upload, Refused> {
 }
 
 fn advance(upload: Upload, checkpoint: &Checkpoint) -> Upload {
-    let last = checkpoint.parts.iter().map(|part| part.number).max();
+    let last = checkpoint.parts.iter().chain(&checkpoint.last).map(|part| part.number).max();
     Upload {
         offset: checkpoint.offset,
         hash: checkpoint.hash.clone(),
         multipart: checkpoint.multipart.clone(),
-        next_part: last.map_or(upload.next_part, |last| last.saturating_add(1)),
+        blob: checkpoint.blob,
+        next_part: last.map_or(upload.next_part, |last| last.saturating_add(1).max(upload.next_part)),
         staged: checkpoint.staged.clone(),
+        last: checkpoint.last.clone(),
         ..upload
     }
 }
@@ -158,8 +238,29 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn begin_in(repository: &str, offset: Option<u64>, writer: Option<Uuid>) -> Command {
+        Command::Begin {
+            repository: name(repository),
+            algorithm: Algorithm::Sha256,
+            offset,
+            expires: LATER,
+            part_size: 8 << 20,
+            writer,
+        }
+    }
+
+    fn close(repository: &str) -> Command {
+        Command::Close {
+            repository: name(repository),
+            expires: LATER,
+            finished: None,
+            offset: None,
+            writer: None,
+        }
+    }
+
     fn begin(offset: Option<u64>) -> Command {
-        Command::Begin { repository: name("a"), algorithm: Algorithm::Sha256, offset, expires: LATER }
+        begin_in("a", offset, None)
     }
 
     fn checkpoint(upload: &Upload, parts: u16, bytes: u64) -> Checkpoint {
@@ -168,6 +269,8 @@ mod tests {
             offset: upload.offset + bytes,
             hash: upload.hash.clone(),
             multipart: Some((MultipartId("m".into()), 1)),
+            blob: None,
+            last: None,
             parts: (0..parts).map(|n| Part { number: upload.next_part + n, etag: "e".into() }).collect(),
             staged: Vec::new(),
         }
@@ -197,35 +300,25 @@ mod tests {
         let first = open(Some(State::Open(first.clone())), &Command::Checkpoint(checkpoint(&first, 2, 20)));
         assert_eq!((first.offset, first.next_part), (20, 3));
         let second = open(Some(State::Open(first.clone())), &begin(Some(20)));
-        assert_eq!(second.next_part, 3 + IN_FLIGHT);
+        assert_eq!(second.next_part, 3 + UNRECORDED);
         let late =
             apply(Some(State::Open(second.clone())), &Command::Checkpoint(checkpoint(&first, 1, 10)), NOW);
         assert_eq!(late, Err(Refused::OutOfOrder { offset: 20 }));
         let second = open(Some(State::Open(second.clone())), &Command::Release(checkpoint(&second, 1, 10)));
-        assert_eq!((second.offset, second.next_part), (30, 4 + IN_FLIGHT));
+        assert_eq!((second.offset, second.next_part), (30, 4 + UNRECORDED));
     }
 
     #[test]
     fn a_session_belongs_to_its_repository() {
         let state = Some(State::Open(open(None, &begin(None))));
-        for command in [
-            Command::Begin {
-                repository: name("b"),
-                algorithm: Algorithm::Sha256,
-                offset: None,
-                expires: LATER,
-            },
-            Command::Status { repository: name("b") },
-            Command::Close { repository: name("b"), expires: LATER },
-        ] {
+        for command in [begin_in("b", None, None), Command::Status { repository: name("b") }, close("b")] {
             assert_eq!(apply(state.clone(), &command, NOW), Err(Refused::Unknown));
         }
     }
 
     #[test]
     fn a_closed_session_stays_closed_until_its_locations_expire() {
-        let state =
-            apply(None, &Command::Close { repository: name("a"), expires: LATER }, NOW).unwrap().state;
+        let state = apply(None, &close("a"), NOW).unwrap().state;
         for command in [begin(None), Command::Status { repository: name("a") }, Command::Finish { epoch: 1 }]
         {
             assert_eq!(apply(Some(state.clone()), &command, NOW), Err(Refused::Closed));
@@ -243,11 +336,117 @@ mod tests {
         assert_eq!(rows(&Command::Checkpoint(checkpoint.clone())), insert);
         assert_eq!(rows(&Command::Release(checkpoint)), insert);
         assert_eq!(rows(&Command::Finish { epoch: first.epoch }), Rows { list: true, ..Rows::default() });
-        let close = Command::Close { repository: name("a"), expires: LATER };
-        assert_eq!(rows(&close), Rows { clear: true, ..Rows::default() });
+        assert_eq!(rows(&close("a")), Rows { clear: true, ..Rows::default() });
         for command in [begin(None), Command::Status { repository: name("a") }] {
             assert_eq!(rows(&command), Rows::default());
         }
+    }
+
+    fn first(bytes: &[u8], writer: u128) -> Command {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(bytes);
+        Command::First {
+            repository: name("a"),
+            expires: LATER,
+            digest: hasher.clone().finish(),
+            length: bytes.len() as u64,
+            hash: hasher.state(),
+            writer: Uuid::from_u128(writer),
+        }
+    }
+
+    #[test]
+    fn a_first_chunk_is_recorded_once_and_only_at_the_start() {
+        let state = apply(None, &first(b"abc", 1), NOW).unwrap().state;
+        let upload = state.upload().clone();
+        assert_eq!((upload.offset, upload.is_claimed), (3, false));
+        // The same request once more.
+        assert_eq!(apply(Some(state.clone()), &first(b"abc", 1), NOW).unwrap().state, state);
+        for other in [first(b"abc", 2), first(b"xyz", 3), begin(Some(0))] {
+            assert_eq!(apply(Some(state.clone()), &other, NOW), Err(Refused::OutOfOrder { offset: 3 }));
+        }
+        assert_eq!(open(Some(state), &begin(Some(3))).staged, upload.staged);
+        // A writer that has stored nothing is replaced.
+        let waiting = apply(None, &begin(Some(0)), NOW).unwrap().state;
+        assert_eq!(open(Some(waiting), &first(b"abc", 1)).offset, 3);
+    }
+
+    #[test]
+    fn a_repeated_command_changes_nothing() {
+        let writer = Some(Uuid::from_u128(1));
+        let begin = begin_in("a", Some(0), writer);
+        let begun = apply(None, &begin, NOW).unwrap();
+        assert_eq!(apply(Some(begun.state.clone()), &begin, NOW).unwrap(), begun);
+        // A checkpoint that arrives after the end of its chunk.
+        let early = Command::Checkpoint(checkpoint(&begun.upload, 1, 10));
+        let release = Command::Release(checkpoint(&begun.upload, 2, 20));
+        let released = apply(Some(begun.state), &release, NOW).unwrap().state;
+        for late in [early, release] {
+            assert_eq!(apply(Some(released.clone()), &late, NOW).unwrap().state, released);
+        }
+        let end = |finished: Option<&[u8]>, writer: u128| Command::Close {
+            repository: name("a"),
+            expires: LATER,
+            finished: finished.map(|bytes| Algorithm::Sha256.digest(bytes)),
+            offset: Some(20),
+            writer: Some(Uuid::from_u128(writer)),
+        };
+        let finished = apply(Some(released.clone()), &end(Some(b"x"), 2), NOW).unwrap().state;
+        for (again, is_same) in [
+            (end(Some(b"x"), 3), true),
+            (end(None, 2), true),
+            (end(Some(b"y"), 3), false),
+            (end(None, 3), false),
+            (commit(b"x"), true),
+            (commit(b"y"), false),
+        ] {
+            let expected = if is_same { Ok(finished.clone()) } else { Err(Refused::Closed) };
+            let got = apply(Some(finished.clone()), &again, NOW);
+            assert_eq!(got.map(|done| done.state), expected, "{again:?}");
+        }
+        let shorter = Command::Close {
+            repository: name("a"),
+            expires: LATER,
+            finished: None,
+            offset: Some(19),
+            writer: None,
+        };
+        assert_eq!(apply(Some(released), &shorter, NOW), Err(Refused::OutOfOrder { offset: 20 }));
+    }
+
+    fn commit(bytes: &[u8]) -> Command {
+        let digest = Algorithm::Sha256.digest(bytes);
+        Command::Commit { repository: name("a"), digest, checkpoint: None }
+    }
+
+    #[test]
+    fn a_commit_checks_the_digest_and_joins_parts() {
+        assert_eq!(apply(None, &commit(b"abc"), NOW), Err(Refused::Unknown));
+        let state = apply(None, &first(b"abc", 1), NOW).unwrap().state;
+        assert_eq!(apply(Some(state.clone()), &commit(b"abd"), NOW), Err(Refused::WrongDigest));
+        let done = apply(Some(state), &commit(b"abc"), NOW).unwrap();
+        assert!(!done.join && !done.rows.list);
+        // Of a writer that is still there, with the end of its chunk.
+        let upload = open(None, &begin(Some(0)));
+        let mut end = checkpoint(&upload, 1, 3);
+        end.hash = first_hash(b"abc");
+        end.last = Some(Part { number: 2, etag: "last".into() });
+        let command = Command::Commit {
+            repository: name("a"),
+            digest: Algorithm::Sha256.digest(b"abc"),
+            checkpoint: Some(end.clone()),
+        };
+        let done = apply(Some(State::Open(upload)), &command, NOW).unwrap();
+        assert!(done.join && done.rows.list && done.rows.insert == end.parts);
+        assert_eq!((done.upload.last, done.upload.next_part), (end.last, 3));
+        // Repeated: it joins again, and finds the object.
+        assert!(apply(Some(done.state), &command, NOW).unwrap().join);
+    }
+
+    fn first_hash(bytes: &[u8]) -> crate::oci::HashState {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        hasher.update(bytes);
+        hasher.state()
     }
 
     #[test]

@@ -3,16 +3,17 @@
 use futures_executor::block_on;
 use pierhead::{
     auth::Principal,
+    blobs::Located,
     config::PurgeMode,
     jobs::{self, Job, Purge, Step},
     layout::Key,
-    oci::Algorithm,
+    oci::{Algorithm, Digest},
     platform::{Body, Timestamp, memory::MemoryStream},
     storage::{PutOptions, StorageDriver},
 };
 use serde_json::{Value, json};
 
-use crate::support::{PART, TestRegistry};
+use crate::{fixtures::sha256, support::TestRegistry};
 
 fn put(registry: &TestRegistry, path: &str) {
     let path = path.parse().unwrap();
@@ -38,40 +39,73 @@ fn purge(registry: &TestRegistry, mode: PurgeMode, steps: usize) -> Vec<Value> {
         .collect()
 }
 
+/// Stores an object with the digest of `noted` as metadata, and a descriptor of `described` at that path.
+fn put_noted(registry: &TestRegistry, path: &str, content: &str, noted: Option<&Digest>) {
+    let metadata = noted.map(|digest| ("digest".to_owned(), digest.to_string())).into_iter().collect();
+    let options = PutOptions { metadata, ..PutOptions::default() };
+    let body = Body::Bytes(content.to_owned().into());
+    block_on(registry.storage.put(&path.parse().unwrap(), body, options)).unwrap();
+}
+
+fn describe(registry: &TestRegistry, digest: &Digest, at: &str) {
+    let metadata = Located { size: 1, at: Some(at.parse().unwrap()) }.to_metadata();
+    let options = PutOptions { metadata, ..PutOptions::default() };
+    block_on(registry.storage.put(&Key::Descriptor(digest).path(), Body::Empty, options)).unwrap();
+}
+
 #[test]
 fn a_purge_removes_only_objects_that_belong_to_no_blob() {
     for hides_metadata in [false, true] {
         let registry = TestRegistry::new();
         let storage = &registry.storage;
         storage.hides_metadata.set(hides_metadata);
-        let (old, now) = (Timestamp(1_000), Timestamp(10_000));
-        let bytes: Vec<u8> = (0..3 * PART + 5).map(|n| (n * 3) as u8).collect();
-        let id = "0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887";
-        storage.memory.now.set(old);
-        let digest = Algorithm::Sha256.digest(&bytes);
-        let location = registry.start_upload("");
-        let body = Some(MemoryStream::chunked(bytes.clone()));
-        let patched = registry.send(&format!("PATCH {location}"), &[], body);
-        let finish = format!("PUT {}&digest={digest}", patched.header("location"));
-        assert_eq!(registry.get(&finish).status, 201);
-        let left = [format!("pierhead/uploads/{id}/1"), format!("pierhead/uploads/{id}/staged/2")];
-        left.iter().for_each(|path| put(&registry, path));
-        storage.memory.now.set(now);
-        put(&registry, "pierhead/uploads/1d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887/staged/1");
+        storage.memory.now.set(Timestamp(1_000));
+        let [kept, unknown, moved, broken, old] = ["a", "b", "c", "d", "e"].map(sha256);
+        let uuid = |n: u8| format!("0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a69788{n}");
+        let (blob, note) =
+            (|n| format!("pierhead/blobs/{}", uuid(n)), |n| format!("pierhead/uploads/blobs/{}", uuid(n)));
+        // Described; never described; described elsewhere; never described, with other bytes.
+        for (n, content, digest) in [(1, "a", &kept), (2, "b", &unknown), (3, "c", &moved), (4, "x", &broken)]
+        {
+            put_noted(&registry, &blob(n), content, None);
+            put_noted(&registry, &note(n), "", Some(digest));
+        }
+        describe(&registry, &kept, &blob(1));
+        describe(&registry, &moved, &blob(9));
+        // As earlier versions stored them: one with a descriptor, one without.
+        let earlier = |n| format!("pierhead/uploads/{}/1", uuid(n));
+        for n in [5, 6] {
+            put_noted(&registry, &earlier(n), "e", None);
+            put_noted(&registry, &format!("{}.blob", earlier(n)), "", Some(&old));
+        }
+        describe(&registry, &old, &earlier(5));
+        put(&registry, &format!("pierhead/uploads/{}/staged/2", uuid(7)));
+        storage.memory.now.set(Timestamp(10_000));
+        put(&registry, &format!("pierhead/uploads/{}/staged/1", uuid(8)));
 
+        let mut removed = vec![note(1), note(2), blob(3), note(3), blob(4), note(4)];
+        removed.extend([earlier(6), format!("{}.blob", earlier(6))]);
+        removed.push(format!("pierhead/uploads/{}/staged/2", uuid(7)));
+        removed.sort();
+        let sorted = |report: &Value| {
+            let mut paths: Vec<String> = serde_json::from_value(report["purged"].clone()).unwrap();
+            paths.sort();
+            paths
+        };
         let before = storage.memory.paths();
         let dry = purge(&registry, PurgeMode::DryRun, 1);
-        assert_eq!(dry, [json!({"dry_run": true, "seen": 5, "purged": left, "finished": true})]);
+        assert_eq!((sorted(&dry[0]), &dry[0]["seen"]), (removed.clone(), &json!(10)));
         let mut after = storage.memory.paths();
         after.retain(|path| path != "pierhead/purge");
         assert_eq!(after, before);
-        assert_eq!(purge(&registry, PurgeMode::On, 1)[0]["purged"], json!(left));
-        assert_eq!(purge(&registry, PurgeMode::On, 1)[0]["purged"], json!([]));
-        assert_eq!(registry.get(&format!("GET /v2/a/blobs/{digest}")).body, bytes);
 
-        // An object whose descriptor is gone, or points elsewhere, belongs to no blob.
-        block_on(storage.delete(&[Key::Descriptor(&digest).path()])).unwrap();
-        assert_eq!(purge(&registry, PurgeMode::On, 1)[0]["purged"].as_array().unwrap().len(), 2);
+        assert_eq!(sorted(&purge(&registry, PurgeMode::On, 1)[0]), removed);
+        assert_eq!(sorted(&purge(&registry, PurgeMode::On, 1)[0]), Vec::<String>::new());
+        let after = storage.memory.paths();
+        let described = Key::Descriptor(&unknown).path().to_string();
+        for path in [blob(1), blob(2), earlier(5), described] {
+            assert!(after.contains(&path), "{path}");
+        }
     }
 }
 

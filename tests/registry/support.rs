@@ -250,7 +250,7 @@ impl Answer {
 
 impl TestRegistry {
     pub fn new() -> Self {
-        let storage = Faulty { memory: Rc::new(Memory::with_min_part(PART)), ..Faulty::default() };
+        let storage = Faulty { memory: Rc::new(Memory::with_min_part(PART / 8 * 5)), ..Faulty::default() };
         Self::with(&[], Persistent { storage, ..Persistent::default() })
     }
 
@@ -262,7 +262,8 @@ impl TestRegistry {
         let config = Config::from_vars(|name| lookup(name).or_else(|| anonymous(name))).unwrap();
         let clock = ManualClock::default();
         let (later, lines) = (Rc::new(Later::default()), Rc::new(Lines::default()));
-        let sessions = Rc::new(MemorySessions::new(clock.clone()));
+        let sessions =
+            Rc::new(MemorySessions::new(clock.clone(), storage.store().retrying(Rc::new(clock.clone()))));
         let platform = Platform {
             store: storage.store(),
             kv: kv.map(|kv| kv.store()),
@@ -322,6 +323,7 @@ impl TestRegistry {
 
     /// Leftovers of uploads: open multipart uploads, staged bytes, and objects that belong to no blob.
     pub fn leftovers(&self) -> Vec<String> {
+        self.run_background();
         let memory = &self.storage.memory;
         let described: Vec<String> = memory
             .paths()

@@ -152,7 +152,7 @@ fn an_upload_starts_empty_under_a_unique_id() {
         assert_well_formed(line, &answer);
         assert_eq!((answer.status.as_u16(), answer.header("range")), (202, "0-0"), "{line}");
         let name = answer.header("docker-upload-uuid").to_owned();
-        assert!(name.len() == 36 && name.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f' | '-')), "{name}");
+        assert!(name.len() == 64 && name.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')), "{name}");
         let location = answer.header("location");
         assert!(location.starts_with(&format!("/v2/team/app/blobs/uploads/{name}?")), "{location}");
         assert!(!names.contains(&name));

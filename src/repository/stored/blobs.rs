@@ -57,10 +57,11 @@ impl Stored {
 
     /// Writes both links concurrently. A collector of unlinked bytes writes its marker before it lists links:
     /// the check for that marker belongs here, after the writes.
-    pub(super) async fn link(&self, digest: &Digest, located: &Located) -> Result<(), StorageError> {
-        let link = self.put(Key::Layer(&self.name, digest), digest.to_string(), located.to_metadata());
-        let reverse = self.put(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
-        try_join(link, reverse).await.map(drop)
+    pub(super) async fn link(&self, digest: &Digest, located: &Located) -> Result<bool, StorageError> {
+        let metadata = located.to_metadata();
+        let link = self.put_link(Key::Layer(&self.name, digest), digest, &metadata);
+        let reverse = self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
+        Ok(try_join(link, reverse).await?.0)
     }
 
     pub(super) async fn unlink(&self, digest: &Digest) -> Result<bool, StorageError> {

@@ -23,26 +23,42 @@ impl Stored {
         Ok(link.map(|meta| Revision { digest: digest.clone(), description: description(&meta) }))
     }
 
-    /// Checks the manifest's blobs, then writes its content, links and tags, in this order.
+    /// Writes a manifest in three rounds: its content, while its blobs are looked up; its links; its tags. A
+    /// manifest that is there already, as for a second tag, takes two.
     pub(super) async fn push(&self, new: &NewManifest, tags: &[Tag]) -> Result<(), RepositoryError> {
         let NewManifest { digest, manifest, content } = new;
-        let missing = self.missing(&manifest.blobs).await?;
-        if !missing.is_empty() {
-            return Err(RepositoryError::BlobsMissing(missing));
-        }
-        self.blobs.put(digest, Body::Bytes(content.clone())).await?;
-
         let size = content.len() as u64;
         let mut metadata = Located { size, at: None }.to_metadata();
         metadata.insert(MEDIA_TYPE.to_owned(), manifest.media_type.clone());
-        let link = self.put(Key::Revision(&self.name, digest), digest.to_string(), metadata.clone());
-        try_join(link, self.index(digest, Some((manifest, size)))).await?;
-
-        try_join_all(tags.iter().map(async |tag| {
-            self.put(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await?;
+        let is_linked = async {
+            // A key takes one write per second: do not write what is there.
+            if self.blobs.remembers(digest)
+                && let Some(link) = self.store().head(&Key::Revision(&self.name, digest).path()).await?
+                && link.metadata == metadata
+            {
+                return Ok(true);
+            }
+            self.blobs.put(digest, Body::Bytes(content.clone())).await?;
+            self.blobs.remember(digest, content);
+            Ok(false)
+        };
+        let (missing, is_linked) = try_join(self.missing(&manifest.blobs), is_linked).await?;
+        if !missing.is_empty() {
+            return Err(RepositoryError::BlobsMissing(missing));
+        }
+        let indexed = try_join_all(tags.iter().map(async |tag| {
+            self.put_new(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await
+        }));
+        let tagged = try_join_all(tags.iter().map(async |tag| {
             self.put(Key::TagCurrent(&self.name, tag), digest.to_string(), metadata.clone()).await
-        }))
-        .await?;
+        }));
+        if is_linked {
+            try_join(indexed, tagged).await?;
+        } else {
+            let link = self.put_link(Key::Revision(&self.name, digest), digest, &metadata);
+            try_join3(link, self.index(digest, Some((manifest, size))), indexed).await?;
+            tagged.await?;
+        }
         Ok(())
     }
 
@@ -51,22 +67,15 @@ impl Stored {
         digest: &Digest,
         content: Option<(&Manifest, u64)>,
     ) -> Result<(), StorageError> {
-        let reverse = self.put(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
+        let reverse = self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
+        let catalog = self.put_new(Key::Repository(&self.name), Bytes::new(), Metadata::new());
         let referrer = async {
             match content {
                 Some((manifest, size)) => self.add_referrer(digest, manifest, size).await,
                 None => Ok(()),
             }
         };
-        try_join3(reverse, self.add_to_catalog(), referrer).await.map(drop)
-    }
-
-    /// Checks before it writes: R2 accepts one write per second to a key.
-    async fn add_to_catalog(&self) -> Result<(), StorageError> {
-        if self.has(Key::Repository(&self.name)).await? {
-            return Ok(());
-        }
-        self.put(Key::Repository(&self.name), Bytes::new(), Metadata::new()).await
+        try_join3(reverse, catalog, referrer).await.map(drop)
     }
 
     pub(super) async fn remove_manifest(&self, digest: &Digest) -> Result<bool, StorageError> {

@@ -19,13 +19,14 @@ use crate::{
     layout::Key,
     oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, Tag},
     platform::Body,
-    storage::{Metadata, Path, PutOptions, StorageError, Store},
+    storage::{Condition, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
 /// Limit of concurrent look-ups of one request: the platform's limit on connections.
 const CONCURRENCY: usize = 6;
 
 /// The repository below all decorators.
+#[derive(Clone)]
 pub struct Stored {
     name: RepositoryName,
     blobs: Blobs,
@@ -37,6 +38,11 @@ impl Stored {
     /// metadata.
     pub fn new(name: RepositoryName, blobs: Blobs, has_foreign_links: Rc<Cell<bool>>) -> Self {
         Self { name, blobs, has_foreign_links }
+    }
+
+    /// The same repository, whose storage calls are repeated for longer.
+    fn patient(&self) -> Self {
+        Self { blobs: self.blobs.patient(), ..self.clone() }
     }
 
     fn store(&self) -> &Store {
@@ -51,6 +57,46 @@ impl Stored {
     ) -> Result<(), StorageError> {
         let options = PutOptions { metadata, ..PutOptions::default() };
         self.store().put(&key.path(), Body::Bytes(content.into()), options).await.map(drop)
+    }
+
+    /// Writes an object if there is none; `false` if there is.
+    async fn put_new(
+        &self,
+        key: Key<'_>,
+        content: impl Into<Bytes>,
+        metadata: Metadata,
+    ) -> Result<bool, StorageError> {
+        let options = PutOptions { metadata, condition: Condition::IfAbsent, ..PutOptions::default() };
+        match self.store().put(&key.path(), Body::Bytes(content.into()), options).await {
+            Ok(_) => Ok(true),
+            Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a link if there is none; `false` if there is. One with other metadata is replaced, unless another
+    /// request replaces it at the same time: a link of another registry has none.
+    async fn put_link(
+        &self,
+        key: Key<'_>,
+        digest: &Digest,
+        metadata: &Metadata,
+    ) -> Result<bool, StorageError> {
+        if self.put_new(key, digest.to_string(), metadata.clone()).await? {
+            return Ok(true);
+        }
+        let path = key.path();
+        let Some(found) = self.store().head(&path).await?.filter(|found| found.metadata != *metadata) else {
+            return Ok(false);
+        };
+        let condition = Condition::IfMatch(found.etag);
+        let options = PutOptions { metadata: metadata.clone(), condition, ..PutOptions::default() };
+        match self.store().put(&path, Body::Bytes(digest.to_string().into()), options).await {
+            Ok(_) | Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(false),
+            // The old link works too.
+            Err(error) if error.is_retryable() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn delete(&self, keys: &[Key<'_>]) -> Result<(), StorageError> {
@@ -109,7 +155,8 @@ impl Repository for Stored {
     }
 
     fn put_manifest<'a>(&'a self, new: &'a NewManifest, tags: &'a [Tag]) -> Answer<'a, ()> {
-        Box::pin(self.push(new, tags))
+        // docker does not repeat a manifest's push.
+        Box::pin(async move { self.patient().push(new, tags).await })
     }
 
     fn index_manifest<'a>(
@@ -128,7 +175,7 @@ impl Repository for Stored {
         Box::pin(async move { Ok(self.remove_tag(tag).await?) })
     }
 
-    fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, ()> {
+    fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, bool> {
         Box::pin(async move { Ok(self.link(digest, located).await?) })
     }
 

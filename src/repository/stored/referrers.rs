@@ -40,7 +40,10 @@ impl Stored {
         if content.len() <= MAX_DESCRIPTOR && content.is_ascii() && !content.contains("  ") {
             metadata.insert(DESCRIPTOR.to_owned(), content.clone());
         }
-        self.put(Key::Referrer { name: &self.name, subject, referrer: digest }, content, metadata).await
+        // Its content follows from the referrer's.
+        self.put_new(Key::Referrer { name: &self.name, subject, referrer: digest }, content, metadata)
+            .await?;
+        Ok(())
     }
 
     /// Costs one listing, and a read for each descriptor that is not in metadata.

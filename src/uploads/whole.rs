@@ -1,0 +1,209 @@
+//! A blob whose digest the request names and whose bytes it has, all of them: no session is needed.
+
+use futures_util::future::{join, join3};
+use uuid::Uuid;
+
+use super::{CallError, Chunk, FirstChunk, Refused, UploadAt, UploadError, Uploads, commit::note_blob};
+use crate::{
+    blobs::{Freshness, Located, Put},
+    layout::Key,
+    oci::{Digest, Hasher},
+    platform::{Body, ReadError},
+    storage::{Path, PutOptions, StorageError, StorageErrorKind},
+};
+
+impl Uploads {
+    /// Whether the store can take the chunk as a whole blob and verify it.
+    pub(super) fn is_whole(&self, chunk: &Chunk<'_>, digest: &Digest) -> bool {
+        let Some(length) = chunk.body.content_length() else { return false };
+        let is_empty_blob = || *digest == digest.algorithm().digest(b"");
+        chunk.range.is_none_or(|range| range == (0, length))
+            && length <= self.blobs.store().capabilities().max_put
+            && (length > 0 || is_empty_blob())
+    }
+
+    /// Stores a whole blob, verified by the store, and links it. Costs two rounds: the bytes, then the links.
+    pub(super) async fn put_whole(
+        &self,
+        at: &UploadAt,
+        body: Body,
+        digest: &Digest,
+    ) -> Result<(), UploadError> {
+        let size = body.content_length().unwrap_or_default();
+        let stored = match body {
+            Body::Stream(mut stream) if size <= self.buffers.part_size() as u64 => {
+                let mut buffer = self.buffers.lend(size as usize).await;
+                let end = stream.read_into(&mut *buffer, 0..size as usize, None).await?;
+                if (end as u64) < size {
+                    return Err(ReadError::Broken(format!("{end} of {size} bytes")).into());
+                }
+                let body = Body::Buffer { buffer: buffer.into(), range: 0..end };
+                self.put_small(body, digest, false).await.map(|()| None)
+            }
+            Body::Stream(_) => self.put_large(body, digest, size).await.map(Some),
+            body => self.put_small(body, digest, false).await.map(|()| None),
+        };
+        match stored {
+            Ok(None) => self.link(digest, size).await,
+            Ok(Some((blob, located))) => self.describe(digest, blob, size, located).await,
+            // The body may be only the last chunk, sent to the location of the POST.
+            Err(error @ UploadError::DigestMismatch(_)) => match self.offset(at).await? {
+                Some(offset) if offset > 0 => Err(Refused::OutOfOrder { offset }.into()),
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores content of at most a part at its canonical path, if there is none. Unless `is_verified`, the content
+    /// must have the digest although nothing is written: who names a digest may not have the bytes.
+    pub(super) async fn put_small(
+        &self,
+        body: Body,
+        digest: &Digest,
+        is_verified: bool,
+    ) -> Result<(), UploadError> {
+        let sent = body.again();
+        let mismatch = || UploadError::DigestMismatch(digest.clone());
+        let put = self.blobs.put(digest, body).await.map_err(|error| match error.kind {
+            StorageErrorKind::DigestMismatch => mismatch(),
+            _ => error.into(),
+        })?;
+        if put == Put::Existed && !is_verified {
+            let mut hasher = Hasher::new(digest.algorithm());
+            match &sent {
+                Some(Body::Bytes(bytes)) => hasher.update(bytes),
+                Some(Body::Buffer { buffer, range }) => buffer.hash(range.clone(), &mut hasher),
+                _ => {}
+            }
+            if hasher.finish() != *digest {
+                return Err(mismatch());
+            }
+        }
+        if let Some(body) = sent {
+            body.recycle();
+        }
+        Ok(())
+    }
+
+    /// Streams content to a path of its own, verified by the store: no other push writes there, so it never has
+    /// to be sent twice. Returns that path's name, and where the blob is stored already.
+    async fn put_large(
+        &self,
+        body: Body,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(Uuid, Option<Located>), UploadError> {
+        let (blob, store) = (Uuid::new_v4(), self.blobs.store());
+        let path = Key::Blob(blob).path();
+        let options = PutOptions { digest: Some(digest), ..PutOptions::default() };
+        let noted = note_blob(store, &path, Some(blob), digest);
+        let located = self.blobs.locate(digest, Freshness::Strict);
+        let (put, noted, located) = join3(store.put(&path, body, options), noted, located).await;
+        let put = match put {
+            Err(error) if error.is_retryable() => self.find_lost(&path, size, error).await,
+            put => put.map(drop),
+        };
+        if put.is_err() {
+            self.forget_blob(blob, path);
+        }
+        put.map_err(|error| match error.kind {
+            StorageErrorKind::DigestMismatch => UploadError::DigestMismatch(digest.clone()),
+            _ => error.into(),
+        })?;
+        noted?;
+        Ok((blob, located?))
+    }
+
+    /// Whether a write whose answer was lost took effect.
+    async fn find_lost(&self, path: &Path, size: u64, error: StorageError) -> Result<(), StorageError> {
+        match self.blobs.store().head(path).await? {
+            Some(meta) if meta.size == size => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    /// Finishes an upload of one chunk, stored under its digest: links it while it looks that the bytes are there
+    /// and ends the session. If the upload was cancelled meanwhile, or the bytes are gone, the link goes again.
+    pub(super) async fn finish_first(&self, at: &UploadAt, first: &FirstChunk) -> Result<(), UploadError> {
+        let FirstChunk { digest, length } = first;
+        let located = Located { size: *length, at: None };
+        let path = Key::Data(digest).path();
+        let (linked, stored, ended) = join3(
+            self.repository.link_blob(digest, &located),
+            self.blobs.store().head(&path),
+            self.close(at, Some(digest), Some(*length)),
+        )
+        .await;
+        let stored = stored?;
+        let is_refused = matches!(ended, Err(CallError::Refused(_)));
+        if (is_refused || stored.is_none()) && matches!(linked, Ok(true)) {
+            self.repository.unlink_blob(digest).await?;
+        }
+        ended?;
+        linked?;
+        if stored.is_none() { Err(Refused::Unknown.into()) } else { Ok(()) }
+    }
+
+    /// Links content at its canonical path.
+    pub(super) async fn link(&self, digest: &Digest, size: u64) -> Result<(), UploadError> {
+        self.repository.link_blob(digest, &Located { size, at: None }).await?;
+        Ok(())
+    }
+
+    /// Records where the bytes of a blob are, and links them. Another push of the blob may have been faster: then
+    /// its bytes are the blob's, and these go.
+    pub(super) async fn describe(
+        &self,
+        digest: &Digest,
+        blob: Uuid,
+        size: u64,
+        found: Option<Located>,
+    ) -> Result<(), UploadError> {
+        let path = Key::Blob(blob).path();
+        self.describe_at(digest, path, Some(blob), size, found).await
+    }
+
+    pub(super) async fn describe_at(
+        &self,
+        digest: &Digest,
+        path: Path,
+        blob: Option<Uuid>,
+        size: u64,
+        found: Option<Located>,
+    ) -> Result<(), UploadError> {
+        let ours = Located { size, at: Some(path.clone()) };
+        if let Some(found) = found.filter(|found| *found != ours) {
+            self.repository.link_blob(digest, &found).await?;
+            if let Some(blob) = blob {
+                self.forget_blob(blob, path);
+            }
+            return Ok(());
+        }
+        let described = self.blobs.put_descriptor(digest, &ours);
+        let (described, linked) = join(described, self.repository.link_blob(digest, &ours)).await;
+        linked?;
+        let winner = described?.filter(|winner| *winner != ours);
+        let Some(blob) = blob else { return Ok(()) };
+        let (repository, store, digest) =
+            (self.repository.clone(), self.blobs.store().clone(), digest.clone());
+        self.later(async move {
+            if let Some(winner) = winner {
+                // The link names these bytes: it must name the winner's before they go.
+                repository.link_blob(&digest, &winner).await?;
+                store.delete(std::slice::from_ref(&path)).await?;
+            }
+            Ok(store.delete(&[Key::BlobNote(blob).path()]).await?)
+        });
+        Ok(())
+    }
+
+    /// Deletes bytes that are no blob, and then their note, after the answer.
+    pub(super) fn forget_blob(&self, blob: Uuid, path: Path) {
+        let store = self.blobs.store().clone();
+        self.later(async move {
+            store.delete(&[path]).await?;
+            Ok(store.delete(&[Key::BlobNote(blob).path()]).await?)
+        });
+    }
+}
