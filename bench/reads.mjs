@@ -80,7 +80,7 @@ const timing = { MIDDLEWARE: "server-timing" };
 const folder = await temporaryFolder();
 const servers = [];
 const start = async (settings) => {
-  const registry = await Registry.start(settings);
+  const registry = await Registry.start({ edge: false, ...settings });
   servers.push(registry);
   return registry;
 };

@@ -138,7 +138,7 @@ const onRegistry = (use) => withRuntime({}, use);
 
 // A fresh runtime for each measurement, so that earlier cases do not add to its memory.
 async function withRuntime(settings, use) {
-  const registry = await Registry.start(settings);
+  const registry = await Registry.start({ edge: false, ...settings });
   const sampler = new MemorySampler(registry);
   try {
     return { result: await use(registry), peak: sampler.stop() };

@@ -97,7 +97,7 @@ async function offsetOf(location) {
 async function hangUp(location, bytes) {
   const request = http.request(new URL(location, registry.url), {
     method: "PATCH",
-    headers: { "content-length": 1_000_000_000, "content-type": "application/octet-stream" },
+    headers: { "content-length": 90_000_000, "content-type": "application/octet-stream" },
   });
   const cut = new Promise((resolve) => request.on("error", resolve));
   request.write(bytes);

@@ -1,4 +1,5 @@
-// Starts the registry in workerd through wrangler, as `npm start` does, with its own port and folder.
+// Starts the registry in workerd through wrangler, as `npm start` does, with its own port and folder, by default on
+// the strict edge: see tests/support/edge/.
 import { spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -6,6 +7,7 @@ import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
 import { getPlatformProxy } from "wrangler";
+import { cost } from "./edge/measure.mjs";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
 export const PART = 8 * 1024 * 1024;
@@ -35,10 +37,13 @@ export async function temporaryFolder() {
   return mkdtemp(path.join(folder, "t-"));
 }
 
+const PLAIN = "src/cloudflare/entry.mjs";
+const STRICT = "tests/support/edge/entry.mjs";
+
 // Writes a copy of wrangler.toml that uses the worker as built and absolute paths.
 async function configuration(folder, vars, main) {
   const toml = (await readFile(path.join(root, "wrangler.toml"), "utf8"))
-    .replace(/\[build\][^[]*/, "")
+    .replace(/\[build\][^[]*/, 'compatibility_flags = ["nodejs_als"]\n\n')
     .replace(/^main = .*$/m, `main = ${JSON.stringify(path.join(root, main))}`)
     .replace('"./www"', JSON.stringify(path.join(root, "www")));
   const file = path.join(folder, "wrangler.toml");
@@ -48,11 +53,15 @@ async function configuration(folder, vars, main) {
 }
 
 export class Registry {
-  // `main` is another entry point; `config` starts another worker instead.
-  static async start({ vars = { ANONYMOUS: "push" }, folder, config, main = "src/cloudflare/entry.mjs" } = {}) {
+  // `edge` are rules of the strict edge, or `false` for the plain simulator; `main` is another entry point, and
+  // `config` starts another worker instead.
+  static async start({ vars = { ANONYMOUS: "push" }, folder, config, edge = {}, main } = {}) {
     const registry = new Registry();
     registry.config = config;
-    registry.main = main;
+    registry.isStrict = edge !== false && !config;
+    // EDGE_RULE takes another rule for tests that name none.
+    registry.rules = { ...(process.env.EDGE_RULE && { rule: process.env.EDGE_RULE }), ...edge };
+    registry.main = main ?? (registry.isStrict ? STRICT : PLAIN);
     registry.folder = folder ?? (await temporaryFolder());
     registry.vars = vars;
     registry.port = await freePort();
@@ -63,7 +72,9 @@ export class Registry {
   }
 
   async run() {
-    const config = this.config ?? (await configuration(this.folder, this.vars, this.main));
+    const vars = { ...this.vars };
+    if (this.isStrict) vars.EDGE_STATE = JSON.stringify({ rules: this.rules, state: this.edgeState });
+    const config = this.config ?? (await configuration(this.folder, vars, this.main));
     const options = ["dev", "-c", config, "--ip", "127.0.0.1", "--port", String(this.port)];
     options.push("--inspector-port", String(await freePort()), "--persist-to", path.join(this.folder, "state"));
     this.log = "";
@@ -99,6 +110,7 @@ export class Registry {
 
   // Kills the runtime's process group at once, like a crash.
   async kill() {
+    await this.edgeLog().catch(() => {});
     if (this.process.exitCode === null && this.process.signalCode === null) {
       const ended = new Promise((resolve) => this.process.once("exit", resolve));
       process.kill(-this.process.pid, "SIGKILL");
@@ -114,6 +126,60 @@ export class Registry {
   async stop() {
     await this.kill();
     await rm(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+    if (this.misuse) throw new Error(`the worker misused the platform: ${this.misuse}`);
+  }
+
+  // Asks the strict edge's control endpoint, and keeps what a restart must not lose.
+  async #control(method, query = "", body = undefined) {
+    if (!this.isStrict) return null;
+    const signal = AbortSignal.timeout(5000);
+    const answer = await fetch(`${this.url}/v2/_edge${query}`, {
+      method,
+      ...(body && { body: JSON.stringify(body) }),
+      signal,
+    });
+    const result = await answer.json();
+    if (result.error) throw new Error(result.error);
+    this.edgeState = result.state;
+    const { unknown, orphans, overloadedRetries } = result.counters;
+    if (unknown.length + orphans.length + overloadedRetries > 0) {
+      this.misuse = JSON.stringify({ unknown, orphans, overloadedRetries });
+    }
+    return result;
+  }
+
+  // Sets the rules of the strict edge: see tests/support/edge/rules.mjs. Counters and log start anew.
+  edge(rules = {}) {
+    this.rules = { ...(process.env.EDGE_RULE && { rule: process.env.EDGE_RULE }), ...rules };
+    return this.#control("PUT", "", this.rules);
+  }
+
+  // The strict edge's counters and its log of requests, since the rules were set.
+  edgeLog() {
+    return this.#control("GET", "?log");
+  }
+
+  // Moves the clock; alarms that are due have run afterwards.
+  advance(seconds) {
+    return this.#control("POST", `?advance=${seconds}`);
+  }
+
+  // The time in the worker, in milliseconds.
+  async now() {
+    return (await this.#control("GET")).now;
+  }
+
+  // Sends a request with rules of its own. Returns its answer, and its rounds, waiting and calls: see
+  // tests/support/edge/measure.mjs.
+  async rounds(line, { rules = {}, status, ...options } = {}) {
+    const [method, target] = line.split(" ");
+    const tag = randomBytes(8).toString("hex");
+    const headers = { ...options.headers, "x-edge": JSON.stringify({ ...rules, tag }) };
+    const answer = await this.fetch(target, { method, ...options, headers });
+    if (status && answer.status !== status) throw new Error(`${line}: ${answer.status}: ${await answer.text()}`);
+    const body = Buffer.from(await answer.arrayBuffer());
+    const request = (await this.edgeLog()).log.find((request) => request.tag === tag);
+    return { answer, body, request, ...cost(request) };
   }
 
   fetch(target, options = {}) {

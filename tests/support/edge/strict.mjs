@@ -1,0 +1,74 @@
+// The worker's classes on the strict edge.
+import { WorkerEntrypoint } from "cloudflare:workers";
+import * as cache from "./cache.mjs";
+import * as clock from "./clock.mjs";
+import { wrapContext } from "./context.mjs";
+import { PATH, begin, control } from "./control.mjs";
+import { STATE, wrapEnv } from "./environment.mjs";
+import * as fetching from "./fetch.mjs";
+import { refuse } from "./front-door.mjs";
+import { event, invoke, slept } from "./log.mjs";
+import { object as wrapObject } from "./objects.mjs";
+import { rulesOf } from "./rules.mjs";
+
+clock.install(slept);
+cache.install();
+fetching.install();
+
+const wrappedEnvs = new WeakMap();
+function envOf(env) {
+  if (!wrappedEnvs.has(env)) wrappedEnvs.set(env, wrapEnv(env));
+  return wrappedEnvs.get(env);
+}
+
+export const object = (Class) => wrapObject(Class, envOf);
+
+// Notes when the last byte of a body was read.
+function noted(request, invocation) {
+  const length = request.headers.get("content-length");
+  const pipe = length === null ? new IdentityTransformStream() : new FixedLengthStream(Number(length));
+  const piping = request.body.pipeTo(pipe.writable).then(() => (invocation.entry.lastByte = event()));
+  invocation.waitUntil(piping.catch(() => {}));
+  const { method, headers } = request;
+  return new Request(request.url, { method, headers, body: pipe.readable });
+}
+
+// An entry point: the default one takes requests, the cron trigger and queues.
+export function entrypoint(Class) {
+  return class extends WorkerEntrypoint {
+    #invoke(about, own, use) {
+      const context = wrapContext(this.ctx);
+      const waitUntil = (promise) => this.ctx.waitUntil(promise);
+      return invoke(about, { waitUntil, ...own }, (invocation) => use(new Class(context, envOf(this.env)), invocation));
+    }
+
+    async fetch(request) {
+      begin(this.env[STATE]);
+      const { pathname, search } = new URL(request.url);
+      if (pathname === PATH) return control(request, this.env);
+      const { rules, marks } = rulesOf(request.headers.get("x-edge"));
+      const refused = refuse(request, rules);
+      if (refused) return refused;
+      const about = { kind: "request", line: `${request.method} ${pathname}${search}`, ...marks };
+      return this.#invoke(about, { rules }, (inner, invocation) =>
+        inner.fetch(marks.lastByte && request.body ? noted(request, invocation) : request),
+      );
+    }
+
+    scheduled(event) {
+      begin(this.env[STATE]);
+      return this.#invoke({ kind: "scheduled", line: event.cron }, {}, (inner) => inner.scheduled(event));
+    }
+
+    queue(batch) {
+      begin(this.env[STATE]);
+      return this.#invoke({ kind: "queue", line: batch.queue }, {}, (inner) => inner.queue(batch));
+    }
+  };
+}
+
+// Throws if the worker exports a class that the entry does not.
+export function complete(worker, exported) {
+  const missing = Object.keys(worker).filter((name) => !exported.includes(name));
+  if (missing.length > 0) throw new Error(`edge: ${missing} must be exported by tests/support/edge/entry.mjs too`);
+}
