@@ -121,6 +121,7 @@ impl App {
             blobs: self.blobs(context),
             sessions: self.sessions.clone(),
             buffers: self.buffers.clone(),
+            clock: self.clock.clone(),
             context: context.clone(),
         }
     }

@@ -131,7 +131,7 @@ impl Clock for ManualClock {
     }
 
     fn sleep(&self, milliseconds: u64) -> LocalBoxFuture<'static, ()> {
-        self.0.set(self.0.get() + milliseconds);
-        Box::pin(ready(()))
+        let time = self.0.clone();
+        Box::pin(async move { time.set(time.get() + milliseconds) })
     }
 }

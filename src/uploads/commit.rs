@@ -4,7 +4,7 @@ use futures_util::future::{join as both, try_join};
 use uuid::Uuid;
 
 use super::{
-    CallError, Checkpoint, Command, Refused, Reply, Upload, UploadAt, UploadError, Uploads,
+    CallError, Checkpoint, Command, REST, Refused, Reply, Upload, UploadAt, UploadError, Uploads,
     append::Tail,
     append::Writer,
     ledger::{Ledger, discard},
@@ -144,6 +144,7 @@ impl Uploads {
     pub(super) fn close_later(&self, at: &UploadAt, upload: Upload, digest: &Digest) {
         let (sessions, store, at, digest) =
             (self.sessions.clone(), self.blobs.store().clone(), at.clone(), digest.clone());
+        let rest = self.clock.sleep(REST);
         self.later(async move {
             let close = Command::Close {
                 repository: at.repository.clone(),
@@ -153,7 +154,10 @@ impl Uploads {
                 writer: Some(Uuid::new_v4()),
             };
             let closed = sessions.call(&at.id, close);
-            let discarded = async { Ok(discard(&store, &at.id, &upload, true).await?) };
+            let discarded = async {
+                rest.await;
+                Ok(discard(&store, &at.id, &upload, true).await?)
+            };
             try_join(async { Ok::<_, UploadError>(closed.await?) }, discarded).await.map(drop)
         });
     }

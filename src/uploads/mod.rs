@@ -25,7 +25,7 @@ use crate::{
     blobs::Blobs,
     context::Context,
     oci::{Digest, InvalidHashState},
-    platform::{Body, Buffers, Level, ReadError},
+    platform::{Body, Buffers, Clock, Level, ReadError},
     repository::{Repository, RepositoryError},
     storage::StorageError,
 };
@@ -56,6 +56,9 @@ const MAX_PARTS: u16 = 10_000;
 /// Limit of parts that a writer has begun to store since the last checkpoint that its session acknowledged. The
 /// next writer skips that many numbers.
 pub const UNRECORDED: u16 = 8;
+
+/// Time before what was just written is deleted, in milliseconds: R2 takes one write per second to a key.
+const REST: u64 = 1_100;
 
 /// A failed upload. Unless the digest is wrong, it can resume at its last checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +136,8 @@ pub struct Uploads {
     pub sessions: Rc<dyn UploadSessions>,
     /// Buffers for parts.
     pub buffers: Rc<dyn Buffers>,
+    /// Source of the current time.
+    pub clock: Rc<dyn Clock>,
     /// The request's context.
     pub context: Context,
 }
@@ -314,7 +319,11 @@ impl Uploads {
     /// Deletes staged bytes that are stored elsewhere now, after the answer.
     fn tidy(&self, ledger: Ledger) {
         if !ledger.obsolete.is_empty() {
-            self.later(async move { Ok(ledger.delete_obsolete().await?) });
+            let rest = self.clock.sleep(REST);
+            self.later(async move {
+                rest.await;
+                Ok(ledger.delete_obsolete().await?)
+            });
         }
     }
 

@@ -3,7 +3,7 @@
 use futures_util::future::{join, join3};
 use uuid::Uuid;
 
-use super::{CallError, Chunk, FirstChunk, Refused, UploadAt, UploadError, Uploads, commit::note_blob};
+use super::{CallError, Chunk, FirstChunk, REST, Refused, UploadAt, UploadError, Uploads, commit::note_blob};
 use crate::{
     blobs::{Freshness, Located, Put},
     layout::Key,
@@ -187,7 +187,9 @@ impl Uploads {
         let Some(blob) = blob else { return Ok(()) };
         let (repository, store, digest) =
             (self.repository.clone(), self.blobs.store().clone(), digest.clone());
+        let rest = self.clock.sleep(REST);
         self.later(async move {
+            rest.await;
             if let Some(winner) = winner {
                 // The link names these bytes: it must name the winner's before they go.
                 repository.link_blob(&digest, &winner).await?;
@@ -200,8 +202,9 @@ impl Uploads {
 
     /// Deletes bytes that are no blob, and then their note, after the answer.
     pub(super) fn forget_blob(&self, blob: Uuid, path: Path) {
-        let store = self.blobs.store().clone();
+        let (store, rest) = (self.blobs.store().clone(), self.clock.sleep(REST));
         self.later(async move {
+            rest.await;
             store.delete(&[path]).await?;
             Ok(store.delete(&[Key::BlobNote(blob).path()]).await?)
         });

@@ -38,6 +38,7 @@ export class Client {
     this.marks = marks;
   }
 
+  // Requests about one thing: a layer by its number, "config" or "manifest".
   at(slot) {
     return new Client(this.registry, { ...this.marks, slot });
   }
@@ -103,8 +104,10 @@ export class Client {
   async push(name, tag, image, way, slots = SLOTS) {
     const queue = [...image.layers];
     await Promise.all(
-      Array.from({ length: slots }, async (_, slot) => {
-        for (let bytes; (bytes = queue.shift());) await this.at(slot).blob(name, bytes, way);
+      Array.from({ length: slots }, async () => {
+        for (let bytes; (bytes = queue.shift());) {
+          await this.at(image.layers.length - queue.length).blob(name, bytes, way);
+        }
       }),
     );
     await this.at("config").blob(name, image.config, way);
@@ -117,8 +120,10 @@ export class Client {
     await this.at("manifest").get(`/v2/${name}/manifests/${image.digest}`, image.digest);
     const queue = [image.config, ...image.layers].map((bytes) => digestOf(bytes));
     await Promise.all(
-      Array.from({ length: slots }, async (_, slot) => {
-        for (let digest; (digest = queue.shift());) await this.at(slot).get(`/v2/${name}/blobs/${digest}`, digest);
+      Array.from({ length: slots }, async () => {
+        for (let digest; (digest = queue.shift());) {
+          await this.at(image.layers.length + 1 - queue.length).get(`/v2/${name}/blobs/${digest}`, digest);
+        }
       }),
     );
   }
@@ -129,16 +134,17 @@ export class Client {
   }
 }
 
-// The waiting on the critical path of a push or a pull, in milliseconds. Requests of one slot follow one another:
-// their waiting adds up. Slots of layers run at once: the one that waits longest counts. Config and manifest
-// follow. The waiting of a request is the time before its answer during which it waited for a distance: at least one
-// of its calls to R2, an object, S3, KV or the Cache API was on its way there or back, or it slept between two
-// attempts.
-export function criticalPath(requests) {
-  const slots = new Map();
-  for (const request of requests) slots.set(request.slot, (slots.get(request.slot) ?? 0) + cost(request).waiting);
-  const layers = [...slots].filter(([slot]) => typeof slot === "number").map(([, time]) => time);
-  return Math.max(0, ...layers) + (slots.get("config") ?? 0) + (slots.get("manifest") ?? 0);
+// The waiting on the critical path of a push or a pull, in milliseconds. Requests about one layer follow one another:
+// their waiting adds up. Layers run in order, `slots` at a time, each in the slot that is free first, as if bandwidth
+// and processors cost no time. Config and manifest follow. The waiting of a request is that of its longest chain of
+// calls to R2, an object, S3, KV and the Cache API, and of its sleeps between two attempts: see `cost`.
+export function criticalPath(requests, slots = SLOTS) {
+  const waiting = new Map();
+  for (const request of requests) waiting.set(request.slot, (waiting.get(request.slot) ?? 0) + cost(request).waiting);
+  const layers = [...waiting].filter(([slot]) => typeof slot === "number").sort(([a], [b]) => a - b);
+  const ends = Array(slots).fill(0);
+  for (const [, time] of layers) ends[ends.indexOf(Math.min(...ends))] += time;
+  return Math.max(...ends) + (waiting.get("config") ?? 0) + (waiting.get("manifest") ?? 0);
 }
 
 // The rounds of a blob over its requests, or only those after its last byte was read.

@@ -3,13 +3,17 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
 
-use super::{CONCURRENCY, Stored};
+use super::Stored;
 use crate::{
     blobs::{Freshness, Located},
     layout::Key,
     oci::Digest,
     storage::{Metadata, StorageError},
 };
+
+/// Limit of look-ups of one manifest at a time. Those above the platform's limit on connections wait there, and not
+/// for the answer of another.
+const LOOK_UPS: usize = 64;
 
 impl Stored {
     /// Costs one look-up, of the link. A link without metadata costs two more, those of [`Blobs::locate`]. If
@@ -49,7 +53,7 @@ impl Stored {
             .map(
                 async |digest| Ok((!self.has(Key::Layer(&self.name, digest)).await?).then(|| digest.clone())),
             )
-            .buffered(CONCURRENCY)
+            .buffered(LOOK_UPS)
             .try_filter_map(async |missing| Ok(missing))
             .try_collect()
             .await

@@ -2,7 +2,7 @@
 import { now, wait, work } from "./clock.mjs";
 import { distance } from "./distances.mjs";
 import { ERRORS, faultOf } from "./faults.mjs";
-import { begin, counters, current, end } from "./log.mjs";
+import { begin, counters, current, end, event } from "./log.mjs";
 import { chance } from "./rules.mjs";
 
 // `about`: class, kind and key. `far`: the name of its distance; `more`: milliseconds on top. `limit` is asked
@@ -14,6 +14,7 @@ export async function call(about, { far, more = 0, limit, operation, copy, fail 
   const entry = begin(invocation, about);
   let outcome = "ok";
   counters.highest = Math.max(counters.highest, await invocation.waiting.take(rules.waiting));
+  entry.went = event();
   try {
     const way = (distance(rules.profile, far, entry.from === "object") + more) / 2;
     const fault = faultOf(entry, rules.faults, chance);
@@ -46,11 +47,12 @@ export async function call(about, { far, more = 0, limit, operation, copy, fail 
   }
 }
 
-// The time that distance takes is logged apart from what the operation takes in the simulator.
+// The time that distance takes is logged apart from what the operation takes in the simulator, and as asked: a busy
+// machine's timers are late.
 async function travel(entry, milliseconds) {
   const from = now();
   await wait(milliseconds);
-  entry.spans.push([from, now()]);
+  entry.spans.push([from, from + milliseconds]);
 }
 
 // No timer may leap over a call under way. An object waits by timers of its own.

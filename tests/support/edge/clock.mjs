@@ -120,12 +120,12 @@ class VirtualDate extends RealDate {
   }
 }
 
-// `slept` hears of every timer of the worker's own that fires.
-export function install(slept) {
+// `slept` hears of every timer of the worker's own that fires, with the number that `event` gave its start.
+export function install(slept, event) {
   globalThis.Date = VirtualDate;
   globalThis.setTimeout = (run, milliseconds, ...values) => {
-    const from = now();
-    const fire = () => (slept(from, now()), run(...values));
+    const [from, began] = [now(), event()];
+    const fire = () => (slept(from, now(), began), run(...values));
     return virtualSetTimeout(fire, milliseconds);
   };
   globalThis.clearTimeout = virtualClearTimeout;

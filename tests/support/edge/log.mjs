@@ -50,11 +50,12 @@ export async function invoke(about, own, use, parent) {
 }
 
 // A timer of the worker's own that has fired, for instance between two attempts.
-export function slept(from, to) {
+export function slept(from, to, began) {
   const invocation = storage.getStore();
   if (!invocation) return;
-  invocation.entry.sleeps.push([from, to]);
-  if (invocation.parent) (invocation.parent.call.sleeps ??= []).push([from, to]);
+  const sleep = [from, to, began, ++order];
+  invocation.entry.sleeps.push(sleep);
+  if (invocation.parent) (invocation.parent.call.sleeps ??= []).push(sleep);
 }
 
 // The invocation that is running. A call outside of any is recorded, and fails the tests.

@@ -7,44 +7,47 @@
 // Calls that cross a distance. The Cache API and KV stand in the reader's data centre.
 export const FAR = ["r2", "object", "s3"];
 
-// The longest chain of calls of which each began after another had ended. A call to an object counts one, and
-// whatever chain the object itself went through meanwhile.
+// The longest chain of calls of which each began after another had ended. The calls of an object are among them.
 export function rounds(calls, classes = FAR) {
   const done = [];
   let longest = 0;
-  for (const call of calls.filter((call) => classes.includes(call.class)).sort((a, b) => a.began - b.began)) {
+  const all = calls.flatMap((call) => [call, ...(call.inner ?? [])]);
+  for (const call of all.filter((call) => classes.includes(call.class)).sort((a, b) => a.began - b.began)) {
     const before = Math.max(0, ...done.filter(({ ended }) => ended < call.began).map(({ length }) => length));
-    const length = before + 1 + rounds(call.inner ?? [], classes);
+    const length = before + 1;
     done.push({ ended: call.ended ?? Infinity, length });
     longest = Math.max(longest, length);
   }
   return longest;
 }
 
-// The spans during which a request waited: those of its calls that distance took, and of its own timers between two
-// attempts. What an object waited for meanwhile is the request's as well. The time that the simulator takes to
-// carry out a call is not: it is not production's.
-function spans(calls, sleeps = []) {
-  return [...sleeps, ...calls.flatMap((call) => [...call.spans, ...spans(call.inner ?? [], call.sleeps)])];
-}
-
-// The length of the union of these spans, between `from` and `to`.
-export function union(all, from = -Infinity, to = Infinity) {
-  let total = 0;
-  let until = from;
-  for (const [start, end] of [...all].sort((a, b) => a[0] - b[0])) {
-    total += Math.max(0, Math.min(end, to) - Math.max(start, until));
-    until = Math.max(until, Math.min(end, to));
+// The longest chain by the time that its calls waited: for distance, for the calls that an object made meanwhile, and
+// between two attempts. A call that waited for its turn begins with its turn. The time that the simulator takes to carry
+// out a call is not counted: it is not production's.
+function longestWait(calls, sleeps = []) {
+  const done = [];
+  let longest = 0;
+  const waits = calls.map((call) => ({
+    from: call.went ?? call.began,
+    to: call.ended ?? Infinity,
+    time: call.spans.reduce((sum, [start, end]) => sum + end - start, longestWait(call.inner ?? [], call.sleeps)),
+  }));
+  waits.push(...sleeps.map(([start, end, from, to]) => ({ from, to, time: end - start })));
+  for (const { from, to, time } of waits.sort((a, b) => a.from - b.from)) {
+    const before = Math.max(0, ...done.filter((other) => other.to < from).map(({ sum }) => sum));
+    done.push({ to, sum: before + time });
+    longest = Math.max(longest, before + time);
   }
-  return total;
+  return longest;
 }
 
-// The calls of a request that were made before its answer, and not done by the event `since`.
+// The calls of a request that were made after the event `since` and before its answer.
 export const inTime = (request, since = 0) =>
-  request.calls.filter((call) => call.began < request.answered && (call.ended ?? Infinity) > since);
+  request.calls.filter((call) => call.began < request.answered && call.began > since);
 
 // What a request cost: rounds and waiting before its answer.
 export function cost(request) {
   const calls = inTime(request);
-  return { rounds: rounds(calls), waiting: union(spans(calls, request.sleeps), request.start, request.end), calls };
+  const sleeps = request.sleeps.filter(([, , from]) => from < request.answered);
+  return { rounds: rounds(calls), waiting: longestWait(calls, sleeps), calls };
 }

@@ -11,7 +11,7 @@ import { event, invoke, slept } from "./log.mjs";
 import { object as wrapObject } from "./objects.mjs";
 import { rulesOf } from "./rules.mjs";
 
-clock.install(slept);
+clock.install(slept, event);
 cache.install();
 fetching.install();
 
