@@ -3,13 +3,34 @@
 # nothing is.
 . "$(dirname "$0")/env.sh"
 
+at_least() { # version, oldest version that will do
+  [ "$(printf '%s\n' "$2" "${1#v}" | sort -V | head -n 1)" = "$2" ]
+}
+
+# The Node that installs the packages, one of which is the Node that everything else runs on.
+bootstrap_node() {
+  local node npm
+  node=$(node --version 2>/dev/null || echo none)
+  npm=$(npm --version 2>/dev/null || echo none)
+  if [ "$node" != none ] && at_least "$node" $OLDEST_NODE && at_least "$npm" $OLDEST_NPM; then return; fi
+  say "Node.js $OLDEST_NODE or newer with npm $OLDEST_NPM or newer is needed; found Node.js $node, npm $npm"
+  say "Install a current release from https://nodejs.org and start again"
+  exit 1
+}
+
 node_packages() {
   local installed=node_modules/.package-lock.json
   [ "$installed" -nt package-lock.json ] && [ "$installed" -nt package.json ] && return
-  say "Installing node packages"
+  bootstrap_node
+  say "Installing node packages (about half a minute)"
   # Not `npm ci`: it insists on the packages of other platforms, which not every mirror has.
   npm install --no-save --no-fund --no-audit >&2
   touch "$installed"
+  at_least "$(node --version)" $OLDEST_WRANGLER_NODE && return
+  say "Wrangler needs Node.js $OLDEST_WRANGLER_NODE or newer; found $(node --version)"
+  say "npm did not install the one in package.json (perhaps ignore-scripts is set). Install Node.js from https://nodejs.org"
+  rm -f "$installed"
+  exit 1
 }
 
 rust() {
@@ -31,11 +52,12 @@ wasm_target() {
 
 cargo_tool() { # crate, version, a binary of it, more arguments
   "$tools/bin/$3" --version 2>/dev/null | grep -qw "${2//./\\.}" && return
-  say "Building $1 $2 (a few minutes, once)"
-  cargo install --quiet --root "$tools" --version "$2" "$1" "${@:4}" >&2
+  say "Building $1 $2: two or three minutes, once for all checkouts"
+  cargo install --root "$tools" --version "$2" "$1" "${@:4}" >&2
 }
 
 node_packages
+node scripts/simulator.mjs
 rust
 wasm_target
 cargo_tool wasm-bindgen-cli $WASM_BINDGEN_VERSION wasm-bindgen
