@@ -50,6 +50,7 @@ step "bash scripts/setup.sh tests"
 step "cargo fetch --locked --quiet"
 step "prettier --check --log-level warn ."
 step "oxlint"
+step "node scripts/costs.mjs --check"
 if cargo fmt --version >/dev/null 2>&1; then
   step "cargo fmt --check"
 else
