@@ -23,8 +23,9 @@ node_packages() {
   [ "$installed" -nt package-lock.json ] && [ "$installed" -nt package.json ] && return
   bootstrap_node
   say "Installing node packages (about half a minute)"
-  # Not `npm ci`: it insists on the packages of other platforms, which not every mirror has.
-  npm install --no-save --no-fund --no-audit >&2
+  # Not `npm ci`: it insists on the packages of other platforms, which not every mirror has. Without warnings: they
+  # are about the Node that installs, not the one that it brings.
+  npm install --no-save --no-fund --no-audit --loglevel error >&2
   touch "$installed"
   at_least "$(node --version)" $OLDEST_WRANGLER_NODE && return
   say "Wrangler needs Node.js $OLDEST_WRANGLER_NODE or newer; found $(node --version)"
