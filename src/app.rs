@@ -4,11 +4,11 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use crate::{
     auth::{Identity, Policy, Principal},
-    blobs::{Blobs, Cache, Edge, MEMORY},
+    blobs::{Blobs, Cache, Edge},
     config::Config,
     context::Context,
     oci::{RepositoryName, UploadId},
-    platform::{Background, Buffers, Clock, EdgeCache, RequestLog, Sink},
+    platform::{Background, Buffers, Clock, EdgeCache, RequestLog, Reserved, Sink, budget},
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{
         Repository,
@@ -73,7 +73,11 @@ impl App {
             identity: Identity::new(config.auth.users.clone(), salt),
             policy: Policy { anonymous: config.auth.anonymous },
             redirects: redirects(&config, &secret, &clock),
-            cache: Cache::new(MEMORY, kv, Edge::new(edge_cache, config.cache.edge_bytes, clock.clone())),
+            cache: Cache::new(
+                budget::limits::CACHE,
+                kv,
+                Edge::new(edge_cache, config.cache.edge_bytes, clock.clone()),
+            ),
             tags: Rc::new(TagCache::new(config.cache.tag_seconds, clock.clone())),
             has_foreign_links: Rc::default(),
             config,
@@ -107,6 +111,11 @@ impl App {
         let blobs = self.blobs(context);
         let stored = Stored::new(name.clone(), blobs.clone(), self.has_foreign_links.clone());
         Rc::new(Cached { inner: Rc::new(stored), name: name.clone(), tags: self.tags.clone(), blobs })
+    }
+
+    /// Counts memory that a request holds, until the answer is dropped; waits while too much is in use.
+    pub async fn reserve(&self, bytes: usize) -> Box<dyn Reserved> {
+        self.buffers.reserve(bytes).await
     }
 
     /// The id of a new upload.

@@ -9,6 +9,9 @@ use crate::{
     repository::{NewManifest, Revision},
 };
 
+/// The memory that a manifest takes while it is pushed, in multiples of its length.
+const PARSED: usize = 4;
+
 impl Registry<'_> {
     /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up in the repository, then for a GET the
     /// content from the nearest cache.
@@ -60,6 +63,9 @@ impl Registry<'_> {
         let extra: Vec<Tag> =
             parameters(&parts.uri, "tag").iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        // The content and what it is parsed into.
+        let length = body.content_length().unwrap_or(u64::MAX).min(Manifest::MAX_BYTES as u64);
+        let _held = self.app.reserve(length as usize * PARSED).await;
         let new = new_manifest(reference, content_type, body).await?;
         let mut tags = extra.clone();
         if let Reference::Tag(tag) = reference {

@@ -17,9 +17,6 @@ use crate::{
     storage::{PutOptions, Store},
 };
 
-/// Memory limit of an isolate's cache, in bytes: an eighth of its 128 MB.
-pub const MEMORY: usize = 16 * 1024 * 1024;
-
 /// Approximate memory overhead of an entry, in bytes.
 const OVERHEAD: usize = 256;
 

@@ -19,7 +19,7 @@ use crate::{
     storage::{Condition, LONG_PATIENCE, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
-pub use cache::{Cache, MEMORY};
+pub use cache::Cache;
 pub use edge::Edge;
 
 const SIZE: &str = "size";

@@ -1,26 +1,76 @@
-//! Buffers in JavaScript's memory, within a memory budget for the whole isolate.
+//! Buffers in JavaScript's memory, within the memory budget of the isolate.
 
 use std::{any::Any, cell::RefCell, ops::Range};
 
 use futures_util::future::LocalBoxFuture;
 use js_sys::{ArrayBuffer, Uint8Array};
 
-use super::{clock::sleep, stream};
+use super::{
+    clock::{SystemClock, sleep},
+    stream,
+};
 use crate::{
     oci::Hasher,
-    platform::{Buffer, Buffers},
+    platform::{
+        Buffer, Buffers, Clock, Reserved,
+        budget::{
+            Budget,
+            limits::{BUDGET, RESERVE},
+        },
+    },
     uploads::PART_SIZE,
 };
 
-/// Memory budget of an isolate's buffers, in bytes: half of its 128 MB. Uploads wait while it is exhausted.
-const BUDGET: usize = 64 * 1024 * 1024;
+/// The memory that a buffer starts with, in bytes.
+const SMALL: usize = 64 * 1024;
 
-/// Time after which an unused buffer counts as abandoned, in milliseconds: the runtime may drop a request
-/// silently.
-const ABANDONED: f64 = 120_000.0;
-
-/// Retry interval of a waiting upload, in milliseconds.
+/// Retry interval of a request that waits for memory, in milliseconds.
 const RETRY: u32 = 10;
+
+thread_local! {
+    static LENT: RefCell<Lent> = const { RefCell::new(Lent { budget: Budget::new(BUDGET, RESERVE), idle: Vec::new() }) };
+}
+
+/// The buffers in use, and idle ones of a part's size for reuse.
+struct Lent {
+    budget: Budget,
+    idle: Vec<ArrayBuffer>,
+}
+
+impl Lent {
+    /// Allocates memory that the budget has granted. Idle buffers count towards the budget too.
+    fn allocate(&mut self, bytes: usize) -> ArrayBuffer {
+        let reused = if bytes == PART_SIZE { self.idle.pop() } else { None };
+        self.idle.truncate(self.budget.free() / PART_SIZE);
+        reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32))
+    }
+}
+
+/// Waits until a request may hold `bytes`. Polls with a timer of this request: another request cannot wake it.
+async fn granted(id: u64, bytes: usize) {
+    while !LENT.with_borrow_mut(|lent| lent.budget.grow(id, bytes, SystemClock.now())) {
+        sleep(RETRY).await;
+    }
+}
+
+/// Memory held by a request, given back when it is dropped.
+struct Loan(u64);
+
+impl Loan {
+    async fn of(bytes: usize) -> Self {
+        let loan = Self(LENT.with_borrow_mut(|lent| lent.budget.id()));
+        granted(loan.0, bytes).await;
+        loan
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        LENT.with_borrow_mut(|lent| lent.budget.end(self.0));
+    }
+}
+
+impl Reserved for Loan {}
 
 /// The isolate's buffers.
 pub struct JsBuffers;
@@ -32,21 +82,23 @@ impl Buffers for JsBuffers {
 
     fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>> {
         Box::pin(async move {
-            loop {
-                if let Some(buffer) = try_lend(capacity) {
-                    return Box::new(buffer) as Box<dyn Buffer>;
-                }
-                // Poll with a timer of this request: another request cannot wake it.
-                sleep(RETRY).await;
-            }
+            let bytes = capacity.min(SMALL);
+            let loan = Loan::of(bytes).await;
+            let memory = LENT.with_borrow_mut(|lent| lent.allocate(bytes));
+            Box::new(JsBuffer { memory, capacity, loan }) as Box<dyn Buffer>
         })
+    }
+
+    fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Box<dyn Reserved>> {
+        Box::pin(async move { Box::new(Loan::of(bytes).await) as Box<dyn Reserved> })
     }
 }
 
-/// A buffer in JavaScript's memory.
+/// A buffer in JavaScript's memory. It has less memory than its capacity until that is needed.
 pub struct JsBuffer {
     memory: ArrayBuffer,
-    id: u64,
+    capacity: usize,
+    loan: Loan,
 }
 
 impl Buffer for JsBuffer {
@@ -56,32 +108,43 @@ impl Buffer for JsBuffer {
 
     /// A buffer that is only dropped waits for the garbage collector, and many pile up before it runs.
     fn recycle(&self) {
-        if self.memory.byte_length() as usize == PART_SIZE {
+        if self.length() == PART_SIZE {
             LENT.with_borrow_mut(|lent| lent.idle.push(self.memory.clone()));
         }
     }
 }
 
 impl JsBuffer {
+    fn length(&self) -> usize {
+        self.memory.byte_length() as usize
+    }
+
     /// A view of a range, without a copy.
     pub fn view(&self, range: Range<usize>) -> Uint8Array {
         Uint8Array::new_with_byte_offset_and_length(&self.memory, range.start as u32, range.len() as u32)
     }
 
+    /// Makes room after the first `used` bytes, and returns the end of it.
+    pub(super) async fn make_room(&mut self, used: usize) -> usize {
+        if used >= self.length() && self.length() < self.capacity {
+            let bytes = (used + SMALL).max(self.length() * 4).min(self.capacity);
+            granted(self.loan.0, bytes).await;
+            let memory = LENT.with_borrow_mut(|lent| lent.allocate(bytes));
+            Uint8Array::new(&memory).set(&self.view(0..self.length()), 0);
+            self.memory = memory;
+        }
+        self.length()
+    }
+
+    /// The request still reads into this buffer.
+    pub(super) fn touch(&self) {
+        LENT.with_borrow_mut(|lent| lent.budget.touch(self.loan.0, SystemClock.now()));
+    }
+
     /// Restores the memory after a read has detached it.
     pub(super) fn put_back(&mut self, memory: ArrayBuffer) {
         self.memory = memory;
-        LENT.with_borrow_mut(|lent| {
-            if let Some(loan) = lent.loans.iter_mut().find(|loan| loan.id == self.id) {
-                loan.seen = js_sys::Date::now();
-            }
-        });
-    }
-}
-
-impl Drop for JsBuffer {
-    fn drop(&mut self) {
-        LENT.with_borrow_mut(|lent| lent.loans.retain(|loan| loan.id != self.id));
+        self.touch();
     }
 }
 
@@ -91,37 +154,8 @@ pub fn view(buffer: &dyn Buffer, range: Range<usize>) -> Option<Uint8Array> {
     buffer.downcast_ref::<JsBuffer>().map(|buffer| buffer.view(range))
 }
 
-struct Loan {
-    id: u64,
-    bytes: usize,
-    seen: f64,
-}
-
-/// The buffers in use, and idle ones of a part's size for reuse.
-#[derive(Default)]
-struct Lent {
-    loans: Vec<Loan>,
-    idle: Vec<ArrayBuffer>,
-    next: u64,
-}
-
-thread_local! {
-    static LENT: RefCell<Lent> = RefCell::default();
-}
-
-fn try_lend(bytes: usize) -> Option<JsBuffer> {
-    LENT.with_borrow_mut(|lent| {
-        let now = js_sys::Date::now();
-        lent.loans.retain(|loan| now - loan.seen < ABANDONED);
-        let used: usize = lent.loans.iter().map(|loan| loan.bytes).sum();
-        if used > 0 && used + bytes > BUDGET {
-            return None;
-        }
-        let reused = if bytes == PART_SIZE { lent.idle.pop() } else { None };
-        // Idle buffers count towards the budget too.
-        lent.idle.truncate(BUDGET.saturating_sub(used + bytes) / PART_SIZE);
-        lent.next += 1;
-        lent.loans.push(Loan { id: lent.next, bytes, seen: now });
-        Some(JsBuffer { memory: reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32)), id: lent.next })
-    })
+/// The bytes that requests hold.
+#[cfg(test)]
+pub fn used() -> usize {
+    LENT.with_borrow(|lent| lent.budget.used())
 }

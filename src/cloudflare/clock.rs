@@ -1,8 +1,8 @@
 //! The runtime's clock. It advances only while a request waits, not while it computes.
 
 use futures_util::future::LocalBoxFuture;
-use js_sys::{Function, Promise, Reflect};
-use wasm_bindgen::{JsCast, JsValue};
+use js_sys::{Function, Promise};
+use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 
 use crate::platform::{Clock, Timestamp};
@@ -20,16 +20,28 @@ impl Clock for SystemClock {
     }
 }
 
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = setTimeout)]
+    fn set_timeout(run: &Function, milliseconds: u32) -> JsValue;
+    #[wasm_bindgen(js_name = clearTimeout)]
+    fn clear_timeout(id: &JsValue);
+}
+
+/// A timer, cleared when nothing waits for it any more.
+struct Timer(JsValue);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        clear_timeout(&self.0);
+    }
+}
+
 /// Sleeps. The timer belongs to the calling request, as the runtime requires.
 pub async fn sleep(milliseconds: u32) {
-    let set_timeout =
-        Reflect::get(&js_sys::global(), &"setTimeout".into()).map(JsCast::unchecked_into::<Function>);
-    let promise = Promise::new(&mut |resolve, _| {
-        if let Ok(set_timeout) = &set_timeout {
-            // Infallible with a function and a number.
-            let _ = set_timeout.call2(&JsValue::UNDEFINED, &resolve, &milliseconds.into());
-        }
-    });
+    let mut timer = None;
+    let promise = Promise::new(&mut |resolve, _| timer = Some(Timer(set_timeout(&resolve, milliseconds))));
     // A timer's promise is never rejected.
     let _ = JsFuture::from(promise).await;
+    drop(timer);
 }

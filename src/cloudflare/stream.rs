@@ -1,15 +1,15 @@
 //! Streams that stay in JavaScript: bytes enter WebAssembly only to be hashed.
 
-use std::{any::Any, ops::Range};
+use std::{any::Any, ops::Range, pin::pin};
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{self, Either, LocalBoxFuture};
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{ReadableStream, ReadableStreamDefaultReader};
 
-use super::buffers::JsBuffer;
+use super::{buffers::JsBuffer, clock::sleep};
 use crate::{
     oci::Hasher,
     platform::{Body, Buffer, ByteStream, ReadError, Stream},
@@ -18,6 +18,9 @@ use crate::{
 /// Size of one read from a stream, in bytes: large, since each read costs a few microseconds, but small
 /// enough for hashing to overlap with the next read.
 const STRIDE: usize = 1024 * 1024;
+
+/// Interval at which a request that waits for its client says that it is alive, in milliseconds.
+const TOUCH: u32 = 30_000;
 
 /// Size of one copy into WebAssembly for hashing, in bytes: fits the processor's cache.
 const WINDOW: usize = 64 * 1024;
@@ -117,8 +120,16 @@ impl ByteStream for JsStream {
             let mut window = Vec::new();
             let mut at = range.start;
             while at < range.end {
-                let want = STRIDE.min(range.end - at);
-                let read = self.fill(buffer.view(at..at + want)).await.map_err(broken)?;
+                let room = buffer.make_room(at).await.min(range.end);
+                let want = STRIDE.min(room - at);
+                let mut read = pin!(self.fill(buffer.view(at..at + want)));
+                let read = loop {
+                    match future::select(read.as_mut(), pin!(sleep(TOUCH))).await {
+                        Either::Left((read, _)) => break read.map_err(broken)?,
+                        // The client is slow, and the request is alive.
+                        Either::Right(_) => buffer.touch(),
+                    }
+                };
                 // A read detaches the memory and returns it as a new object.
                 buffer.put_back(read.buffer());
                 let length = read.length() as usize;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     oci::Algorithm,
-    platform::{Body, Buffers, ByteStream, ReadError},
+    platform::{Body, Buffers, ByteStream, ReadError, budget::limits::BUDGET},
     storage::{
         PutOptions, Store, contract,
         s3::{S3, S3Bucket},
@@ -183,16 +183,30 @@ async fn discarded_bytes_are_hashed() {
 }
 
 #[wasm_bindgen_test]
+async fn a_buffer_takes_memory_as_it_is_filled() {
+    let before = buffers::used();
+    let mut buffer = JsBuffers.lend(PART_SIZE).await;
+    assert!(buffers::used() - before <= 64 * 1024);
+    let bytes = noise(300_000);
+    let mut short = stream(&bytes, &[70_000], false);
+    let end = short.read_into(&mut *buffer, 0..PART_SIZE, None).await.unwrap();
+    assert!(buffers::view(&*buffer, 0..end).unwrap().to_vec() == bytes);
+    assert!(buffers::used() - before <= 4 * bytes.len());
+    drop(buffer);
+    assert_eq!(buffers::used(), before);
+}
+
+#[wasm_bindgen_test]
 async fn uploads_wait_while_the_memory_budget_is_exhausted() {
-    let mut lent = Vec::new();
-    for _ in 0..8 {
-        lent.push(JsBuffers.lend(PART_SIZE).await);
+    let mut held = Vec::new();
+    for _ in 0..BUDGET / PART_SIZE {
+        held.push(JsBuffers.reserve(PART_SIZE).await);
     }
     let mut waiting = JsBuffers.lend(PART_SIZE);
     match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
-        futures_util::future::Either::Left(_) => panic!("lent a ninth buffer from a budget of eight"),
+        futures_util::future::Either::Left(_) => panic!("lent more than the budget"),
         futures_util::future::Either::Right(_) => {}
     }
-    buffers::recycle(&*lent.pop().unwrap());
-    buffers::recycle(&*waiting.await);
+    held.pop();
+    waiting.await.recycle();
 }

@@ -66,7 +66,7 @@ pub trait ByteStream: Any {
     fn cancel(self: Box<Self>);
 }
 
-/// A buffer of fixed capacity in the platform's memory, lent by [`Buffers`].
+/// A buffer of limited capacity in the platform's memory, lent by [`Buffers`].
 pub trait Buffer: Any {
     /// Updates `hasher` with a range of the bytes.
     fn hash(&self, range: Range<usize>, hasher: &mut Hasher);
@@ -80,9 +80,16 @@ pub trait Buffers {
     /// The size of an upload's parts and the limit of a buffer's capacity, in bytes.
     fn part_size(&self) -> usize;
 
-    /// Lends a buffer of `capacity` bytes; waits while the budget is exhausted.
+    /// Lends a buffer of `capacity` bytes, which takes memory as it is filled; waits while the budget is exhausted.
     fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>>;
+
+    /// Counts `bytes` that a request holds elsewhere, until the answer is dropped; waits while the budget is
+    /// exhausted.
+    fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Box<dyn Reserved>>;
 }
+
+/// Memory counted by [`Buffers::reserve`].
+pub trait Reserved {}
 
 /// The content of a request, of a response, or of an object on its way to storage.
 pub enum Body {

@@ -5,7 +5,7 @@ use std::{any::Any, cell::Cell, ops::Range, rc::Rc};
 use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, ready};
 
-use super::{Buffer, Buffers, ByteStream, Clock, ReadError, Stream, Timestamp};
+use super::{Buffer, Buffers, ByteStream, Clock, ReadError, Reserved, Stream, Timestamp};
 use crate::oci::Hasher;
 
 /// A stream over bytes in memory. It can hide its length, or fail at its end like a lost connection.
@@ -104,6 +104,10 @@ impl Buffer for MemoryBuffer {
     fn recycle(&self) {}
 }
 
+struct Unlimited;
+
+impl Reserved for Unlimited {}
+
 /// Buffers without a budget, for parts of `part_size` bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryBuffers {
@@ -118,6 +122,10 @@ impl Buffers for MemoryBuffers {
 
     fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>> {
         Box::pin(async move { Box::new(MemoryBuffer(vec![0; capacity])) as Box<dyn Buffer> })
+    }
+
+    fn reserve(&self, _: usize) -> LocalBoxFuture<'static, Box<dyn Reserved>> {
+        Box::pin(async { Box::new(Unlimited) as Box<dyn Reserved> })
     }
 }
 

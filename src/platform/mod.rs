@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod body;
+pub mod budget;
 pub mod clock;
 pub mod edge_cache;
 pub mod http_client;
@@ -9,7 +10,7 @@ pub mod log;
 pub mod memory;
 
 pub use background::Background;
-pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, ReadError, Stream};
+pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, ReadError, Reserved, Stream};
 pub use clock::{Clock, Timestamp};
 pub use edge_cache::EdgeCache;
 pub use http_client::HttpClient;
