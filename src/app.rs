@@ -4,17 +4,13 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use crate::{
     auth::{Identity, Policy, Principal},
-    blobs::{Blobs, Cache, Edge},
+    blobs::{Blobs, Cache, Edge, Freshness},
     config::Config,
     context::Context,
     oci::{RepositoryName, UploadId},
     platform::{Background, Buffers, Clock, EdgeCache, RequestLog, Reserved, Sink, budget},
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
-    repository::{
-        Repository,
-        cached::{Cached, TagCache},
-        stored::Stored,
-    },
+    repository::{Repository, cached::Cached, facts::Facts, stored::Stored},
     secret::SecretStore,
     storage::Store,
     uploads::{CallError, UploadSessions, Uploads},
@@ -30,7 +26,7 @@ pub struct Platform {
     pub sessions: Rc<dyn UploadSessions>,
     /// Buffers for upload parts.
     pub buffers: Rc<dyn Buffers>,
-    /// The cache of blob bodies.
+    /// The cache near the client, unless a request has its own.
     pub edge_cache: Rc<dyn EdgeCache>,
     /// Source of the current time.
     pub clock: Rc<dyn Clock>,
@@ -56,7 +52,8 @@ pub struct App {
     pub clock: Rc<dyn Clock>,
     store: Store,
     cache: Cache,
-    tags: Rc<TagCache>,
+    facts: Rc<Facts>,
+    edge_cache: Rc<dyn EdgeCache>,
     has_foreign_links: Rc<Cell<bool>>,
     sessions: Rc<dyn UploadSessions>,
     buffers: Rc<dyn Buffers>,
@@ -73,12 +70,9 @@ impl App {
             identity: Identity::new(config.auth.users.clone(), salt),
             policy: Policy { anonymous: config.auth.anonymous },
             redirects: redirects(&config, &secret, &clock),
-            cache: Cache::new(
-                budget::limits::CACHE,
-                kv,
-                Edge::new(edge_cache, config.cache.edge_bytes, clock.clone()),
-            ),
-            tags: Rc::new(TagCache::new(config.cache.tag_seconds, clock.clone())),
+            cache: Cache::new(budget::limits::CACHE, kv, Edge::new(config.cache.edge_bytes, clock.clone())),
+            facts: Rc::new(Facts::new(config.cache.tag_seconds, config.cache.digest_seconds, clock.clone())),
+            edge_cache,
             has_foreign_links: Rc::default(),
             config,
             secret,
@@ -93,7 +87,8 @@ impl App {
     /// The context of a request or job run; `id` appears in its log lines.
     pub fn context(&self, principal: Principal, id: String, background: Rc<dyn Background>) -> Context {
         let log = Rc::new(RequestLog::new(self.config.operation.log_level, id, self.sink.clone()));
-        Context { principal: Rc::new(principal), log, background }
+        let edge_cache = self.edge_cache.clone();
+        Context { principal: Rc::new(principal), log, background, edge_cache }
     }
 
     /// The store, with calls counted and logged in this context.
@@ -106,11 +101,26 @@ impl App {
         Blobs::new(self.store(context), self.cache.clone(), context.clone())
     }
 
-    /// A repository, with its decorators.
+    /// A repository, with its decorators. What it has is read from the store.
     pub fn repository(&self, name: &RepositoryName, context: &Context) -> Rc<dyn Repository> {
-        let blobs = self.blobs(context);
+        self.compose(name, Freshness::Strict, context)
+    }
+
+    /// A repository for a pull: answers may be as old as the configuration allows.
+    pub fn repository_for_pull(&self, name: &RepositoryName, context: &Context) -> Rc<dyn Repository> {
+        self.compose(name, Freshness::Cached, context)
+    }
+
+    /// The cached answers about repositories.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn compose(&self, name: &RepositoryName, freshness: Freshness, context: &Context) -> Rc<dyn Repository> {
+        let (blobs, facts) = (self.blobs(context), self.facts.clone());
         let stored = Stored::new(name.clone(), blobs.clone(), self.has_foreign_links.clone());
-        Rc::new(Cached { inner: Rc::new(stored), name: name.clone(), tags: self.tags.clone(), blobs })
+        let (name, context) = (name.clone(), context.clone());
+        Rc::new(Cached { inner: Rc::new(stored), name, facts, freshness, blobs, context })
     }
 
     /// Counts memory that a request holds, until the answer is dropped; waits while too much is in use.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::{
     auth::Principal,
-    platform::{Background, RequestLog},
+    platform::{Background, EdgeCache, RequestLog},
 };
 
 /// The context of one request or job run. Cheap to clone.
@@ -16,6 +16,8 @@ pub struct Context {
     pub log: Rc<RequestLog>,
     /// Runs optional work after the response.
     pub background: Rc<dyn Background>,
+    /// The cache near the client.
+    pub edge_cache: Rc<dyn EdgeCache>,
 }
 
 impl Context {

@@ -23,9 +23,9 @@ fn text(request: &Request, name: header::HeaderName) -> Option<&str> {
 }
 
 impl Registry<'_> {
-    /// end-2: `GET /v2/<name>/blobs/<digest>`, and HEAD. One look-up, then for a GET a redirect or one read,
-    /// from the edge cache if possible. If the blob's location is in the isolate's memory, look-up and read
-    /// run concurrently.
+    /// end-2: `GET /v2/<name>/blobs/<digest>`, and HEAD. One look-up, which for a GET a cache may answer, then for
+    /// a GET a redirect or one read, from the edge cache if possible. If the blob's location is in the isolate's
+    /// memory, look-up and read run concurrently.
     pub(super) async fn get_blob(
         &self,
         name: &RepositoryName,
@@ -33,7 +33,7 @@ impl Registry<'_> {
         request: &Request,
     ) -> Result<Response, Error> {
         let unknown = || Error::BlobUnknown(digest.clone());
-        let repository = self.repository(name);
+        let repository = self.repository_for_pull(name, request);
         let mut response =
             BlobResponse { blobs: self.app.blobs(&self.context), digest, request, opened: None };
         if request.method() == Method::HEAD {

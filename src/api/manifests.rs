@@ -22,7 +22,11 @@ impl Registry<'_> {
         request: &Request,
     ) -> Result<Response, Error> {
         let unknown = || Error::ManifestUnknown(reference.clone());
-        let repository = self.repository(name);
+        // A push looks with HEAD whether it must send a manifest.
+        let repository = match reference {
+            Reference::Digest(_) if request.method() == Method::HEAD => self.repository(name),
+            _ => self.repository_for_pull(name, request),
+        };
         let Revision { digest, mut description } =
             repository.revision(reference).await?.ok_or_else(unknown)?;
 

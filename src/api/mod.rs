@@ -5,6 +5,7 @@ mod blobs;
 mod catalog;
 pub mod error;
 pub mod headers;
+pub mod inner;
 mod manifests;
 mod page;
 mod referrers;
@@ -52,17 +53,10 @@ pub struct Api {
 }
 
 impl Handler for Api {
-    /// Converts errors to responses; nothing else does.
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
-            let mut response = self.dispatch(request, context).await.unwrap_or_else(|error| {
-                let mut response = error.response();
-                if let Some(line) = error.log_line() {
-                    response.extensions_mut().insert(LogLine(line.to_owned()));
-                }
-                response
-            });
+            let mut response = self.dispatch(request, context).await.unwrap_or_else(|error| respond(&error));
             if is_head {
                 *response.body_mut() = Body::Empty;
             }
@@ -141,6 +135,26 @@ impl Registry<'_> {
     fn repository(&self, name: &RepositoryName) -> Rc<dyn Repository> {
         self.app.repository(name, &self.context)
     }
+
+    /// The repository for a pull. A client that asks for a fresh answer gets one.
+    fn repository_for_pull(&self, name: &RepositoryName, request: &Request) -> Rc<dyn Repository> {
+        let control = request.headers().get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
+        let is_strict =
+            |control: &str| ["no-cache", "no-store", "max-age=0"].iter().any(|word| control.contains(word));
+        match control.is_some_and(is_strict) {
+            true => self.repository(name),
+            false => self.app.repository_for_pull(name, &self.context),
+        }
+    }
+}
+
+/// Converts an error to a response; nothing else does.
+fn respond(error: &Error) -> Response {
+    let mut response = error.response();
+    if let Some(line) = error.log_line() {
+        response.extensions_mut().insert(LogLine(line.to_owned()));
+    }
+    response
 }
 
 fn json(text: String) -> Response {

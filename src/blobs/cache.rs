@@ -17,6 +17,12 @@ use crate::{
     storage::{PutOptions, Store},
 };
 
+/// The start of the paths of blobs at the inner entry points, before the digest.
+pub const BLOBS: &str = "/blobs/";
+
+/// The start of the paths of manifests at the inner entry points, before the digest.
+pub const MANIFESTS: &str = "/manifests/";
+
 /// Approximate memory overhead of an entry, in bytes.
 const OVERHEAD: usize = 256;
 
@@ -77,10 +83,19 @@ impl Cache {
         self.memory.borrow_mut().put(entry, digest, value);
     }
 
-    /// Looks in memory, then in KV. Verifies content from KV.
+    /// Looks in memory, for a manifest in the edge cache, then in KV. Verifies what is not from memory.
     pub(super) async fn get(&self, entry: CacheEntry, digest: &Digest, context: &Context) -> Option<Bytes> {
         if let Some(value) = self.in_memory(entry, digest) {
             context.log.count_cache(|counts| counts.memory += 1);
+            return Some(value);
+        }
+        if entry == CacheEntry::Manifest
+            && let Some(body) = context.edge_cache.ask(&manifest_path(digest)).await
+            && let Ok(value) = body.read(2 * Manifest::MAX_BYTES).await
+            && is_valid(entry, digest, &value)
+        {
+            context.log.count_cache(|counts| counts.edge += 1);
+            self.put_in_memory(entry, digest, value.clone());
             return Some(value);
         }
         let kv = self.kv.as_ref()?;
@@ -125,6 +140,11 @@ impl Cache {
             }
         }));
     }
+}
+
+/// The path of a manifest's content at the inner entry points.
+fn manifest_path(digest: &Digest) -> String {
+    format!("{MANIFESTS}{digest}")
 }
 
 fn is_valid(entry: CacheEntry, digest: &Digest, value: &[u8]) -> bool {

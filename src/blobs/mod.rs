@@ -19,7 +19,7 @@ use crate::{
     storage::{Condition, LONG_PATIENCE, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
-pub use cache::Cache;
+pub use cache::{BLOBS, Cache, MANIFESTS};
 pub use edge::Edge;
 
 const SIZE: &str = "size";
@@ -156,7 +156,7 @@ impl Blobs {
         host: Option<&str>,
     ) -> Result<Option<Opened>, StorageError> {
         if let Some(host) = host
-            && let Some(body) = self.cache.edge.get(host, digest, located.size, range).await
+            && let Some(body) = self.cache.edge.get(&self.context, host, digest, located.size, range).await
         {
             return Ok(Some(Opened { body, located: located.clone(), path: None }));
         }
@@ -275,7 +275,8 @@ impl Blobs {
         find: impl Future<Output = Result<Option<T>, StorageError>>,
         write: impl FnOnce(&T) -> Bytes,
     ) -> Result<Option<T>, StorageError> {
-        if let Some(value) = self.cache.get(entry, digest, &self.context).await.and_then(read) {
+        let cached = self.cache.get(entry, digest, &self.context).await;
+        if let Some(value) = cached.and_then(read) {
             return Ok(Some(value));
         }
         self.context.log.count_cache(|counts| counts.miss += 1);

@@ -7,7 +7,12 @@ use serde_json::Value;
 use worker::{Context, Env};
 
 use super::{
-    buffers::JsBuffers, clock::SystemClock, edge_cache::CacheApi, fetch::Fetch, kv::Kv, r2::R2,
+    buffers::JsBuffers,
+    clock::{SystemClock, sleep},
+    edge_cache::CacheApi,
+    fetch::Fetch,
+    kv::Kv,
+    r2::R2,
     sessions::DurableSessions,
 };
 use crate::{
@@ -84,4 +89,18 @@ impl Background for WaitUntil {
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
         self.0.wait_until(work);
     }
+
+    fn spawn_after(&self, milliseconds: u32, work: LocalBoxFuture<'static, ()>) {
+        self.spawn(after(milliseconds, work));
+    }
+}
+
+/// Work that begins after a delay.
+pub fn after(milliseconds: u32, work: LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()> {
+    Box::pin(async move {
+        if milliseconds > 0 {
+            sleep(milliseconds).await;
+        }
+        work.await;
+    })
 }

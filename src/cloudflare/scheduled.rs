@@ -6,7 +6,10 @@ use futures_util::future::LocalBoxFuture;
 use serde_json::json;
 use worker::{Env, ScheduleContext, ScheduledEvent, event};
 
-use super::{bindings::Console, entry::isolate};
+use super::{
+    bindings::{Console, after},
+    entry::isolate,
+};
 use crate::{
     api::Error,
     auth::Principal,
@@ -28,6 +31,10 @@ struct WaitUntil(ScheduleContext);
 impl Background for WaitUntil {
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
         self.0.wait_until(work);
+    }
+
+    fn spawn_after(&self, milliseconds: u32, work: LocalBoxFuture<'static, ()>) {
+        self.spawn(after(milliseconds, work));
     }
 }
 

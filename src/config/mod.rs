@@ -129,7 +129,9 @@ mod tests {
             ("BLOB_REDIRECT_ORIGIN", "https://cdn.example.com/blobs"),
             ("BLOB_REDIRECT_KEYS", "short"),
             ("EDGE_CACHE_MIB", "1G"),
+            ("WORKERS_CACHING", "yes"),
             ("TAG_CACHE_SECONDS", "-1"),
+            ("DIGEST_CACHE_SECONDS", "1m"),
             ("MIDDLEWARE", "server-timing cache"),
             ("LOG_LEVEL", "verbose"),
         ] {

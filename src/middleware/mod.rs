@@ -5,11 +5,17 @@ mod server_timing;
 
 use std::rc::Rc;
 
+use self::access_log::AccessLog;
 use crate::{
-    api::{Api, Handler},
+    api::{Api, Handler, inner::Inner},
     app::App,
     config::Middleware,
 };
+
+/// The inner entry points, with the access log.
+pub fn inner(app: &Rc<App>) -> impl Handler + use<> {
+    AccessLog { inner: Rc::new(Inner { app: app.clone() }), clock: app.clock.clone() }
+}
 
 /// The API with the middleware that the configuration enables, innermost first; the access log is outermost.
 pub fn stack(app: &Rc<App>) -> Rc<dyn Handler> {
@@ -21,5 +27,5 @@ pub fn stack(app: &Rc<App>) -> Rc<dyn Handler> {
             }
         };
     }
-    Rc::new(access_log::AccessLog { inner: handler, clock: app.clock.clone() })
+    Rc::new(AccessLog { inner: handler, clock: app.clock.clone() })
 }

@@ -27,8 +27,8 @@ impl Handler for ServerTiming {
             let ((calls, storage), cache) = (log.storage_calls(), log.cache_counts());
             let timing = format!(
                 "total;dur={total}, storage;dur={storage};desc=\"{calls} calls\", \
-                 cache;desc=\"memory {}, kv {}, miss {}, error {}\"",
-                cache.memory, cache.kv, cache.miss, cache.error
+                 cache;desc=\"memory {}, edge {}, kv {}, miss {}, error {}\"",
+                cache.memory, cache.edge, cache.kv, cache.miss, cache.error
             );
             headers::set(response.headers_mut(), SERVER_TIMING, timing);
             response

@@ -33,6 +33,13 @@ pub struct ByteRange {
     pub length: Option<u64>,
 }
 
+impl ByteRange {
+    /// The positions of the first and the last byte in content of `size` bytes, which has the offset.
+    pub fn bounds(self, size: u64) -> (u64, u64) {
+        (self.offset, self.offset + self.length.unwrap_or(size - self.offset) - 1)
+    }
+}
+
 /// A boxed stream of the platform.
 pub type Stream = Box<dyn ByteStream>;
 

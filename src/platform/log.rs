@@ -39,11 +39,13 @@ pub trait Sink {
     fn line(&self, line: Value);
 }
 
-/// Hits and misses of the descriptor cache in one request.
+/// Hits and misses of the caches of facts and descriptors in one request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CacheCounts {
     /// Hits in the isolate's memory.
     pub memory: u32,
+    /// Answers of the edge cache.
+    pub edge: u32,
     /// Hits in KV.
     pub kv: u32,
     /// Misses, answered by storage.

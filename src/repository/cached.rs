@@ -1,61 +1,17 @@
-//! The decorator that invalidates the isolate's caches on writes and, if the configuration allows stale tags,
-//! caches tags.
+//! The decorator that answers pulls from caches, as far as the configuration allows, and that invalidates the
+//! caches on changes.
 
-use std::{cell::RefCell, num::NonZeroUsize, rc::Rc};
+use std::rc::Rc;
 
-use lru::LruCache;
-
-use super::{Answer, NewManifest, Repository, Revision};
-use crate::{
-    blobs::Blobs,
-    oci::{Digest, Reference, RepositoryName, Tag},
-    platform::{Clock, Timestamp},
+use super::{
+    Answer, NewManifest, Repository, RepositoryError, Revision,
+    facts::{Facts, Question},
 };
-
-/// Limit of tags that an isolate caches.
-const TAGS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-
-type TagEntries = LruCache<(RepositoryName, Tag), (Revision, Timestamp)>;
-
-/// The manifests that tags recently pointed to. With a lifetime of 0 nothing is cached, and every read of a
-/// tag sees the last push.
-pub struct TagCache {
-    seconds: u64,
-    clock: Rc<dyn Clock>,
-    entries: RefCell<TagEntries>,
-}
-
-impl TagCache {
-    /// A cache whose entries live for `seconds`.
-    pub fn new(seconds: u64, clock: Rc<dyn Clock>) -> Self {
-        Self { seconds, clock, entries: RefCell::new(LruCache::new(TAGS)) }
-    }
-
-    fn get(&self, name: &RepositoryName, tag: &Tag) -> Option<Revision> {
-        if self.seconds == 0 {
-            return None;
-        }
-        let mut entries = self.entries.borrow_mut();
-        let (revision, expires) = entries.get(&(name.clone(), tag.clone()))?;
-        (self.clock.now() < *expires).then(|| revision.clone())
-    }
-
-    fn put(&self, name: &RepositoryName, tag: &Tag, revision: &Revision) {
-        if self.seconds > 0 {
-            let entry = (revision.clone(), self.clock.now().plus_seconds(self.seconds));
-            self.entries.borrow_mut().put((name.clone(), tag.clone()), entry);
-        }
-    }
-
-    /// Drops every tag of a repository.
-    fn evict(&self, name: &RepositoryName) {
-        let mut entries = self.entries.borrow_mut();
-        let keys: Vec<_> = entries.iter().map(|(key, _)| key).filter(|key| key.0 == *name).cloned().collect();
-        for key in keys {
-            entries.pop(&key);
-        }
-    }
-}
+use crate::{
+    blobs::{Blobs, Freshness, Located},
+    context::Context,
+    oci::{Digest, Reference, RepositoryName, Tag},
+};
 
 /// The caching decorator.
 pub struct Cached {
@@ -63,10 +19,14 @@ pub struct Cached {
     pub inner: Rc<dyn Repository>,
     /// The repository's name.
     pub name: RepositoryName,
-    /// The isolate's tag cache.
-    pub tags: Rc<TagCache>,
+    /// The cached answers.
+    pub facts: Rc<Facts>,
+    /// [`Freshness::Cached`] for a pull. Otherwise every answer comes from the decorated repository.
+    pub freshness: Freshness,
     /// The blobs, with the isolate's descriptor cache.
     pub blobs: Blobs,
+    /// The context of the request or job.
+    pub context: Context,
 }
 
 impl Repository for Cached {
@@ -76,15 +36,27 @@ impl Repository for Cached {
 
     fn revision<'a>(&'a self, reference: &'a Reference) -> Answer<'a, Option<Revision>> {
         Box::pin(async move {
-            let Reference::Tag(tag) = reference else { return self.inner.revision(reference).await };
-            if let Some(revision) = self.tags.get(&self.name, tag) {
-                return Ok(Some(revision));
+            if self.freshness == Freshness::Strict {
+                return self.inner.revision(reference).await;
             }
-            let revision = self.inner.revision(reference).await?;
-            if let Some(revision) = &revision {
-                self.tags.put(&self.name, tag, revision);
+            let question = Question::Manifest(reference.clone());
+            let fact = self.facts.find(&self.name, &question, &*self.inner, &self.context).await?;
+            Ok(fact.map(|fact| fact.into_revision()))
+        })
+    }
+
+    fn locate<'a>(&'a self, digest: &'a Digest, freshness: Freshness) -> Answer<'a, Option<Located>> {
+        Box::pin(async move {
+            if self.freshness == Freshness::Strict || freshness == Freshness::Strict {
+                return self.inner.locate(digest, freshness).await;
             }
-            Ok(revision)
+            let question = Question::Blob(digest.clone());
+            let fact = self.facts.find(&self.name, &question, &*self.inner, &self.context).await?;
+            let located = fact.and_then(|fact| fact.into_located());
+            if let Some(located) = &located {
+                self.blobs.cache_location(digest, located);
+            }
+            Ok(located)
         })
     }
 
@@ -92,7 +64,9 @@ impl Repository for Cached {
         Box::pin(async move {
             let put = self.inner.put_manifest(new, tags).await;
             // After a failure too: some of the tags may have moved.
-            self.tags.evict(&self.name);
+            if !tags.is_empty() && !matches!(put, Err(RepositoryError::BlobsMissing(_))) {
+                self.facts.forget(&self.name, true, &self.context);
+            }
             put
         })
     }
@@ -100,8 +74,8 @@ impl Repository for Cached {
     fn delete_manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_manifest(digest).await;
-            self.tags.evict(&self.name);
             if !matches!(deleted, Ok(false)) {
+                self.facts.forget(&self.name, false, &self.context);
                 self.blobs.evict(digest);
             }
             deleted
@@ -111,7 +85,9 @@ impl Repository for Cached {
     fn delete_tag<'a>(&'a self, tag: &'a Tag) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_tag(tag).await;
-            self.tags.evict(&self.name);
+            if !matches!(deleted, Ok(false)) {
+                self.facts.forget(&self.name, true, &self.context);
+            }
             deleted
         })
     }
@@ -120,6 +96,7 @@ impl Repository for Cached {
         Box::pin(async move {
             let unlinked = self.inner.unlink_blob(digest).await;
             if !matches!(unlinked, Ok(false)) {
+                self.facts.forget(&self.name, false, &self.context);
                 self.blobs.evict(digest);
             }
             unlinked

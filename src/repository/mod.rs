@@ -13,6 +13,8 @@
 
 pub mod cached;
 pub mod catalog;
+pub mod facts;
+mod purges;
 pub mod stored;
 
 use bytes::Bytes;
@@ -84,8 +86,8 @@ pub trait Repository {
         self.inner().manifest(digest)
     }
 
-    /// Locates the bytes of a blob; `None` if this repository does not have it. The link is always read from
-    /// the store. If the link has no location, `freshness` decides whether a cache may answer.
+    /// Locates the bytes of a blob; `None` if this repository does not have it. `freshness` decides whether a
+    /// cache may answer: about the repository within the configured bound, about the blob without one.
     fn locate<'a>(&'a self, digest: &'a Digest, freshness: Freshness) -> Answer<'a, Option<Located>> {
         self.inner().locate(digest, freshness)
     }

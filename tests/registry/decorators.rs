@@ -8,9 +8,7 @@ use pierhead::{
     blobs::{Freshness, Located},
     oci::{Algorithm, Manifest, Reference, media_type},
     repository::{
-        Answer, NewManifest, Repository, RepositoryError,
-        cached::{Cached, TagCache},
-        stored::Stored,
+        Answer, NewManifest, Repository, RepositoryError, cached::Cached, facts::Facts, stored::Stored,
     },
 };
 
@@ -79,8 +77,14 @@ fn every_slot_accepts_a_no_op_decorator() {
 
     // In the worker: cached, then mirrored, then the client of the repository's writer.
     let mirrored_and_client: Rc<dyn Repository> = Rc::new(NoOp(Rc::new(NoOp(stored()))));
-    let tags = Rc::new(TagCache::new(0, registry.app.clock.clone()));
-    let worker = Cached { inner: mirrored_and_client, name: name.clone(), tags, blobs: blobs.clone() };
+    let worker = Cached {
+        inner: mirrored_and_client,
+        name: name.clone(),
+        facts: Rc::new(Facts::new(60, 60, registry.app.clock.clone())),
+        freshness: Freshness::Cached,
+        blobs: blobs.clone(),
+        context: context.clone(),
+    };
     // In that writer: listening, then guarded, then stored.
     let writer = NoOp(Rc::new(NoOp(stored())));
     for repository in

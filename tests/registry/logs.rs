@@ -55,7 +55,9 @@ fn server_timing_is_sent_if_it_is_enabled() {
     let by_digest = format!("GET /v2/a/manifests/{}", manifest());
     assert_eq!(cold(&[], &persistent).get(&by_digest).header("server-timing"), "");
     let registry = cold(&[("MIDDLEWARE", "server-timing")], &persistent);
-    for (calls, cache) in [(2, "memory 0, kv 0, miss 1, error 0"), (1, "memory 1, kv 0, miss 0, error 0")] {
+    for (calls, cache) in
+        [(2, "memory 0, edge 0, kv 0, miss 1, error 0"), (1, "memory 1, edge 0, kv 0, miss 0, error 0")]
+    {
         let timing = format!("total;dur=0, storage;dur=0;desc=\"{calls} calls\", cache;desc=\"{cache}\"");
         assert_eq!(registry.get(&by_digest).header("server-timing"), timing);
     }

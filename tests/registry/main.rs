@@ -16,6 +16,7 @@ mod jobs;
 mod logs;
 mod manifests;
 mod mounts;
+mod near;
 mod reads;
 mod redirects;
 mod referrers;

@@ -266,6 +266,11 @@ fn reads_work_without_the_edge_cache() {
             // From the store, every time.
             assert_eq!(calls, ["head", "get"]);
             registry.run_background();
+            assert_eq!(
+                registry.storage.calls.borrow().len(),
+                2,
+                "nothing is read for a cache that keeps nothing"
+            );
         }
         assert!(edge.0.is_none_or(|kept| kept.borrow().is_empty()));
     }

@@ -42,7 +42,12 @@ pub struct Faulty {
     pub hides_metadata: Rc<Cell<bool>>,
     /// Objects are cut off while they are read.
     pub cuts_reads: Rc<Cell<bool>>,
+    /// Runs at each call, for instance to move a clock.
+    pub on_call: Rc<RefCell<Option<Hook>>>,
 }
+
+/// Runs at a call.
+pub type Hook = Box<dyn Fn()>;
 
 /// The kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,9 @@ impl Faulty {
 
     fn call<'a, T: 'a>(&'a self, operation: &'static str, path: &str, work: Stored<'a, T>) -> Stored<'a, T> {
         self.calls.borrow_mut().push(operation);
+        if let Some(hook) = &*self.on_call.borrow() {
+            hook();
+        }
         let calls = self.calls.borrow().len();
         let fault = self.fail_at.get().filter(|(n, _)| n + 1 == calls).map(|(_, fault)| fault);
         let Some(fault) = fault else { return work };
@@ -155,7 +163,7 @@ impl StorageDriver for Faulty {
     }
 }
 
-/// An in-memory edge cache; `None` refuses every entry.
+/// An in-memory edge cache; `None` has no effect, like the Cache API on `workers.dev`.
 #[derive(Clone, Default)]
 pub struct MemoryEdge(pub Option<Rc<Kept>>);
 
@@ -188,9 +196,8 @@ impl EdgeCache for MemoryEdge {
         body: Body,
     ) -> LocalBoxFuture<'a, Result<(), String>> {
         Box::pin(async {
-            let entries = self.0.as_ref().ok_or("refused")?;
             let bytes = body.read(usize::MAX).await.map_err(|error| error.to_string())?;
-            entries.borrow_mut().insert(digest.clone(), bytes.to_vec());
+            self.0.as_ref().map(|entries| entries.borrow_mut().insert(digest.clone(), bytes.to_vec()));
             Ok(())
         })
     }
@@ -198,11 +205,18 @@ impl EdgeCache for MemoryEdge {
 
 /// Background work, deferred until the test runs it.
 #[derive(Default)]
-pub struct Later(pub RefCell<Vec<LocalBoxFuture<'static, ()>>>);
+pub struct Later(pub RefCell<Vec<LocalBoxFuture<'static, ()>>>, pub RefCell<Vec<Delayed>>);
+
+/// Work with its delay, in milliseconds.
+pub type Delayed = (u32, LocalBoxFuture<'static, ()>);
 
 impl Background for Later {
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
         self.0.borrow_mut().push(work);
+    }
+
+    fn spawn_after(&self, milliseconds: u32, work: LocalBoxFuture<'static, ()>) {
+        self.1.borrow_mut().push((milliseconds, work));
     }
 }
 
@@ -232,6 +246,8 @@ pub struct TestRegistry {
     pub clock: ManualClock,
     pub later: Rc<Later>,
     pub lines: Rc<Lines>,
+    /// The cache near the client, if it is not that of the platform.
+    pub near: RefCell<Option<Rc<dyn EdgeCache>>>,
 }
 
 /// A response, read to its end.
@@ -275,12 +291,15 @@ impl TestRegistry {
             salt: [0; 16],
         };
         let app = Rc::new(App::new(config, platform));
-        Self { handler: middleware::stack(&app), app, storage, sessions, clock, later, lines }
+        let near = RefCell::default();
+        Self { handler: middleware::stack(&app), app, storage, sessions, clock, later, lines, near }
     }
 
     /// A context of a request or job.
     pub fn context(&self, principal: Principal) -> Context {
-        self.app.context(principal, "test".into(), self.later.clone())
+        let mut context = self.app.context(principal, "test".into(), self.later.clone());
+        context.edge_cache = self.near.borrow().clone().unwrap_or(context.edge_cache);
+        context
     }
 
     /// Runs the deferred background work.
