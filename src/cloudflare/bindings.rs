@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::Value;
+use wasm_bindgen::JsValue;
 use worker::{Context, Env};
 
 use super::{
@@ -14,13 +15,14 @@ use super::{
     kv::Kv,
     r2::R2,
     sessions::DurableSessions,
+    workers_cache::WorkersCache,
 };
 use crate::{
     api::Error,
     app::Platform,
     config::{Backend, Config},
     layout::Key,
-    platform::{Background, Sink},
+    platform::{Background, EdgeCache, Sink},
     storage::{Store, s3::S3},
 };
 
@@ -103,4 +105,11 @@ pub fn after(milliseconds: u32, work: LocalBoxFuture<'static, ()>) -> LocalBoxFu
         }
         work.await;
     })
+}
+
+/// The cache near the client as the context (`ctx`) of a request or job reaches it, if it is not that of
+/// [`platform`].
+pub fn edge_cache(config: &Config, context: &JsValue) -> Option<Rc<dyn EdgeCache>> {
+    let cache = config.cache.workers_caching.then(|| WorkersCache::find(context))??;
+    Some(Rc::new(cache))
 }

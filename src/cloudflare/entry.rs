@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use js_sys::{Reflect, Symbol};
 use serde_json::json;
 use worker::{Context, Env, event};
 
@@ -16,6 +17,9 @@ use crate::{
     middleware,
     platform::Sink,
 };
+
+/// The name of the symbol with which `entry.mjs` marks the environment of inner entry points.
+const INNER: &str = "pierhead.inner";
 
 /// The state of an isolate.
 #[derive(Clone)]
@@ -44,6 +48,11 @@ pub fn isolate(env: &Env) -> Result<Isolate, Error> {
     Ok(isolate)
 }
 
+/// Whether `entry.mjs` calls an inner entry point. Neither clients nor settings can set the symbol.
+fn is_inner(env: &Env) -> bool {
+    Reflect::has(env, &Symbol::for_(INNER)).unwrap_or_default()
+}
+
 #[event(start)]
 fn start() {
     console_error_panic_hook::set_once();
@@ -58,8 +67,15 @@ async fn fetch(request: worker::Request, env: Env, context: Context) -> worker::
     let response = match isolate(&env) {
         Ok(Isolate { app, handler }) => {
             let id = request.headers().get("cf-ray")?.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-            let context = app.context(Principal::Anonymous, id, Rc::new(WaitUntil(context)));
-            handler.handle(read_request(&request)?, context).await
+            let near = bindings::edge_cache(&app.config, context.as_ref());
+            let mut context = app.context(Principal::Anonymous, id, Rc::new(WaitUntil(context)));
+            let request = read_request(&request)?;
+            if is_inner(&env) {
+                middleware::inner(&app).handle(request, context).await
+            } else {
+                context.edge_cache = near.unwrap_or(context.edge_cache);
+                handler.handle(request, context).await
+            }
         }
         Err(error) => {
             Console.line(json!({"level": "error", "message": error.log_line()}));

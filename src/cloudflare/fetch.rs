@@ -75,7 +75,12 @@ fn request_init(parts: &Parts, body: JsValue, stream_length: Option<u64>) -> Res
 
 async fn attempt(url: &str, init: &Object, is_head: bool) -> Result<Response<Body>, String> {
     let answer = JsFuture::from(fetch(url, init).map_err(text)?).await.map_err(text)?;
-    let get = |name: &str| Reflect::get(&answer, &name.into()).map_err(text);
+    read_response(&answer, is_head)
+}
+
+/// Converts a `Response`. Its body is passed as a handle.
+pub fn read_response(answer: &JsValue, is_head: bool) -> Result<Response<Body>, String> {
+    let get = |name: &str| Reflect::get(answer, &name.into()).map_err(text);
     let status = get("status")?.as_f64().unwrap_or_default() as u16;
     let mut response = Response::builder().status(status);
     let mut length = None;

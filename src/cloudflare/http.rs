@@ -33,6 +33,12 @@ pub fn write_response(response: Response) -> worker::Result<worker::Response> {
     for (name, value) in &parts.headers {
         headers.append(name.as_str(), value.to_str().unwrap_or_default())?;
     }
+    // Workers Caching keeps even what has no `Cache-Control`: never an absence, an error or, should it be turned
+    // on for the default entry point, what depends on a permission.
+    let control = parts.headers.get(::http::header::CACHE_CONTROL);
+    if control.is_none_or(|control| !control.as_bytes().starts_with(b"public")) {
+        headers.set("cloudflare-cdn-cache-control", "no-store")?;
+    }
     let body = match body {
         Body::Bytes(bytes) => worker::ResponseBody::Body(bytes.into()),
         Body::Stream(stream) => match raw(&stream) {

@@ -20,3 +20,4 @@ mod test_endpoints;
 #[cfg(test)]
 mod tests;
 mod upload_session;
+mod workers_cache;
