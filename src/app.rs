@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use crate::{
     auth::{Identity, Policy, Principal},
     blobs::{Blobs, Cache, Edge, Freshness},
-    config::Config,
+    config::{CacheConfig, Config},
     context::Context,
     oci::{RepositoryName, UploadId},
     platform::{Background, Buffers, Clock, EdgeCache, RequestLog, Reserved, Sink, budget},
@@ -66,12 +66,14 @@ impl App {
         let Platform { store, kv, sessions, buffers, edge_cache, clock, sink, salt } = platform;
         let store = store.retrying(clock.clone());
         let secret = Rc::new(SecretStore::new(store.clone(), config.uploads.signing_secret.clone()));
+        let CacheConfig { edge_bytes, tag_seconds, digest_seconds, .. } = config.cache;
+        let cache = Cache::new(budget::limits::CACHE, kv, Edge::new(edge_bytes, clock.clone()));
         Self {
             identity: Identity::new(config.auth.users.clone(), salt),
             policy: Policy { anonymous: config.auth.anonymous },
             redirects: redirects(&config, &secret, &clock),
-            cache: Cache::new(budget::limits::CACHE, kv, Edge::new(config.cache.edge_bytes, clock.clone())),
-            facts: Rc::new(Facts::new(config.cache.tag_seconds, config.cache.digest_seconds, clock.clone())),
+            facts: Rc::new(Facts::new(tag_seconds, digest_seconds, cache.clone(), clock.clone())),
+            cache,
             edge_cache,
             has_foreign_links: Rc::default(),
             config,

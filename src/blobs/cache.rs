@@ -1,7 +1,7 @@
 //! The descriptor cache: facts about digests, in the isolate's memory and then in KV.
 //!
 //! It holds only immutable facts: the location of a blob's bytes and the content of a manifest. It never
-//! answers whether a repository has content or whether a client may read it.
+//! answers whether a repository has content or whether a client may read it. Its memory is shared with others.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -23,12 +23,12 @@ pub const BLOBS: &str = "/blobs/";
 /// The start of the paths of manifests at the inner entry points, before the digest.
 pub const MANIFESTS: &str = "/manifests/";
 
-/// Approximate memory overhead of an entry, in bytes.
-const OVERHEAD: usize = 256;
+/// Approximate memory overhead of an entry, in bytes, with its key.
+const OVERHEAD: usize = 512;
 
 /// A least-recently-used cache in the isolate's memory, with a limit in bytes.
 struct MemoryCache {
-    entries: LruCache<(CacheEntry, Digest), Bytes>,
+    entries: LruCache<String, Bytes>,
     bytes: usize,
     limit: usize,
 }
@@ -38,13 +38,13 @@ impl MemoryCache {
         Self { entries: LruCache::unbounded(), bytes: 0, limit }
     }
 
-    fn get(&mut self, entry: CacheEntry, digest: &Digest) -> Option<Bytes> {
-        self.entries.get(&(entry, digest.clone())).cloned()
+    fn get(&mut self, key: &str) -> Option<Bytes> {
+        self.entries.get(key).cloned()
     }
 
-    fn put(&mut self, entry: CacheEntry, digest: &Digest, value: Bytes) {
+    fn put(&mut self, key: String, value: Bytes) {
         self.bytes += value.len() + OVERHEAD;
-        if let Some((_, old)) = self.entries.push((entry, digest.clone()), value) {
+        if let Some((_, old)) = self.entries.push(key, value) {
             self.bytes -= old.len() + OVERHEAD;
         }
         while self.bytes > self.limit
@@ -54,8 +54,8 @@ impl MemoryCache {
         }
     }
 
-    fn remove(&mut self, entry: CacheEntry, digest: &Digest) {
-        if let Some(old) = self.entries.pop(&(entry, digest.clone())) {
+    fn remove(&mut self, key: &str) {
+        if let Some(old) = self.entries.pop(key) {
             self.bytes -= old.len() + OVERHEAD;
         }
     }
@@ -76,11 +76,21 @@ impl Cache {
     }
 
     pub(super) fn in_memory(&self, entry: CacheEntry, digest: &Digest) -> Option<Bytes> {
-        self.memory.borrow_mut().get(entry, digest)
+        self.recall(Key::Cached(entry, digest).path().as_str())
     }
 
     pub(super) fn put_in_memory(&self, entry: CacheEntry, digest: &Digest, value: Bytes) {
-        self.memory.borrow_mut().put(entry, digest, value);
+        self.remember(Key::Cached(entry, digest).path().to_string(), value);
+    }
+
+    /// A value from the isolate's memory.
+    pub fn recall(&self, key: &str) -> Option<Bytes> {
+        self.memory.borrow_mut().get(key)
+    }
+
+    /// Stores a value in the isolate's memory. Those least recently used make room for it.
+    pub fn remember(&self, key: String, value: Bytes) {
+        self.memory.borrow_mut().put(key, value);
     }
 
     /// Looks in memory, for a manifest in the edge cache, then in KV. Verifies what is not from memory.
@@ -128,11 +138,11 @@ impl Cache {
     /// Removes a digest's entries from memory, and from KV in the background.
     pub(super) fn remove(&self, digest: &Digest, context: &Context) {
         let entries = [CacheEntry::Located, CacheEntry::Manifest];
-        for entry in entries {
-            self.memory.borrow_mut().remove(entry, digest);
+        let paths = entries.map(|entry| Key::Cached(entry, digest).path());
+        for path in &paths {
+            self.memory.borrow_mut().remove(path.as_str());
         }
         let Some(kv) = self.kv.clone() else { return };
-        let paths = entries.map(|entry| Key::Cached(entry, digest).path());
         let log = context.log.clone();
         context.background.spawn(Box::pin(async move {
             if kv.delete(&paths).await.is_err() {
@@ -167,29 +177,27 @@ pub(super) fn write_located(located: &Located) -> Bytes {
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
-    use crate::oci::Algorithm;
 
     #[test]
     fn memory_is_bounded_and_the_least_recently_used_entry_is_evicted() {
         let mut cache = MemoryCache::new(3 * (OVERHEAD + 100));
-        let digest = |n: u8| Algorithm::Sha256.digest(&[n]);
         for n in 0..3 {
-            cache.put(CacheEntry::Manifest, &digest(n), vec![n; 100].into());
+            cache.put(n.to_string(), vec![n; 100].into());
         }
-        assert!(cache.get(CacheEntry::Manifest, &digest(0)).is_some());
-        cache.put(CacheEntry::Manifest, &digest(3), vec![3; 100].into());
-        assert!(cache.get(CacheEntry::Manifest, &digest(1)).is_none());
+        assert!(cache.get("0").is_some());
+        cache.put("3".into(), vec![3; 100].into());
+        assert!(cache.get("1").is_none());
         for n in [0, 2, 3] {
-            assert_eq!(cache.get(CacheEntry::Manifest, &digest(n)), Some(vec![n; 100].into()));
+            assert_eq!(cache.get(&n.to_string()), Some(vec![n; 100].into()));
         }
         // A replaced entry is no longer counted.
-        cache.put(CacheEntry::Manifest, &digest(0), vec![0; 50].into());
+        cache.put("0".into(), vec![0; 50].into());
         assert_eq!(cache.bytes, 3 * OVERHEAD + 250);
         // An entry above the limit empties the cache.
-        cache.put(CacheEntry::Manifest, &digest(9), vec![9; 5000].into());
-        assert!(cache.bytes <= cache.limit && cache.get(CacheEntry::Manifest, &digest(9)).is_none());
-        cache.put(CacheEntry::Located, &digest(0), "{}".into());
-        cache.remove(CacheEntry::Located, &digest(0));
-        assert!(cache.get(CacheEntry::Located, &digest(0)).is_none());
+        cache.put("9".into(), vec![9; 5000].into());
+        assert!(cache.bytes <= cache.limit && cache.get("9").is_none());
+        cache.put("0".into(), "{}".into());
+        cache.remove("0");
+        assert!(cache.get("0").is_none());
     }
 }

@@ -4,21 +4,18 @@
 //! whoever uses an answer compares that age with the configured bound. The bound therefore holds wherever the
 //! answer was kept in between, and whether or not a purge arrived.
 
-use std::{cell::RefCell, num::NonZeroUsize, rc::Rc};
+use std::rc::Rc;
 
-use lru::LruCache;
+use bytes::Bytes;
 
 use super::{Repository, RepositoryError, Revision, purges::Purges};
 use crate::{
-    blobs::{Freshness, Located},
+    blobs::{Cache, Freshness, Located},
     context::Context,
     oci::{Algorithm, Digest, Reference, RepositoryName},
     platform::{Clock, Timestamp},
     storage::Path,
 };
-
-/// Limit of entries in an isolate's memory.
-const ENTRIES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Size limit of an answer, in bytes. Media types can be long.
 const MAX_FACT: usize = 16 * 1024;
@@ -73,8 +70,8 @@ impl Fact {
         [&self.read.0.to_string(), &self.digest.to_string(), &size, at, &self.media_type].join("\n")
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.split('\n');
+    fn parse(text: &Bytes) -> Option<Self> {
+        let mut lines = std::str::from_utf8(text).ok()?.split('\n');
         let mut line = || lines.next();
         let (read, digest) = (line()?.parse().ok()?, line()?.parse().ok()?);
         let (size, at, media_type) = (line()?.parse().ok(), line()?.parse().ok(), line()?.to_owned());
@@ -131,12 +128,9 @@ pub fn tag_of(name: &RepositoryName) -> String {
     Algorithm::Sha256.digest(name.as_str().as_bytes()).hex().to_owned()
 }
 
-/// What an isolate remembers.
-enum Entry {
-    /// An answer, under its path.
-    Fact(Fact),
-    /// The time of the last change through this isolate, under the repository's name.
-    Changed(Timestamp),
+/// The key in memory of a repository's last change. It begins with a slash, like those of answers: no other key does.
+fn changed_key(name: &RepositoryName) -> String {
+    format!("/changed/{name}")
 }
 
 /// The answers that an isolate remembers or gets from the edge cache.
@@ -144,17 +138,17 @@ pub struct Facts {
     tag_seconds: u64,
     digest_seconds: u64,
     clock: Rc<dyn Clock>,
-    entries: RefCell<LruCache<String, Entry>>,
+    /// Answers as text, by path, and the times of the last changes through this isolate.
+    memory: Cache,
     purges: Rc<Purges>,
 }
 
 impl Facts {
     /// Answers that are at most `tag_seconds` old about a tag, and `digest_seconds` about a digest. With 0,
     /// nothing is cached.
-    pub fn new(tag_seconds: u64, digest_seconds: u64, clock: Rc<dyn Clock>) -> Self {
+    pub fn new(tag_seconds: u64, digest_seconds: u64, memory: Cache, clock: Rc<dyn Clock>) -> Self {
         let purges = Rc::new(Purges::new(tag_seconds.max(digest_seconds), clock.clone()));
-        let entries = RefCell::new(LruCache::new(ENTRIES));
-        Self { tag_seconds, digest_seconds, clock, entries, purges }
+        Self { tag_seconds, digest_seconds, clock, memory, purges }
     }
 
     /// How old an answer to this question may be, in seconds.
@@ -176,17 +170,14 @@ impl Facts {
     ) -> Result<Option<Fact>, RepositoryError> {
         let (bound, path) = (self.bound(question), question.path(name));
         if bound > 0 {
-            let known = match self.entries.borrow_mut().get(&path) {
-                Some(Entry::Fact(fact)) => Some(fact.clone()),
-                _ => None,
-            };
+            let known = self.memory.recall(&path).as_ref().and_then(Fact::parse);
             if let Some(fact) = known.filter(|fact| self.is_current(fact, bound, name)) {
                 context.log.count_cache(|counts| counts.memory += 1);
                 return Ok(Some(fact));
             }
             if let Some(answer) = context.edge_cache.ask(&path).await
                 && let Ok(answer) = answer.read(MAX_FACT).await
-                && let Some(fact) = std::str::from_utf8(&answer).ok().and_then(Fact::parse)
+                && let Some(fact) = Fact::parse(&answer)
                 && self.keep(&path, &fact, bound, name)
             {
                 context.log.count_cache(|counts| counts.edge += 1);
@@ -206,17 +197,16 @@ impl Facts {
         if is_current {
             // A clock that is ahead must not extend the answer's life.
             let fact = Fact { read: fact.read.min(self.clock.now()), ..fact.clone() };
-            self.entries.borrow_mut().put(path.to_owned(), Entry::Fact(fact));
+            self.memory.remember(path.to_owned(), fact.to_text().into());
         }
         is_current
     }
 
     /// Whether the answer is within its bound and newer than the last change through this isolate.
     fn is_current(&self, fact: &Fact, bound: u64, name: &RepositoryName) -> bool {
-        let is_older = match self.entries.borrow_mut().get(name.as_str()) {
-            Some(Entry::Changed(changed)) => fact.read <= *changed,
-            _ => false,
-        };
+        let changed = self.memory.recall(&changed_key(name));
+        let changed = changed.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
+        let is_older = changed.is_some_and(|changed| fact.read <= Timestamp(changed));
         !is_older && self.clock.now() < fact.expires(bound)
     }
 
@@ -226,7 +216,7 @@ impl Facts {
         if self.tag_seconds == 0 && (is_tag || self.digest_seconds == 0) {
             return;
         }
-        self.entries.borrow_mut().put(name.to_string(), Entry::Changed(self.clock.now()));
+        self.memory.remember(changed_key(name), self.clock.now().0.to_string().into());
         if context.edge_cache.has_entry_points() {
             self.purges.add(tag_of(name), context);
         }
@@ -245,11 +235,11 @@ mod tests {
             for media_type in ["", "application/json; charset=utf-8"] {
                 let (digest, located) = (Algorithm::Sha512.digest(b""), located.clone());
                 let fact = Fact { read: Timestamp(1), digest, located, media_type: media_type.to_owned() };
-                assert_eq!(Fact::parse(&fact.to_text()), Some(fact));
+                assert_eq!(Fact::parse(&fact.to_text().into()), Some(fact));
             }
         }
         for text in ["", "1", "{}", "1\n2\n\n\n"] {
-            assert_eq!(Fact::parse(text), None, "{text}");
+            assert_eq!(Fact::parse(&text.into()), None, "{text}");
         }
     }
 
