@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_executor::block_on;
 use pierhead::{
     auth::Principal,
-    blobs::{Cache, Edge, Freshness, Located, MEMORY},
+    blobs::{Cache, Edge, Freshness, Located},
     oci::{Algorithm, Manifest, Reference, media_type},
     repository::{
         Answer, NewManifest, Repository, RepositoryError, cached::Cached, facts::Facts, stored::Stored,
@@ -78,7 +78,7 @@ fn every_slot_accepts_a_no_op_decorator() {
     // In the worker: cached, then mirrored, then the client of the repository's writer.
     let mirrored_and_client: Rc<dyn Repository> = Rc::new(NoOp(Rc::new(NoOp(stored()))));
     let edge = Edge::new(0, registry.app.clock.clone());
-    let memory = Cache::new(MEMORY, None, edge);
+    let memory = Cache::new(1 << 20, None, edge);
     let worker = Cached {
         inner: mirrored_and_client,
         name: name.clone(),
