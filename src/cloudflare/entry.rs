@@ -67,10 +67,14 @@ async fn fetch(request: worker::Request, env: Env, context: Context) -> worker::
     let response = match isolate(&env) {
         Ok(Isolate { app, handler }) => {
             let id = request.headers().get("cf-ray")?.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-            let near = bindings::edge_cache(&app.config, context.as_ref());
+            let is_inner = is_inner(&env);
+            let near = match is_inner {
+                true => None,
+                false => bindings::edge_cache(&app.config, context.as_ref()),
+            };
             let mut context = app.context(Principal::Anonymous, id, Rc::new(WaitUntil(context)));
             let request = read_request(&request)?;
-            if is_inner(&env) {
+            if is_inner {
                 middleware::inner(&app).handle(request, context).await
             } else {
                 context.edge_cache = near.unwrap_or(context.edge_cache);

@@ -86,7 +86,14 @@ impl EdgeCache for WorkersCache {
         Box::pin(async move {
             let range = range.map(|range| range.bounds(size));
             let (parts, body) = self.fetch(&format!("{BLOBS}{digest}"), range).await.ok()?.into_parts();
-            let header = |name: header::HeaderName| Some(parts.headers.get(name)?.to_str().ok()?.to_owned());
+            let header = |name: header::HeaderName| match parts.headers.get(&name) {
+                Some(value) => value.to_str().ok().map(str::to_owned),
+                // A call within the worker may arrive without its length.
+                None if name == header::CONTENT_LENGTH => {
+                    Some(range.map_or(size, |(first, last)| last - first + 1).to_string())
+                }
+                None => None,
+            };
             if !is_answer(parts.status.as_u16(), header, size, range) {
                 body.cancel();
                 return None;
