@@ -44,11 +44,21 @@ const STRICT = "tests/support/edge/entry.mjs";
 async function configuration(folder, vars, main) {
   const toml = (await readFile(path.join(root, "wrangler.toml"), "utf8"))
     .replace(/\[build\][^[]*/, 'compatibility_flags = ["nodejs_als"]\n\n')
-    .replace(/^main = .*$/m, `main = ${JSON.stringify(path.join(root, main))}`)
+    .replace(/^main = .*$/m, `main = ${JSON.stringify(path.resolve(root, main))}`)
     .replace('"./www"', JSON.stringify(path.join(root, "www")));
   const file = path.join(folder, "wrangler.toml");
   const settings = Object.entries(vars).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
   await writeFile(file, toml.replace(/\[vars\][^]*$/, `[vars]\n${settings.join("\n")}\n`));
+  return file;
+}
+
+// The strict edge's entry point over the worker of another checkout, written to this folder.
+export async function strictEntry(folder, checkout) {
+  const entry = (await readFile(path.join(root, STRICT), "utf8"))
+    .replace('"../../../src/', `"${checkout}/src/`)
+    .replaceAll('"./', `"${path.join(root, path.dirname(STRICT))}/`);
+  const file = path.join(folder, "entry.mjs");
+  await writeFile(file, entry);
   return file;
 }
 
@@ -90,9 +100,10 @@ export class Registry {
       if (this.process.exitCode !== null) break;
       const answer = await fetch(`${this.url}/v2/`).catch(() => null);
       await answer?.arrayBuffer();
-      if (answer && (this.config || answer.headers.has("docker-distribution-api-version"))) return;
+      if (answer && (this.config || answer.headers.get("content-type") === "application/json")) return;
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
+    await this.kill();
     throw new Error(`the registry did not start:\n${this.log}`);
   }
 

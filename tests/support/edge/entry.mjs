@@ -1,6 +1,7 @@
 // The entry point of the strict edge: the worker's own, over bindings that behave as production's are documented
 // to. Each rule stands in a file of its own, with its source.
-import { complete, entrypoint, object } from "./strict.mjs";
+import { complete } from "./exports.mjs";
+import { entrypoint, object } from "./strict.mjs";
 import * as worker from "../../../src/cloudflare/entry.mjs";
 
 export default entrypoint(worker.default);

@@ -13,7 +13,8 @@ export const DEFAULTS = {
   cache: "on", // or "off", as on workers.dev
   cacheLimit: 512 * 1024 * 1024, // bodies the Cache API takes, in bytes
   frontDoor: 100 * 1000 * 1000, // bodies the front door lets through, in bytes
-  leaps: true,
+  cut: null, // bytes of its body after which the client is cut off
+  leaps: true, // whether the clock leaps over waits
 };
 
 export let rules;

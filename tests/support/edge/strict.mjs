@@ -5,6 +5,7 @@ import * as clock from "./clock.mjs";
 import { wrapContext } from "./context.mjs";
 import { PATH, begin, control } from "./control.mjs";
 import { STATE, wrapEnv } from "./environment.mjs";
+import { cutAnswer, cutRequest } from "./cut.mjs";
 import * as fetching from "./fetch.mjs";
 import { refuse } from "./front-door.mjs";
 import { event, invoke, slept } from "./log.mjs";
@@ -35,8 +36,8 @@ function noted(request, invocation) {
 
 // An entry point: the default one takes requests, the cron trigger and queues.
 export function entrypoint(Class) {
-  return class extends WorkerEntrypoint {
-    #invoke(about, own, use) {
+  class Strict extends WorkerEntrypoint {
+    invoke(about, own, use) {
       const context = wrapContext(this.ctx);
       const waitUntil = (promise) => this.ctx.waitUntil(promise);
       return invoke(about, { waitUntil, ...own }, (invocation) => use(new Class(context, envOf(this.env)), invocation));
@@ -50,25 +51,30 @@ export function entrypoint(Class) {
       const refused = refuse(request, rules);
       if (refused) return refused;
       const about = { kind: "request", line: `${request.method} ${pathname}${search}`, ...marks };
-      return this.#invoke(about, { rules }, (inner, invocation) =>
-        inner.fetch(marks.lastByte && request.body ? noted(request, invocation) : request),
-      );
+      const answer = await this.invoke(about, { rules }, (inner, invocation) => {
+        if (!request.body) return inner.fetch(request);
+        if (rules.cut !== null) return inner.fetch(cutRequest(request, rules.cut, invocation.waitUntil));
+        return inner.fetch(marks.lastByte ? noted(request, invocation) : request);
+      });
+      return rules.cut === null ? answer : cutAnswer(answer);
     }
 
     scheduled(event) {
       begin(this.env[STATE]);
-      return this.#invoke({ kind: "scheduled", line: event.cron }, {}, (inner) => inner.scheduled(event));
+      return this.invoke({ kind: "scheduled", line: event.cron }, {}, (inner) => inner.scheduled(event));
     }
 
     queue(batch) {
       begin(this.env[STATE]);
-      return this.#invoke({ kind: "queue", line: batch.queue }, {}, (inner) => inner.queue(batch));
+      return this.invoke({ kind: "queue", line: batch.queue }, {}, (inner) => inner.queue(batch));
     }
-  };
-}
-
-// Throws if the worker exports a class that the entry does not.
-export function complete(worker, exported) {
-  const missing = Object.keys(worker).filter((name) => !exported.includes(name));
-  if (missing.length > 0) throw new Error(`edge: ${missing} must be exported by tests/support/edge/entry.mjs too`);
+  }
+  // Methods that other classes call.
+  for (const name of Object.getOwnPropertyNames(Class.prototype)) {
+    if (["constructor", "fetch", "scheduled", "queue"].includes(name)) continue;
+    Strict.prototype[name] = function (...values) {
+      return this.invoke({ kind: "inner", line: name }, {}, (inner) => inner[name](...values));
+    };
+  }
+  return Strict;
 }
