@@ -125,7 +125,7 @@ export function install(slept, event) {
   globalThis.Date = VirtualDate;
   globalThis.setTimeout = (run, milliseconds, ...values) => {
     const [from, began] = [now(), event()];
-    const fire = () => (slept(from, now(), began), run(...values));
+    const fire = () => (slept(from, Math.min(now(), from + milliseconds), began), run(...values));
     return virtualSetTimeout(fire, milliseconds);
   };
   globalThis.clearTimeout = virtualClearTimeout;
