@@ -121,7 +121,7 @@ export class Registry {
 
   // Kills the runtime's process group at once, like a crash.
   async kill() {
-    await this.edgeLog().catch(() => {});
+    await this.#control("GET").catch(() => {});
     if (this.process.exitCode === null && this.process.signalCode === null) {
       const ended = new Promise((resolve) => this.process.once("exit", resolve));
       process.kill(-this.process.pid, "SIGKILL");
@@ -152,10 +152,8 @@ export class Registry {
     const result = await answer.json();
     if (result.error) throw new Error(result.error);
     this.edgeState = result.state;
-    const { unknown, orphans, overloadedRetries } = result.counters;
-    if (unknown.length + orphans.length + overloadedRetries > 0) {
-      this.misuse = JSON.stringify({ unknown, orphans, overloadedRetries });
-    }
+    const { unknown, orphans, overloadedRetries } = result.misuse;
+    if (unknown.length + orphans.length + overloadedRetries > 0) this.misuse = JSON.stringify(result.misuse);
     return result;
   }
 

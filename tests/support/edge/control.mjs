@@ -4,7 +4,7 @@
 import * as alarms from "./alarms.mjs";
 import * as clock from "./clock.mjs";
 import * as kv from "./kv.mjs";
-import { counters, log, reset } from "./log.mjs";
+import { counters, log, misuse, reset } from "./log.mjs";
 import * as multipart from "./multipart.mjs";
 import { ring } from "./objects.mjs";
 import { rules, setRules } from "./rules.mjs";
@@ -73,7 +73,7 @@ export async function control(request, env) {
     return Response.json({ error: String(error.stack) }, { status: 400 });
   }
   const faults = rules.faults.map(({ seen, done }) => ({ seen, done }));
-  const answer = { now: clock.now(), counters, faults, state: save() };
+  const answer = { now: clock.now(), counters, faults, misuse: misuse(), state: save() };
   if (searchParams.has("log")) answer.log = log();
   return Response.json(answer);
 }

@@ -14,7 +14,16 @@ let order = 0;
 let entries = [];
 export let counters;
 
+// What no worker may do, since the process began: `Registry.stop` fails if it was done.
+const misused = { unknown: [], orphans: [], overloadedRetries: 0 };
+export const misuse = () => ({
+  unknown: [...misused.unknown, ...counters.unknown],
+  orphans: [...misused.orphans, ...counters.orphans],
+  overloadedRetries: misused.overloadedRetries + counters.overloadedRetries,
+});
+
 export function reset() {
+  if (counters) Object.assign(misused, misuse());
   entries = [];
   counters = {
     calls: {}, // by class and kind

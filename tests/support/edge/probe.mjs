@@ -76,6 +76,17 @@ class Steps {
     return answer.json();
   }
 
+  // Sends a command several times through one stub.
+  async stub(name, command, times) {
+    const stub = this.env.UPLOADS.getByName(name);
+    const outcomes = [];
+    for (let n = 0; n < times; n++) {
+      const sent = stub.fetch("https://probe/", { method: "POST", body: command });
+      outcomes.push(await sent.then(() => "ok").catch(() => "error"));
+    }
+    return outcomes;
+  }
+
   kv(method, ...values) {
     return this.env.CACHE[method](...values);
   }

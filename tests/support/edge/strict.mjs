@@ -38,7 +38,7 @@ function noted(request, invocation) {
 export function entrypoint(Class) {
   class Strict extends WorkerEntrypoint {
     invoke(about, own, use) {
-      const context = wrapContext(this.ctx);
+      const context = wrapContext(this.ctx, this.env, Class);
       const waitUntil = (promise) => this.ctx.waitUntil(promise);
       return invoke(about, { waitUntil, ...own }, (invocation) => use(new Class(context, envOf(this.env)), invocation));
     }
