@@ -7,7 +7,7 @@
 import { parseArgs } from "node:util";
 import path from "node:path";
 import { measure } from "../tests/support/far.mjs";
-import { Registry, root, strictEntry, temporaryFolder } from "../tests/support/registry.mjs";
+import { Registry, root } from "../tests/support/registry.mjs";
 import { table } from "./table.mjs";
 
 const { values: options } = parseArgs({
@@ -25,8 +25,7 @@ const checkouts = [...options.worker.map((folder) => path.resolve(folder)), root
 for (const profile of options.profiles.split(",")) {
   for (const checkout of checkouts) {
     const rules = { profile, rule: options.rule, leaps: false };
-    const folder = await temporaryFolder();
-    const registry = await Registry.start({ folder, edge: rules, main: await strictEntry(folder, checkout) });
+    const registry = await Registry.start({ edge: rules, checkout });
     try {
       console.log(`Profile ${profile}, rule ${options.rule}, ${path.basename(checkout)}`);
       const rows = Object.entries(await measure(registry, rules)).map(([name, row]) => [

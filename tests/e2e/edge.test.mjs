@@ -422,6 +422,29 @@ describe("the log", () => {
     assert.deepEqual(counters.orphans, []);
   });
 
+  test("has what inner entry points do under the call", async () => {
+    const body = JSON.stringify([[["inner", [["bucket", "head", "x"]], [["bucket", "head", "y"]]]]]);
+    const { calls, rounds, waiting } = await registry.rounds("POST /v2/", {
+      status: 200,
+      body,
+      rules: { profile: "far" },
+    });
+    assert.deepEqual(
+      calls.map((call) => call.class),
+      ["inner"],
+    );
+    assert.deepEqual(
+      calls[0].inner.map(({ key }) => key),
+      ["x", "y"],
+    );
+    assert.equal(rounds, 2);
+    assert.ok(waiting >= 160 && waiting < 200, `${waiting} ms`);
+    assert.equal((await step("method", 1, 2)).value, 3);
+    assert.equal((await step("played")).value, "default");
+    assert.equal((await step("inner", [["played"]])).value[0].value, "Inner");
+    assert.deepEqual((await counters()).orphans, []);
+  });
+
   test("measures one request", async () => {
     const body = JSON.stringify([[["bucket", "head", "x"]], [["kv", "get", "x"]], [["object", null, "head x"]]]);
     const measured = await registry.rounds("POST /v2/", { status: 200, body, rules: { profile: "far" } });

@@ -2,6 +2,7 @@
 // the strict edge: see tests/support/edge/.
 import { spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
@@ -41,19 +42,21 @@ const PLAIN = "src/cloudflare/entry.mjs";
 const STRICT = "tests/support/edge/entry.mjs";
 
 // Writes a copy of wrangler.toml that uses the worker as built and absolute paths.
-async function configuration(folder, vars, main) {
-  const toml = (await readFile(path.join(root, "wrangler.toml"), "utf8"))
+async function configuration(folder, vars, main, checkout) {
+  const toml = (await readFile(path.join(checkout, "wrangler.toml"), "utf8"))
     .replace(/\[build\][^[]*/, 'compatibility_flags = ["nodejs_als"]\n\n')
-    .replace(/^main = .*$/m, `main = ${JSON.stringify(path.resolve(root, main))}`)
-    .replace('"./www"', JSON.stringify(path.join(root, "www")));
+    .replace(/^main = .*$/m, `main = ${JSON.stringify(path.resolve(checkout, main))}`)
+    .replace('"./www"', JSON.stringify(path.join(checkout, "www")));
   const file = path.join(folder, "wrangler.toml");
   const settings = Object.entries(vars).map(([name, value]) => `${name} = ${JSON.stringify(value)}`);
   await writeFile(file, toml.replace(/\[vars\][^]*$/, `[vars]\n${settings.join("\n")}\n`));
   return file;
 }
 
-// The strict edge's entry point over the worker of another checkout, written to this folder.
-export async function strictEntry(folder, checkout) {
+// The strict edge's entry point in another checkout: its own, or for one from before there was an edge, this one's
+// over the other's worker.
+async function strictEntry(folder, checkout) {
+  if (existsSync(path.join(checkout, STRICT))) return STRICT;
   const entry = (await readFile(path.join(root, STRICT), "utf8"))
     .replace('"../../../src/', `"${checkout}/src/`)
     .replaceAll('"./', `"${path.join(root, path.dirname(STRICT))}/`);
@@ -64,15 +67,16 @@ export async function strictEntry(folder, checkout) {
 
 export class Registry {
   // `edge` are rules of the strict edge, or `false` for the plain simulator; `main` is another entry point, and
-  // `config` starts another worker instead.
-  static async start({ vars = { ANONYMOUS: "push" }, folder, config, edge = {}, main } = {}) {
+  // `config` starts another worker instead. `checkout` is the folder of another version of the registry.
+  static async start({ vars = { ANONYMOUS: "push" }, folder, config, edge = {}, main, checkout = root } = {}) {
     const registry = new Registry();
     registry.config = config;
     registry.isStrict = edge !== false && !config;
     // EDGE_RULE takes another rule for tests that name none.
     registry.rules = { ...(process.env.EDGE_RULE && { rule: process.env.EDGE_RULE }), ...edge };
-    registry.main = main ?? (registry.isStrict ? STRICT : PLAIN);
     registry.folder = folder ?? (await temporaryFolder());
+    registry.checkout = checkout;
+    registry.main = main ?? (registry.isStrict ? await strictEntry(registry.folder, checkout) : PLAIN);
     registry.vars = vars;
     registry.port = await freePort();
     registry.host = `localhost:${registry.port}`;
@@ -84,7 +88,7 @@ export class Registry {
   async run() {
     const vars = { ...this.vars };
     if (this.isStrict) vars.EDGE_STATE = JSON.stringify({ rules: this.rules, state: this.edgeState });
-    const config = this.config ?? (await configuration(this.folder, vars, this.main));
+    const config = this.config ?? (await configuration(this.folder, vars, this.main, this.checkout));
     const options = ["dev", "-c", config, "--ip", "127.0.0.1", "--port", String(this.port)];
     options.push("--inspector-port", String(await freePort()), "--persist-to", path.join(this.folder, "state"));
     this.log = "";

@@ -16,6 +16,7 @@ export const STATE = "EDGE_STATE";
 export function wrapEnv(env) {
   const wrapped = new Map();
   return new Proxy(env, {
+    ownKeys: (env) => Reflect.ownKeys(env).filter((name) => name !== STATE),
     has: (env, name) => name !== STATE && name in env,
     get(env, name) {
       if (name === STATE) return undefined;

@@ -2,6 +2,7 @@
 // the other.
 import { DurableObject } from "cloudflare:workers";
 import { call } from "./call.mjs";
+import { CALL } from "./context.mjs";
 import { work } from "./clock.mjs";
 import * as alarms from "./alarms.mjs";
 import { ERRORS } from "./faults.mjs";
@@ -9,8 +10,7 @@ import { close, counters, current, invoke, open, opened } from "./log.mjs";
 import { wrap } from "./members.mjs";
 import { distance } from "./distances.mjs";
 
-// Headers between the two sides, which the object itself never sees an effect of.
-const CALL = "x-edge-call";
+// What the edge itself asks of an object.
 const DO = "x-edge-do";
 
 const used = new Set(); // objects that were used by name

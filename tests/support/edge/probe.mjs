@@ -2,6 +2,7 @@
 //
 // A request's body is a list of groups; the steps of a group run at once. A step is [what, ...arguments].
 import { WorkerEntrypoint } from "cloudflare:workers";
+import { wrappers } from "./context.mjs";
 import { entrypoint, object } from "./strict.mjs";
 
 const waitFor = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -87,6 +88,16 @@ class Steps {
     return outcomes;
   }
 
+  // Steps of the inner entry point.
+  async inner(...groups) {
+    const { Inner } = this.context.exports;
+    return (await Inner.fetch("https://probe/", { method: "POST", body: JSON.stringify(groups) })).json();
+  }
+
+  method(...values) {
+    return this.context.exports.Inner.sum(...values);
+  }
+
   kv(method, ...values) {
     return this.env.CACHE[method](...values);
   }
@@ -108,8 +119,12 @@ class Steps {
     this.context.waitUntil(waitFor(20).then(() => this.env.BUCKET.put(key, "later")));
   }
 
+  played() {
+    return this.context.cache.played;
+  }
+
   variables() {
-    return { names: "EDGE_STATE" in this.env, value: this.env.EDGE_STATE ?? null };
+    return { names: "EDGE_STATE" in { ...this.env }, value: this.env.EDGE_STATE ?? null };
   }
 }
 
@@ -178,5 +193,24 @@ class Counter {
   }
 }
 
+class Inner extends Probe {
+  sum(...values) {
+    return values.reduce((sum, value) => sum + value, 0);
+  }
+}
+
+wrappers.push(
+  (context, name) =>
+    new Proxy(context, {
+      get: (context, member) => {
+        if (member === "cache") return { played: name };
+        const value = Reflect.get(context, member, context);
+        return typeof value === "function" ? value.bind(context) : value;
+      },
+    }),
+);
+
 export default entrypoint(Probe);
+const InnerStrict = entrypoint(Inner, "Inner");
+export { InnerStrict as Inner };
 export const UploadSession = object(Counter);

@@ -2,13 +2,13 @@
 import { WorkerEntrypoint } from "cloudflare:workers";
 import * as cache from "./cache.mjs";
 import * as clock from "./clock.mjs";
-import { wrapContext } from "./context.mjs";
+import { CALL, wrapContext } from "./context.mjs";
 import { PATH, begin, control } from "./control.mjs";
 import { STATE, wrapEnv } from "./environment.mjs";
 import { cutAnswer, cutRequest } from "./cut.mjs";
 import * as fetching from "./fetch.mjs";
 import { refuse } from "./front-door.mjs";
-import { event, invoke, slept } from "./log.mjs";
+import { event, invoke, opened, slept } from "./log.mjs";
 import { object as wrapObject } from "./objects.mjs";
 import { rulesOf } from "./rules.mjs";
 
@@ -34,19 +34,33 @@ function noted(request, invocation) {
   return new Request(request.url, { method, headers, body: pipe.readable });
 }
 
-// An entry point: the default one takes requests, the cron trigger and queues.
-export function entrypoint(Class) {
+// The methods of a class and of those that it extends, other than the platform's own.
+function methodsOf(Class) {
+  const names = new Set();
+  for (let at = Class.prototype; at && at !== WorkerEntrypoint.prototype; at = Object.getPrototypeOf(at)) {
+    for (const name of Object.getOwnPropertyNames(at)) names.add(name);
+  }
+  return [...names].filter((name) => !["constructor", "fetch", "scheduled", "queue"].includes(name));
+}
+
+// An entry point, by the name it is exported under. The default one takes requests, the cron trigger and queues; the
+// worker itself calls others.
+export function entrypoint(Class, name = "default") {
   class Strict extends WorkerEntrypoint {
-    invoke(about, own, use) {
-      const context = wrapContext(this.ctx, this.env, Class);
+    invoke(about, own, use, parent) {
+      const context = wrapContext(this.ctx, name);
       const waitUntil = (promise) => this.ctx.waitUntil(promise);
-      return invoke(about, { waitUntil, ...own }, (invocation) => use(new Class(context, envOf(this.env)), invocation));
+      const begun = (invocation) => use(new Class(context, envOf(this.env)), invocation);
+      return invoke(about, { waitUntil, ...own }, begun, parent);
     }
 
     async fetch(request) {
       begin(this.env[STATE]);
       const { pathname, search } = new URL(request.url);
       if (pathname === PATH) return control(request, this.env);
+      const parent = opened(request.headers.get(CALL));
+      if (parent)
+        return this.invoke({ kind: "inner", line: `${name} ${pathname}` }, {}, (inner) => inner.fetch(request), parent);
       const { rules, marks } = rulesOf(request.headers.get("x-edge"));
       const refused = refuse(request, rules);
       if (refused) return refused;
@@ -70,10 +84,9 @@ export function entrypoint(Class) {
     }
   }
   // Methods that other classes call.
-  for (const name of Object.getOwnPropertyNames(Class.prototype)) {
-    if (["constructor", "fetch", "scheduled", "queue"].includes(name)) continue;
-    Strict.prototype[name] = function (...values) {
-      return this.invoke({ kind: "inner", line: name }, {}, (inner) => inner[name](...values));
+  for (const method of methodsOf(Class)) {
+    Strict.prototype[method] = function (...values) {
+      return this.invoke({ kind: "inner", line: `${name}.${method}` }, {}, (inner) => inner[method](...values));
     };
   }
   return Strict;
