@@ -5,6 +5,9 @@ import { entrypoint, object } from "./strict.mjs";
 import * as worker from "../../../src/cloudflare/entry.mjs";
 
 export default entrypoint(worker.default);
+export const Facts = entrypoint(worker.Facts, "Facts");
+export const Manifests = entrypoint(worker.Manifests, "Manifests");
+export const Blobs = entrypoint(worker.Blobs, "Blobs");
 export const UploadSession = object(worker.UploadSession);
 
-complete(worker, ["default", "UploadSession"]);
+complete(worker, ["default", "Facts", "Manifests", "Blobs", "UploadSession"]);
