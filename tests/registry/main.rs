@@ -6,6 +6,7 @@ mod access;
 mod architecture;
 mod blobs;
 mod catalog;
+mod center;
 mod chunked_uploads;
 mod decorators;
 mod deletion;
