@@ -221,6 +221,10 @@ impl From<UploadError> for Error {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::Session(error) => error.into(),
+            // R2 drops a multipart upload after 7 days: nothing is left to continue.
+            UploadError::Storage(StorageError { kind: StorageErrorKind::NoSuchUpload, .. }) => {
+                Self::UploadUnknown
+            }
             UploadError::Storage(error) => error.into(),
             UploadError::Repository(error) => error.into(),
             UploadError::Body(error) => Self::BodyBroken(error),

@@ -63,6 +63,11 @@ impl Memory {
         self.multiparts.borrow().len()
     }
 
+    /// Drops all of them, as R2 does after 7 days.
+    pub fn drop_multiparts(&self) {
+        self.multiparts.borrow_mut().clear();
+    }
+
     fn etag(&self) -> String {
         self.counter.set(self.counter.get() + 1);
         format!("{:016x}", self.counter.get())

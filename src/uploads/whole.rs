@@ -104,7 +104,9 @@ impl Uploads {
             Err(error) if error.is_retryable() => self.find_lost(&path, size, error).await,
             put => put.map(drop),
         };
-        if put.is_err() {
+        // A write that failed for a moment may still land: the purge job finds it by its note.
+        let is_over = put.as_ref().map_or_else(|error| !error.is_retryable(), |()| noted.is_err());
+        if is_over {
             self.forget_blob(blob, path);
         }
         put.map_err(|error| match error.kind {

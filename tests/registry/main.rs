@@ -12,6 +12,7 @@ mod decorators;
 mod deletion;
 mod documentation;
 mod errors;
+mod first_chunks;
 mod fixtures;
 mod jobs;
 mod logs;

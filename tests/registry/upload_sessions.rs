@@ -285,3 +285,25 @@ fn a_wrong_digest_ends_the_upload() {
         },
     ]);
 }
+
+#[test]
+fn an_upload_whose_parts_were_dropped_is_unknown() {
+    for ends in ["PATCH", "PUT"] {
+        let registry = TestRegistry::new();
+        let location = registry.start_upload("");
+        let bytes = vec![7; 3 * PART];
+        let patched =
+            registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::chunked(bytes.clone())));
+        registry.storage.memory.drop_multiparts();
+        let digest = Algorithm::Sha256.digest(&bytes);
+        let line = match ends {
+            "PATCH" => format!("PATCH {}", patched.header("location")),
+            _ => format!("PUT {}&digest={digest}", patched.header("location")),
+        };
+        let body = (ends == "PATCH").then(|| MemoryStream::chunked(vec![8; 2 * PART]));
+        let answer = registry.send(&line, &[], body);
+        assert_eq!(answer.status, 404, "{ends}");
+        assert!(String::from_utf8_lossy(&answer.body).contains("BLOB_UPLOAD_UNKNOWN"), "{ends}");
+        assert_eq!(registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status, 404);
+    }
+}
