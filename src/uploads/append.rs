@@ -169,9 +169,9 @@ impl Writer {
 
     /// Ends a chunk: stages its rest and records it. Returns the length of the upload, in bytes.
     ///
-    /// The rest is stored as the last part too, in case the upload ends here. If it follows other staged bytes, more
-    /// small chunks are likely.
-    pub async fn release(&mut self, tail: Tail) -> Result<u64, UploadError> {
+    /// The rest is stored as the last part too if the upload may end here: with the only chunk of a client that sends
+    /// none of them with a range, or with a chunk that parts do not divide, as they divide the first.
+    pub async fn release(&mut self, tail: Tail, has_range: bool) -> Result<u64, UploadError> {
         let Range { start, end } = tail.range;
         if let Some(mut buffer) = tail.buffer {
             let mut range = start..end;
@@ -183,7 +183,7 @@ impl Writer {
             }
             let staged = self.ledger.next_staged(range.len() as u64);
             let body = Body::Buffer { buffer: buffer.into(), range };
-            let is_last = start == 0 && self.ledger.has_parts();
+            let is_last = start == 0 && self.ledger.has_parts() && (self.ledger.is_new || has_range);
             let part = match body.again().filter(|_| is_last) {
                 Some(body) => Some((self.ledger.next_part().await?, body)),
                 None => None,

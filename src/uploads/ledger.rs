@@ -42,6 +42,8 @@ pub(super) struct Ledger {
     /// Staged bytes that are stored elsewhere now.
     pub obsolete: Vec<Staged>,
     writer: Uuid,
+    /// Whether this is the upload's first chunk.
+    pub is_new: bool,
     is_claimed: bool,
     next_part: u16,
     /// The parts that are stored and not yet sent to the session.
@@ -55,7 +57,7 @@ impl Ledger {
     pub fn new(store: Store, sessions: Rc<dyn UploadSessions>, at: UploadAt, part_size: usize) -> Self {
         let new = Upload::new(at.repository.clone(), at.state.algorithm, at.state.expires);
         let upload = Upload { part_size: part_size as u32, ..new };
-        Self { is_claimed: false, ..Self::of(store, sessions, at, upload) }
+        Self { is_new: true, is_claimed: false, ..Self::of(store, sessions, at, upload) }
     }
 
     /// The ledger of a claimed session.
@@ -68,6 +70,7 @@ impl Ledger {
             upload,
             obsolete: Vec::new(),
             writer: Uuid::new_v4(),
+            is_new: false,
             is_claimed: true,
             next_part,
             unsent: Vec::new(),
@@ -84,6 +87,7 @@ impl Ledger {
     ) -> Result<Self, CallError> {
         let mut ledger = Self::new(store, sessions, at, super::PART_SIZE);
         ledger.begin(offset).await?;
+        ledger.is_new = false;
         Ok(ledger)
     }
 

@@ -145,13 +145,14 @@ pub struct Uploads {
 impl Uploads {
     /// Adds a chunk. Returns where the upload continues, and its length in bytes.
     pub async fn append(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(UploadAt, u64), UploadError> {
+        let has_range = chunk.range.is_some();
         if at.state.has_session || !chunk.may_be_first() {
             let (writer, tail) = self.write(at, chunk).await?;
-            return Ok((at.with_session(), self.release(writer, tail).await?));
+            return Ok((at.with_session(), self.release(writer, tail, has_range).await?));
         }
         let (writer, tail) = self.write_first(at, chunk).await?;
         if writer.ledger.has_begun() {
-            return Ok((at.with_session(), self.release(writer, tail).await?));
+            return Ok((at.with_session(), self.release(writer, tail, has_range).await?));
         }
         let length = tail.range.len() as u64;
         match tail.buffer {
@@ -168,8 +169,8 @@ impl Uploads {
         }
     }
 
-    async fn release(&self, mut writer: Writer, tail: Tail) -> Result<u64, UploadError> {
-        let offset = writer.release(tail).await?;
+    async fn release(&self, mut writer: Writer, tail: Tail, has_range: bool) -> Result<u64, UploadError> {
+        let offset = writer.release(tail, has_range).await?;
         self.tidy(writer.ledger);
         Ok(offset)
     }

@@ -67,6 +67,8 @@ async function pushLargeImage(on, name) {
     }),
   );
   await on.pushManifest(name, "v1", manifest);
+  // The registry tidies up after uploads a second later.
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
   return manifest;
 }
 
