@@ -57,7 +57,12 @@ async function configuration(folder, vars, main, checkout) {
 // over the other's worker.
 async function strictEntry(folder, checkout) {
   if (existsSync(path.join(checkout, STRICT))) return STRICT;
+  const worker = await readFile(path.join(checkout, PLAIN), "utf8");
+  const isThere = (line) => worker.includes(line.match(/^export const (\w+)/)?.[1] ?? "");
   const entry = (await readFile(path.join(root, STRICT), "utf8"))
+    .split("\n")
+    .filter(isThere)
+    .join("\n")
     .replace('"../../../src/', `"${checkout}/src/`)
     .replaceAll('"./', `"${path.join(root, path.dirname(STRICT))}/`);
   const file = path.join(folder, "entry.mjs");
