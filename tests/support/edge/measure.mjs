@@ -7,15 +7,16 @@
 // Calls that cross a distance. The Cache API and KV stand in the reader's data centre.
 export const FAR = ["r2", "object", "s3"];
 
-// Calls, and those that objects and entry points of the same worker made meanwhile.
 const flat = (calls) => calls.flatMap((call) => [call, ...flat(call.inner ?? [])]);
 
-// The longest chain of calls of which each began after another had ended.
+// The longest chain of calls of which each began after another had ended. The calls of an object are among them, and
+// those of an inner entry point.
 export function rounds(calls, classes = FAR) {
   const done = [];
   let longest = 0;
-  const all = flat(calls).filter((call) => classes.includes(call.class));
-  for (const call of all.sort((a, b) => a.began - b.began)) {
+  for (const call of flat(calls)
+    .filter((call) => classes.includes(call.class))
+    .sort((a, b) => a.began - b.began)) {
     const before = Math.max(0, ...done.filter(({ ended }) => ended < call.began).map(({ length }) => length));
     const length = before + 1;
     done.push({ ended: call.ended ?? Infinity, length });
