@@ -135,7 +135,12 @@ impl Writer {
                     }
                     match future::select(reading.as_mut(), pin!(work.step(ledger))).await {
                         Either::Left((read, _)) => break read,
-                        Either::Right((worked, _)) => worked?,
+                        Either::Right((Ok(()), _)) => {}
+                        Either::Right((Err(error), _)) => {
+                            // The stream will be drained, and allows one read at a time.
+                            let _ = reading.await;
+                            return Err(error);
+                        }
                     }
                 }
             };
