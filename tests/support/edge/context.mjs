@@ -49,12 +49,16 @@ const linked = (exports) =>
     },
   });
 
-export function wrapContext(real, name) {
+// `background` counts the promises that `waitUntil` still waits for.
+export function wrapContext(real, name, background) {
   const context = wrappers.reduce((context, wrapper) => wrapper(context, name), real);
   const members = {
     exports: linked(context.exports),
     cache: context.cache,
-    waitUntil: (promise) => context.waitUntil(promise),
+    waitUntil: (promise) => {
+      background.open++;
+      context.waitUntil(Promise.resolve(promise).finally(() => background.open--));
+    },
   };
   return wrap("ExecutionContext", real, members, ["passThroughOnException", "props", "tracing"]);
 }

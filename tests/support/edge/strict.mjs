@@ -48,10 +48,11 @@ function methodsOf(Class) {
 export function entrypoint(Class, name = "default") {
   class Strict extends WorkerEntrypoint {
     invoke(about, own, use, parent) {
-      const context = wrapContext(this.ctx, name);
+      const background = { open: 0 };
+      const context = wrapContext(this.ctx, name, background);
       const waitUntil = (promise) => this.ctx.waitUntil(promise);
       const begun = (invocation) => use(new Class(context, envOf(this.env)), invocation);
-      return invoke(about, { waitUntil, ...own }, begun, parent);
+      return invoke({ ...about, background }, { waitUntil, ...own }, begun, parent);
     }
 
     async fetch(request) {
