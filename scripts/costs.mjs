@@ -1,38 +1,21 @@
 // Computes the last table of docs/costs.md from the others. With `--check`, fails if it differs.
-import { readFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
+import { Document, number } from "./tables.mjs";
 
-const file = "docs/costs.md";
-const text = readFileSync(file, "utf8");
+const costs = new Document("docs/costs.md");
 
-function section(name) {
-  const found = text.match(new RegExp(`<!-- ${name} -->\n([^]*?)<!-- end -->`));
-  if (!found) throw new Error(`${file} has no section "${name}"`);
-  return found[1];
-}
-
-// The cells of a table, without the row of dashes.
-function table(name) {
-  const rows = section(name).match(/^\|.*\|$/gm);
-  const cells = rows.map((row) =>
-    row
-      .slice(1, -1)
-      .split("|")
-      .map((cell) => cell.trim()),
-  );
-  return { header: cells[0], rows: cells.slice(2) };
-}
-
-function number(cell) {
-  const value = Number(cell.replaceAll(",", ""));
-  if (!/\d/.test(cell) || Number.isNaN(value)) throw new Error(`not a number: "${cell}"`);
-  return value;
-}
-
-const { header, rows } = table("operations");
-const units = header.slice(1);
-const operations = new Map(rows.map(([name, ...calls]) => [name, calls.map(number)]));
+// Rounds take time, not money.
+const units = costs.table("operations").header.filter((name) => !["operation", "rounds"].includes(name));
+const operations = new Map(
+  [costs.table("operations"), costs.table("processing")].flatMap(({ header, rows }) =>
+    rows.map((row) => {
+      const cell = (unit) => row[header.indexOf(unit)] ?? "0";
+      return [row[0], units.map((unit) => number(cell(unit)))];
+    }),
+  ),
+);
 const prices = new Map(
-  table("prices").rows.map(([unit, price, included]) => [unit, [number(price), number(included)]]),
+  costs.table("prices").rows.map(([unit, price, included]) => [unit, [number(price), number(included)]]),
 );
 
 function total(scenario) {
@@ -46,7 +29,7 @@ function total(scenario) {
   return sum;
 }
 
-const lines = table("scenarios").rows.map(([name, scenario]) => {
+const lines = costs.table("scenarios").rows.map(([name, scenario]) => {
   const calls = total(scenario);
   let dollars = 0;
   let included = Infinity;
@@ -63,14 +46,14 @@ const lines = table("scenarios").rows.map(([name, scenario]) => {
 const head = ["1,000 times", ...units, "costs", "included a month"];
 const result = ["", `| ${head.join(" | ")} |`, `|${"---|".repeat(head.length)}`, ...lines, "", ""].join("\n");
 if (process.argv[2] === "--check") {
-  if (section("costs") !== result) {
-    console.error(`${file} is out of date: run node scripts/costs.mjs`);
+  if (costs.section("costs") !== result) {
+    console.error(`${costs.file} is out of date: run node scripts/costs.mjs`);
     process.exitCode = 1;
   }
 } else {
   writeFileSync(
-    file,
-    text.replace(section("costs") + "<!-- end -->\n", () => `${result}<!-- end -->\n`),
+    costs.file,
+    costs.text.replace(costs.section("costs") + "<!-- end -->\n", () => `${result}<!-- end -->\n`),
   );
   console.log(result.trim());
 }
