@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     context::Context,
     layout::{CacheEntry, Key},
-    oci::{Digest, Manifest},
+    oci::{Digest, Manifest, RepositoryName},
     platform::{Body, ByteRange},
     storage::{Condition, LONG_PATIENCE, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
@@ -97,6 +97,11 @@ pub struct Opened {
     pub located: Located,
     /// The path of the object read; `None` for the edge cache.
     pub path: Option<Path>,
+}
+
+/// The key of a push in the isolate's memory.
+fn pushed(name: &RepositoryName, manifest: &Digest) -> String {
+    format!("pushed/{manifest}/{name}")
 }
 
 /// The blobs of one request or job. Look-ups are strict unless the caller allows cached answers.
@@ -252,13 +257,14 @@ impl Blobs {
         Self { store: self.store.with_patience(LONG_PATIENCE), ..self.clone() }
     }
 
-    /// Whether the content of a manifest is in the isolate's memory: then it is stored, too.
-    pub fn remembers(&self, manifest: &Digest) -> bool {
-        self.cache.in_memory(CacheEntry::Manifest, manifest).is_some()
+    /// Whether this isolate has pushed a manifest to a repository, with everything that belongs to it.
+    pub fn has_pushed(&self, name: &RepositoryName, manifest: &Digest) -> bool {
+        self.cache.recall(&pushed(name, manifest)).is_some()
     }
 
-    /// Keeps the content of a stored manifest in the isolate's memory.
-    pub fn remember(&self, manifest: &Digest, content: &Bytes) {
+    /// Notes that this isolate has pushed a manifest, and keeps its content for pulls.
+    pub fn set_pushed(&self, name: &RepositoryName, manifest: &Digest, content: &Bytes) {
+        self.cache.remember(pushed(name, manifest), Bytes::new());
         self.cache.put_in_memory(CacheEntry::Manifest, manifest, content.clone());
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixtures::{CONFIG, EMPTY_INDEX, IMAGE, INDEX, descriptor, image, sha256},
-    support::TestRegistry,
+    support::{Fault, TestRegistry},
     table::{Body, CALL, Call, Client, Given, OF_IMAGE, OF_INDEX, Sent, assert_well_formed, each, in_order},
 };
 
@@ -353,5 +353,36 @@ fn manifests_of_4_mib_are_accepted_and_larger_ones_refused() {
         let taken = registry.send("PUT /v2/a/manifests/largest", OF_INDEX, Some(stream(largest.clone())));
         assert_eq!(taken.status, 201);
         assert!(registry.get("GET /v2/a/manifests/largest").body == largest.as_bytes());
+    }
+}
+
+#[test]
+fn a_push_that_failed_half_way_is_completed_by_the_next() {
+    // The calls of a push: the content, then four links, then the tag.
+    for (fault, kind) in (0..7).flat_map(|at| [(at, Fault::Error), (at, Fault::Timeout)]) {
+        let registry = TestRegistry::new();
+        let subject = sha256("a subject");
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [],
+            "subject": {"mediaType": IMAGE, "digest": subject, "size": 9},
+        })
+        .to_string();
+        let put = || {
+            let headers = [("content-type", INDEX)];
+            registry.send("PUT /v2/a/manifests/v1", &headers, Some(MemoryStream::new(manifest.clone())))
+        };
+        registry.storage.fail_at(Some((fault, kind)));
+        let first = put().status;
+        registry.storage.fail_at(None);
+        assert!(first == 201 || first == 500, "{first}");
+        // A pull of what is there does not keep the next push from completing it.
+        registry.get(&format!("GET /v2/a/manifests/{}", sha256(&manifest)));
+        assert_eq!(put().status, 201);
+        let referrers = registry.get(&format!("GET /v2/a/referrers/{subject}")).json();
+        assert_eq!(referrers["manifests"].as_array().unwrap().len(), 1, "{kind:?} at {fault}");
+        assert_eq!(registry.get("GET /v2/_catalog").json()["repositories"], json!(["a"]));
+        assert_eq!(registry.get("GET /v2/a/manifests/v1").body, manifest.as_bytes());
     }
 }

@@ -32,14 +32,13 @@ impl Stored {
         metadata.insert(MEDIA_TYPE.to_owned(), manifest.media_type.clone());
         let is_linked = async {
             // A key takes one write per second: do not write what is there.
-            if self.blobs.remembers(digest)
+            if self.blobs.has_pushed(&self.name, digest)
                 && let Some(link) = self.store().head(&Key::Revision(&self.name, digest).path()).await?
                 && link.metadata == metadata
             {
                 return Ok(true);
             }
             self.blobs.put(digest, Body::Bytes(content.clone())).await?;
-            self.blobs.remember(digest, content);
             Ok(false)
         };
         let (missing, is_linked) = try_join(self.missing(&manifest.blobs), is_linked).await?;
@@ -59,6 +58,8 @@ impl Stored {
             try_join3(link, self.index(digest, Some((manifest, size))), indexed).await?;
             tagged.await?;
         }
+        // Not before: a push that failed half-way is repeated as a whole.
+        self.blobs.set_pushed(&self.name, digest, content);
         Ok(())
     }
 
