@@ -8,8 +8,8 @@ export const DEFAULTS = {
   seed: 1,
   faults: [],
   waiting: 6, // calls that may wait at once
-  listing: "full", // or "short": pages are short, some empty
-  kv: "exact", // or "stale"
+  listing: "short", // pages are short, some empty; or "full"
+  kv: "stale", // or "exact"
   cache: "on", // or "off", as on workers.dev
   cacheLimit: 512 * 1024 * 1024, // bodies the Cache API takes, in bytes
   frontDoor: 100 * 1000 * 1000, // bodies the front door lets through, in bytes
