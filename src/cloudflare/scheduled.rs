@@ -1,4 +1,4 @@
-//! The entry point of the hourly cron trigger: runs jobs.
+//! The entry point of the daily cron trigger: runs jobs.
 
 use std::rc::Rc;
 

@@ -5,7 +5,7 @@ use futures_util::future::{try_join, try_join_all, try_join3};
 
 use super::Stored;
 use crate::{
-    blobs::{Freshness, Located},
+    blobs::{Freshness, Located, Put},
     layout::Key,
     oci::{Digest, Manifest, Tag},
     platform::Body,
@@ -16,6 +16,16 @@ use crate::{
 /// The metadata name of the media type in a manifest's link.
 const MEDIA_TYPE: &str = "media-type";
 
+/// What is there of a manifest that is pushed.
+enum Stage {
+    /// Its content, by now.
+    New,
+    /// Its link too. Of the rest, some may be missing.
+    Linked,
+    /// Everything but its new tags: this isolate has pushed it.
+    Complete,
+}
+
 impl Stored {
     /// The manifest with this digest. Costs one look-up.
     pub(super) async fn revision_by_digest(&self, digest: &Digest) -> Result<Option<Revision>, StorageError> {
@@ -23,44 +33,55 @@ impl Stored {
         Ok(link.map(|meta| Revision { digest: digest.clone(), description: description(&meta) }))
     }
 
-    /// Writes a manifest in three rounds: its content, while its blobs are looked up; its links; its tags. A
-    /// manifest that is there already, as for a second tag, takes two.
+    /// Writes a manifest in three rounds: its content, while its blobs are looked up; its links; its tags. Another
+    /// tag of a manifest that this isolate has pushed takes two.
     pub(super) async fn push(&self, new: &NewManifest, tags: &[Tag]) -> Result<(), RepositoryError> {
         let NewManifest { digest, manifest, content } = new;
         let size = content.len() as u64;
         let mut metadata = Located { size, at: None }.to_metadata();
         metadata.insert(MEDIA_TYPE.to_owned(), manifest.media_type.clone());
-        let is_linked = async {
-            // A key takes one write per second: do not write what is there.
-            if self.blobs.has_pushed(&self.name, digest)
-                && let Some(link) = self.store().head(&Key::Revision(&self.name, digest).path()).await?
-                && link.metadata == metadata
-            {
-                return Ok(true);
-            }
-            self.blobs.put(digest, Body::Bytes(content.clone())).await?;
-            Ok(false)
-        };
-        let (missing, is_linked) = try_join(self.missing(&manifest.blobs), is_linked).await?;
+        let stored = self.put_content(digest, content, &metadata);
+        let (missing, stored) = try_join(self.missing(&manifest.blobs), stored).await?;
         if !missing.is_empty() {
             return Err(RepositoryError::BlobsMissing(missing));
         }
+        let index = self.index(digest, Some((manifest, size)));
         let indexed = try_join_all(tags.iter().map(async |tag| {
             self.put_new(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await
         }));
         let tagged = try_join_all(tags.iter().map(async |tag| {
             self.put(Key::TagCurrent(&self.name, tag), digest.to_string(), metadata.clone()).await
         }));
-        if is_linked {
-            try_join(indexed, tagged).await?;
-        } else {
-            let link = self.put_link(Key::Revision(&self.name, digest), digest, &metadata);
-            try_join3(link, self.index(digest, Some((manifest, size))), indexed).await?;
-            tagged.await?;
+        match stored {
+            Stage::New => {
+                let link = self.put_link(Key::Revision(&self.name, digest), digest, &metadata);
+                try_join3(link, index, indexed).await?;
+                tagged.await?;
+            }
+            Stage::Linked => drop(try_join3(index, indexed, tagged).await?),
+            Stage::Complete => drop(try_join(indexed, tagged).await?),
         }
         // Not before: a push that failed half-way is repeated as a whole.
         self.blobs.set_pushed(&self.name, digest, content);
         Ok(())
+    }
+
+    /// Writes the content of a manifest. A key takes one write per second, so what is there is not written.
+    async fn put_content(
+        &self,
+        digest: &Digest,
+        content: &Bytes,
+        metadata: &Metadata,
+    ) -> Result<Stage, StorageError> {
+        let is_linked = async || {
+            let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
+            Ok::<_, StorageError>(link.is_some_and(|link| link.metadata == *metadata))
+        };
+        if self.blobs.has_pushed(&self.name, digest) && is_linked().await? {
+            return Ok(Stage::Complete);
+        }
+        let put = self.blobs.put(digest, Body::Bytes(content.clone())).await?;
+        Ok(if put == Put::Existed && is_linked().await? { Stage::Linked } else { Stage::New })
     }
 
     pub(super) async fn index(
