@@ -13,6 +13,7 @@ pub mod memory;
 mod path;
 mod retry;
 pub mod s3;
+mod settled;
 mod store;
 
 pub(crate) use driver::Errors;
@@ -23,4 +24,5 @@ pub use driver::{
 pub use error::{StorageError, StorageErrorKind};
 pub use path::{InvalidPath, Path};
 pub use retry::{Attempts, LONG_PATIENCE, PATIENCE};
+pub use settled::{all, both};
 pub use store::Store;

@@ -4,7 +4,7 @@ use std::{ops::Range, pin::pin, rc::Rc};
 
 use futures_util::{
     StreamExt,
-    future::{self, Either, LocalBoxFuture, try_join},
+    future::{self, Either, LocalBoxFuture},
     stream::FuturesOrdered,
 };
 
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     oci::{HashState, Hasher},
     platform::{Body, Buffer, Buffers, ReadError},
-    storage::{PutOptions, StorageError},
+    storage::{PutOptions, StorageError, both},
 };
 
 /// Limit of parts of one upload in flight to storage while the next is being filled. R2 accepts two or three
@@ -174,8 +174,8 @@ impl Writer {
 
     /// Ends a chunk: stages its rest and records it. Returns the length of the upload, in bytes.
     ///
-    /// The rest is stored as the last part too if the upload may end here: with the only chunk of a client that sends
-    /// none of them with a range, or with a chunk that parts do not divide, as they divide the first.
+    /// The rest is stored as the last part too if the upload probably ends here: with the first chunk of a client that
+    /// sends no ranges, or with a chunk that parts do not divide although they divide those before it.
     pub async fn release(&mut self, tail: Tail, has_range: bool) -> Result<u64, UploadError> {
         let Range { start, end } = tail.range;
         if let Some(mut buffer) = tail.buffer {
@@ -188,7 +188,9 @@ impl Writer {
             }
             let staged = self.ledger.next_staged(range.len() as u64);
             let body = Body::Buffer { buffer: buffer.into(), range };
-            let is_last = start == 0 && self.ledger.has_parts() && (self.ledger.is_new || has_range);
+            let is_last = start == 0
+                && self.ledger.has_parts()
+                && if has_range { self.ledger.follows_whole_parts() } else { self.ledger.is_new() };
             let part = match body.again().filter(|_| is_last) {
                 Some(body) => Some((self.ledger.next_part().await?, body)),
                 None => None,
@@ -200,8 +202,8 @@ impl Writer {
             };
             let path = staged.path(self.ledger.id());
             let stage = async { store.put(&path, body, PutOptions::default()).await.map(drop) };
-            let stored = async { Ok::<_, UploadError>(try_join(last, stage).await?) };
-            let ((last, ()), ()) = try_join(stored, self.work.settle(&mut self.ledger)).await?;
+            let stored = async { Ok::<_, UploadError>(both(last, stage).await?) };
+            let ((last, ()), ()) = both(stored, self.work.settle(&mut self.ledger)).await?;
             self.ledger.upload.staged.push(staged);
             self.ledger.upload.last = last;
         } else {
@@ -235,7 +237,7 @@ impl Writer {
             let body = Body::Buffer { buffer: buffer.into(), range: 0..end };
             let stored = put_part(&self.ledger, part, body, 0, self.hasher.state());
             let stored = async { Ok::<_, UploadError>(stored.await?) };
-            let (stored, ()) = try_join(stored, self.work.settle(&mut self.ledger)).await?;
+            let (stored, ()) = both(stored, self.work.settle(&mut self.ledger)).await?;
             self.ledger.upload.last = Some(stored.part);
         } else {
             self.work.settle(&mut self.ledger).await?;

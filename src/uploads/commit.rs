@@ -1,6 +1,6 @@
 //! Commits an upload that has a session: makes a blob of its bytes, in time independent of their number.
 
-use futures_util::future::{join as both, try_join};
+use futures_util::future;
 use uuid::Uuid;
 
 use super::{
@@ -14,7 +14,7 @@ use crate::{
     layout::Key,
     oci::{Digest, UploadId},
     platform::Body,
-    storage::{Metadata, ObjectMeta, Part, Path, PutOptions, StorageError, StorageErrorKind, Store},
+    storage::{Metadata, ObjectMeta, Part, Path, PutOptions, StorageError, StorageErrorKind, Store, both},
 };
 
 /// The metadata name of the digest in [`Key::BlobNote`] and [`Key::UploadBlob`].
@@ -32,7 +32,7 @@ impl Uploads {
         let command =
             Command::Commit { repository: at.repository.clone(), digest: digest.clone(), checkpoint };
         let located = self.blobs.locate(digest, Freshness::Strict);
-        let (reply, located) = both(self.sessions.call(&at.id, command), located).await;
+        let (reply, located) = future::join(self.sessions.call(&at.id, command), located).await;
         let upload = match reply {
             Ok(Reply { upload, .. }) => upload,
             Err(CallError::Refused(Refused::WrongDigest)) => {
@@ -158,7 +158,7 @@ impl Uploads {
                 rest.await;
                 Ok(discard(&store, &at.id, &upload, true).await?)
             };
-            try_join(async { Ok::<_, UploadError>(closed.await?) }, discarded).await.map(drop)
+            both(async { Ok::<_, UploadError>(closed.await?) }, discarded).await.map(drop)
         });
     }
 }
@@ -197,7 +197,7 @@ pub async fn join(
         }
     };
     let noted = async { note_blob(store, &path, upload.blob, digest).await.map_err(refused) };
-    try_join(completed, noted).await.map(drop)
+    both(completed, noted).await.map(drop)
 }
 
 /// Writes the note with the digest of a [`Key::Blob`], which the purge job reads if its descriptor never comes.

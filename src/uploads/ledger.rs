@@ -42,8 +42,8 @@ pub(super) struct Ledger {
     /// Staged bytes that are stored elsewhere now.
     pub obsolete: Vec<Staged>,
     writer: Uuid,
-    /// Whether this is the upload's first chunk.
-    pub is_new: bool,
+    /// The length of the upload before this chunk, in bytes; `None` for its first chunk.
+    start: Option<u64>,
     is_claimed: bool,
     next_part: u16,
     /// The parts that are stored and not yet sent to the session.
@@ -57,7 +57,7 @@ impl Ledger {
     pub fn new(store: Store, sessions: Rc<dyn UploadSessions>, at: UploadAt, part_size: usize) -> Self {
         let new = Upload::new(at.repository.clone(), at.state.algorithm, at.state.expires);
         let upload = Upload { part_size: part_size as u32, ..new };
-        Self { is_new: true, is_claimed: false, ..Self::of(store, sessions, at, upload) }
+        Self { is_claimed: false, ..Self::of(store, sessions, at, upload) }
     }
 
     /// The ledger of a claimed session.
@@ -70,7 +70,7 @@ impl Ledger {
             upload,
             obsolete: Vec::new(),
             writer: Uuid::new_v4(),
-            is_new: false,
+            start: None,
             is_claimed: true,
             next_part,
             unsent: Vec::new(),
@@ -87,7 +87,7 @@ impl Ledger {
     ) -> Result<Self, CallError> {
         let mut ledger = Self::new(store, sessions, at, super::PART_SIZE);
         ledger.begin(offset).await?;
-        ledger.is_new = false;
+        ledger.start = Some(ledger.upload.offset);
         Ok(ledger)
     }
 
@@ -110,6 +110,16 @@ impl Ledger {
     /// Whether the upload has a session.
     pub fn has_begun(&self) -> bool {
         self.is_claimed
+    }
+
+    /// Whether this is the upload's first chunk.
+    pub fn is_new(&self) -> bool {
+        self.start.is_none()
+    }
+
+    /// Whether this chunk follows others that parts divide.
+    pub fn follows_whole_parts(&self) -> bool {
+        self.start.is_some_and(|start| start > 0 && start % u64::from(self.upload.part_size) == 0)
     }
 
     /// Whether the upload has parts.

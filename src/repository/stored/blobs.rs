@@ -8,7 +8,7 @@ use crate::{
     blobs::{Freshness, Located},
     layout::Key,
     oci::Digest,
-    storage::{Metadata, StorageError},
+    storage::{Metadata, StorageError, both},
 };
 
 /// Limit of look-ups of one manifest at a time. Those above the platform's limit on connections wait there, and not
@@ -65,7 +65,7 @@ impl Stored {
         let metadata = located.to_metadata();
         let link = self.put_link(Key::Layer(&self.name, digest), digest, &metadata);
         let reverse = self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
-        Ok(try_join(link, reverse).await?.0)
+        Ok(both(link, reverse).await?.0)
     }
 
     pub(super) async fn unlink(&self, digest: &Digest) -> Result<bool, StorageError> {

@@ -1,7 +1,6 @@
 //! Manifests of a repository: their content and links.
 
 use bytes::Bytes;
-use futures_util::future::{try_join, try_join_all, try_join3};
 
 use super::Stored;
 use crate::{
@@ -10,7 +9,7 @@ use crate::{
     oci::{Digest, Manifest, Tag},
     platform::Body,
     repository::{NewManifest, RepositoryError, Revision},
-    storage::{Metadata, ObjectMeta, StorageError},
+    storage::{Metadata, ObjectMeta, StorageError, all, both},
 };
 
 /// The metadata name of the media type in a manifest's link.
@@ -41,25 +40,25 @@ impl Stored {
         let mut metadata = Located { size, at: None }.to_metadata();
         metadata.insert(MEDIA_TYPE.to_owned(), manifest.media_type.clone());
         let stored = self.put_content(digest, content, &metadata);
-        let (missing, stored) = try_join(self.missing(&manifest.blobs), stored).await?;
+        let (missing, stored) = both(self.missing(&manifest.blobs), stored).await?;
         if !missing.is_empty() {
             return Err(RepositoryError::BlobsMissing(missing));
         }
         let index = self.index(digest, Some((manifest, size)));
-        let indexed = try_join_all(tags.iter().map(async |tag| {
+        let indexed = all(tags.iter().map(async |tag| {
             self.put_new(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await
         }));
-        let tagged = try_join_all(tags.iter().map(async |tag| {
+        let tagged = all(tags.iter().map(async |tag| {
             self.put(Key::TagCurrent(&self.name, tag), digest.to_string(), metadata.clone()).await
         }));
         match stored {
             Stage::New => {
                 let link = self.put_link(Key::Revision(&self.name, digest), digest, &metadata);
-                try_join3(link, index, indexed).await?;
+                both(link, both(index, indexed)).await?;
                 tagged.await?;
             }
-            Stage::Linked => drop(try_join3(index, indexed, tagged).await?),
-            Stage::Complete => drop(try_join(indexed, tagged).await?),
+            Stage::Linked => drop(both(index, both(indexed, tagged)).await?),
+            Stage::Complete => drop(both(indexed, tagged).await?),
         }
         // Not before: a push that failed half-way is repeated as a whole.
         self.blobs.set_pushed(&self.name, digest, content);
@@ -97,7 +96,7 @@ impl Stored {
                 None => Ok(()),
             }
         };
-        try_join3(reverse, catalog, referrer).await.map(drop)
+        both(reverse, both(catalog, referrer)).await.map(drop)
     }
 
     pub(super) async fn remove_manifest(&self, digest: &Digest) -> Result<bool, StorageError> {

@@ -8,8 +8,16 @@ import { chance } from "./rules.mjs";
 // `about`: class, kind and key. `far`: the name of its distance; `more`: milliseconds on top. `limit` is asked
 // before the call is carried out, may throw to refuse it, and returns what to do after. `operation` carries it
 // out. `copy` makes the operation repeatable for one that lands late.
-export async function call(about, { far, more = 0, limit, operation, copy, fail }) {
+//
+// A call ends even if its invocation ends before it: the platform's part does not hear that nobody waits any more.
+export function call(about, options) {
   const invocation = current();
+  const done = carryOut(about, options, invocation);
+  invocation.waitUntil?.(done.catch(() => {}));
+  return done;
+}
+
+async function carryOut(about, { far, more = 0, limit, operation, copy, fail }, invocation) {
   const { rules } = invocation;
   const entry = begin(invocation, about);
   let outcome = "ok";
