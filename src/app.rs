@@ -8,7 +8,7 @@ use crate::{
     config::{CacheConfig, Config},
     context::Context,
     oci::{RepositoryName, UploadId},
-    platform::{Background, Buffers, Clock, EdgeCache, RequestLog, Reserved, Sink, budget},
+    platform::{Background, Buffers, Clock, EdgeCache, ReadError, RequestLog, Reserved, Sink, budget},
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{Repository, cached::Cached, facts::Facts, stored::Stored},
     secret::SecretStore,
@@ -126,7 +126,7 @@ impl App {
     }
 
     /// Counts memory that a request holds, until the answer is dropped; waits while too much is in use.
-    pub async fn reserve(&self, bytes: usize) -> Box<dyn Reserved> {
+    pub async fn reserve(&self, bytes: usize) -> Result<Box<dyn Reserved>, ReadError> {
         self.buffers.reserve(bytes).await
     }
 

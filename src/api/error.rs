@@ -189,9 +189,18 @@ impl From<InvalidReference> for Error {
 impl From<StorageError> for Error {
     fn from(error: StorageError) -> Self {
         match error.kind {
-            StorageErrorKind::Body(read) => Self::BodyBroken(read),
+            StorageErrorKind::Body(read) => read.into(),
             _ if error.is_retryable() => Self::Busy(error.to_string()),
             _ => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NoMemory => Self::Busy(error.to_string()),
+            error => Self::BodyBroken(error),
         }
     }
 }
@@ -227,7 +236,7 @@ impl From<UploadError> for Error {
             }
             UploadError::Storage(error) => error.into(),
             UploadError::Repository(error) => error.into(),
-            UploadError::Body(error) => Self::BodyBroken(error),
+            UploadError::Body(error) => error.into(),
             UploadError::Hash(error) => Self::Internal(error.to_string()),
             UploadError::Length(error) => Self::ChunkLength(error),
             UploadError::TooLarge { .. } => Self::BlobTooLarge(error.to_string()),

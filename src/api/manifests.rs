@@ -69,7 +69,7 @@ impl Registry<'_> {
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         // The content and what it is parsed into.
         let length = body.content_length().unwrap_or(u64::MAX).min(Manifest::MAX_BYTES as u64);
-        let _held = self.app.reserve(length as usize * PARSED).await;
+        let _held = self.app.reserve(length as usize * PARSED).await?;
         let new = new_manifest(reference, content_type, body).await?;
         let mut tags = extra.clone();
         if let Reference::Tag(tag) = reference {
@@ -123,7 +123,7 @@ async fn new_manifest(
     }
     let content = body.read(Manifest::MAX_BYTES).await.map_err(|error| match error {
         ReadError::TooLarge { .. } => Error::ManifestTooLarge,
-        error => Error::BodyBroken(error),
+        error => error.into(),
     })?;
     let digest = match reference {
         Reference::Tag(_) => Algorithm::Sha256.digest(&content),

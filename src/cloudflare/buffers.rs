@@ -12,7 +12,7 @@ use super::{
 use crate::{
     oci::Hasher,
     platform::{
-        Buffer, Buffers, Clock, Reserved,
+        Buffer, Buffers, Clock, ReadError, Reserved,
         budget::{
             Budget,
             limits::{BUDGET, RESERVE},
@@ -31,7 +31,7 @@ thread_local! {
     static LENT: RefCell<Lent> = const { RefCell::new(Lent { budget: Budget::new(BUDGET, RESERVE), idle: Vec::new() }) };
 }
 
-/// The buffers in use, and idle ones of a part's size for reuse.
+/// The buffers in use, and idle ones for reuse.
 struct Lent {
     budget: Budget,
     idle: Vec<ArrayBuffer>,
@@ -40,27 +40,42 @@ struct Lent {
 impl Lent {
     /// Allocates memory that the budget has granted. Idle buffers count towards the budget too.
     fn allocate(&mut self, bytes: usize) -> ArrayBuffer {
-        let reused = if bytes == PART_SIZE { self.idle.pop() } else { None };
-        self.idle.truncate(self.budget.free() / PART_SIZE);
+        let at = self.idle.iter().rposition(|idle| idle.byte_length() as usize == bytes);
+        let reused = at.map(|at| self.idle.remove(at));
+        let mut room = self.budget.free();
+        self.idle.retain(|idle| {
+            let length = idle.byte_length() as usize;
+            let fits = length <= room;
+            room -= if fits { length } else { 0 };
+            fits
+        });
         reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32))
     }
 }
 
+/// Time that a request waits for memory, in milliseconds.
+const PATIENCE: u64 = 30_000;
+
 /// Waits until a request may hold `bytes`. Polls with a timer of this request: another request cannot wake it.
-async fn granted(id: u64, bytes: usize) {
+async fn granted(id: u64, bytes: usize) -> Result<(), ReadError> {
+    let started = SystemClock.now();
     while !LENT.with_borrow_mut(|lent| lent.budget.grow(id, bytes, SystemClock.now())) {
+        if SystemClock.now().milliseconds_since(started) > PATIENCE {
+            return Err(ReadError::NoMemory);
+        }
         sleep(RETRY).await;
     }
+    Ok(())
 }
 
 /// Memory held by a request, given back when it is dropped.
 struct Loan(u64);
 
 impl Loan {
-    async fn of(bytes: usize) -> Self {
+    async fn of(bytes: usize) -> Result<Self, ReadError> {
         let loan = Self(LENT.with_borrow_mut(|lent| lent.budget.id()));
-        granted(loan.0, bytes).await;
-        loan
+        granted(loan.0, bytes).await?;
+        Ok(loan)
     }
 }
 
@@ -80,17 +95,17 @@ impl Buffers for JsBuffers {
         PART_SIZE
     }
 
-    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>> {
+    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Result<Box<dyn Buffer>, ReadError>> {
         Box::pin(async move {
             let bytes = capacity.min(SMALL);
-            let loan = Loan::of(bytes).await;
+            let loan = Loan::of(bytes).await?;
             let memory = LENT.with_borrow_mut(|lent| lent.allocate(bytes));
-            Box::new(JsBuffer { memory, capacity, loan }) as Box<dyn Buffer>
+            Ok(Box::new(JsBuffer { memory, capacity, loan }) as Box<dyn Buffer>)
         })
     }
 
-    fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Box<dyn Reserved>> {
-        Box::pin(async move { Box::new(Loan::of(bytes).await) as Box<dyn Reserved> })
+    fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Result<Box<dyn Reserved>, ReadError>> {
+        Box::pin(async move { Ok(Box::new(Loan::of(bytes).await?) as Box<dyn Reserved>) })
     }
 }
 
@@ -108,7 +123,7 @@ impl Buffer for JsBuffer {
 
     /// A buffer that is only dropped waits for the garbage collector, and many pile up before it runs.
     fn recycle(&self) {
-        if self.length() == PART_SIZE {
+        if self.length() >= SMALL {
             LENT.with_borrow_mut(|lent| lent.idle.push(self.memory.clone()));
         }
     }
@@ -125,15 +140,16 @@ impl JsBuffer {
     }
 
     /// Makes room after the first `used` bytes, and returns the end of it.
-    pub(super) async fn make_room(&mut self, used: usize) -> usize {
+    pub(super) async fn make_room(&mut self, used: usize) -> Result<usize, ReadError> {
         if used >= self.length() && self.length() < self.capacity {
             let bytes = (used + SMALL).max(self.length() * 4).min(self.capacity);
-            granted(self.loan.0, bytes).await;
+            granted(self.loan.0, bytes).await?;
             let memory = LENT.with_borrow_mut(|lent| lent.allocate(bytes));
             Uint8Array::new(&memory).set(&self.view(0..self.length()), 0);
-            self.memory = memory;
+            let outgrown = std::mem::replace(&mut self.memory, memory);
+            LENT.with_borrow_mut(|lent| lent.idle.push(outgrown));
         }
-        self.length()
+        Ok(self.length())
     }
 
     /// The request still reads into this buffer.

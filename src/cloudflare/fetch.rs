@@ -44,8 +44,8 @@ async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
         }
     };
     let init = request_init(&parts, value, length.filter(|_| is_stream))?;
-
-    attempt(&parts.uri.to_string(), &init, parts.method == Method::HEAD).await
+    let answer = fetch(&parts.uri.to_string(), &init).map_err(text)?;
+    read_response(&JsFuture::from(answer).await.map_err(text)?, parts.method == Method::HEAD)
 }
 
 /// The second argument of `fetch`. `stream_length` is the length of a streamed body, if known.
@@ -71,11 +71,6 @@ fn request_init(parts: &Parts, body: JsValue, stream_length: Option<u64>) -> Res
         set("duplex", &"half".into())?;
     }
     Ok(init)
-}
-
-async fn attempt(url: &str, init: &Object, is_head: bool) -> Result<Response<Body>, String> {
-    let answer = JsFuture::from(fetch(url, init).map_err(text)?).await.map_err(text)?;
-    read_response(&answer, is_head)
 }
 
 /// Converts a `Response`. Its body is passed as a handle.

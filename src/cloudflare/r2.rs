@@ -48,7 +48,8 @@ impl R2 {
         let is = |codes: &[&str]| codes.iter().any(|code| message.contains(code));
         let kind = if is(&["(10037)"]) {
             StorageErrorKind::DigestMismatch
-        } else if is(&["(10024)"]) {
+        } else if is(&["(10024)", "(10025)"]) {
+            // No such upload, or a part that was replaced since: either way it cannot be completed.
             StorageErrorKind::NoSuchUpload
         } else {
             StorageErrorKind::Backend { operation, retryable: is(&RETRYABLE), message }

@@ -120,7 +120,7 @@ impl ByteStream for JsStream {
             let mut window = Vec::new();
             let mut at = range.start;
             while at < range.end {
-                let room = buffer.make_room(at).await.min(range.end);
+                let room = buffer.make_room(at).await?.min(range.end);
                 let want = STRIDE.min(room - at);
                 let mut read = pin!(self.fill(buffer.view(at..at + want)));
                 let read = loop {

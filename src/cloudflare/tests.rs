@@ -137,7 +137,7 @@ async fn a_stream_fills_buffers_regardless_of_its_piece_sizes() {
         let mut hasher = crate::oci::Hasher::new(Algorithm::Sha256);
         let mut back = Vec::new();
         loop {
-            let mut buffer = JsBuffers.lend(1_300_000).await;
+            let mut buffer = JsBuffers.lend(1_300_000).await.unwrap();
             let end = stream.read_into(&mut *buffer, 100..1_300_000, Some(&mut hasher)).await.unwrap();
             back.extend(buffers::view(&*buffer, 100..end).unwrap().to_vec());
             if end < 1_300_000 {
@@ -152,7 +152,7 @@ async fn a_stream_fills_buffers_regardless_of_its_piece_sizes() {
 #[wasm_bindgen_test]
 async fn a_broken_stream_is_an_error() {
     let mut broken = stream(&noise(100), &[10], true);
-    let mut buffer = JsBuffers.lend(1000).await;
+    let mut buffer = JsBuffers.lend(1000).await.unwrap();
     let error = broken.read_into(&mut *buffer, 0..1000, None).await;
     assert!(matches!(error, Err(ReadError::Broken(_))), "{error:?}");
     assert!(Box::new(stream(&noise(100), &[10], true)).read(1000).await.is_err());
@@ -185,7 +185,7 @@ async fn discarded_bytes_are_hashed() {
 #[wasm_bindgen_test]
 async fn a_buffer_takes_memory_as_it_is_filled() {
     let before = buffers::used();
-    let mut buffer = JsBuffers.lend(PART_SIZE).await;
+    let mut buffer = JsBuffers.lend(PART_SIZE).await.unwrap();
     assert!(buffers::used() - before <= 64 * 1024);
     let bytes = noise(300_000);
     let mut short = stream(&bytes, &[70_000], false);
@@ -200,7 +200,7 @@ async fn a_buffer_takes_memory_as_it_is_filled() {
 async fn uploads_wait_while_the_memory_budget_is_exhausted() {
     let mut held = Vec::new();
     for _ in 0..BUDGET / PART_SIZE {
-        held.push(JsBuffers.reserve(PART_SIZE).await);
+        held.push(JsBuffers.reserve(PART_SIZE).await.unwrap());
     }
     let mut waiting = JsBuffers.lend(PART_SIZE);
     match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
@@ -208,5 +208,5 @@ async fn uploads_wait_while_the_memory_budget_is_exhausted() {
         futures_util::future::Either::Right(_) => {}
     }
     held.pop();
-    waiting.await.recycle();
+    waiting.await.unwrap().recycle();
 }

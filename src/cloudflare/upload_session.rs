@@ -105,7 +105,7 @@ impl UploadSession {
             }
             storage.put_multiple_raw(values).await?;
             let expires = state.upload().expires;
-            if before.is_none_or(|before| before.upload().expires != expires) {
+            if before.as_ref().is_none_or(|before| before.upload().expires != expires) {
                 let wait = expires.0.saturating_sub(SystemClock.now().0);
                 storage.set_alarm(std::time::Duration::from_millis(wait)).await?;
             }
@@ -120,9 +120,32 @@ impl UploadSession {
         let parts = if rows.list { self.parts().await? } else { Vec::new() };
         if let (true, Command::Commit { digest, .. }, Ok(id)) = (join, command, id.parse()) {
             let joined = join_parts(&self.store()?, &id, &upload, digest, parts).await;
+            if joined.is_err() {
+                self.take_back(&state, before, &rows).await?;
+            }
             return Ok(joined.map(|()| Reply { upload, parts: Vec::new() }));
         }
         Ok(Ok(Reply { upload, parts }))
+    }
+
+    /// Restores the state before a commit whose parts could not be joined, so that the client can repeat its request
+    /// with the same last chunk. Unless another command has changed the state since.
+    async fn take_back(
+        &self,
+        made: &session::State,
+        before: Option<session::State>,
+        rows: &session::Rows,
+    ) -> worker::Result<()> {
+        let storage = self.state.storage();
+        let Some(before) = before else { return Ok(()) };
+        if self.stored().await?.as_ref() == Some(made) {
+            storage.put(STATE, serde_json::to_string(&before)?).await?;
+            let keys: Vec<String> = rows.insert.iter().map(|part| row(part.number)).collect();
+            if !keys.is_empty() {
+                storage.delete_multiple(keys).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn parts(&self) -> worker::Result<Vec<Part>> {

@@ -7,7 +7,6 @@
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::json;
-use uuid::Uuid;
 
 use super::{Job, Step};
 use crate::{
@@ -16,8 +15,9 @@ use crate::{
     config::PurgeMode,
     context::Context,
     layout::Key,
+    oci::Digest,
     platform::Timestamp,
-    repository::RepositoryError,
+    repository::{RepositoryError, catalog::repositories_of},
     storage::{ObjectMeta, Page, Path, StorageError},
     uploads::noted_digest,
 };
@@ -48,19 +48,16 @@ impl Job for Purge {
             let blobs = app.blobs(context);
             let page = Page { after: cursor.as_deref(), limit: STEP, folders: false };
             let listing = blobs.store().list(&Key::Uploads.path().folder(), page).await?;
-            let mut paths = Vec::new();
+            let (mut paths, mut failed) = (Vec::new(), Vec::new());
             for (path, meta) in &listing.objects {
                 let Ok(path) = path.parse::<Path>() else { continue };
                 if meta.modified >= self.before {
                     continue;
                 }
-                if let Some(blob) = Key::noted_blob(path.as_str()) {
-                    if self.is_unused(&blobs, blob, &path, meta).await? {
-                        paths.push(Key::Blob(blob).path());
-                    }
-                    paths.push(path);
-                } else if is_leftover(&blobs, &path, meta).await? {
-                    paths.push(path);
+                // One bad object must not keep the job from the others.
+                match self.leftovers(app, context, &path, meta).await {
+                    Ok(leftovers) => paths.extend(leftovers),
+                    Err(error) => failed.push(error.to_string()),
                 }
             }
             let is_dry_run = self.mode != PurgeMode::On;
@@ -69,35 +66,85 @@ impl Job for Purge {
             }
             let purged: Vec<&str> = paths.iter().map(Path::as_str).collect();
             let (seen, finished) = (listing.objects.len(), listing.next.is_none());
-            let report = json!({"dry_run": is_dry_run, "seen": seen, "purged": purged, "finished": finished});
+            let mut report =
+                json!({"dry_run": is_dry_run, "seen": seen, "purged": purged, "finished": finished});
+            if !failed.is_empty() {
+                report["failed"] = failed.into();
+            }
             Ok(Step { report, next: listing.next })
         })
     }
 }
 
 impl Purge {
-    /// Whether the bytes that a note names are no blob. Bytes that were never described, and have the noted digest,
-    /// become the blob: a repository may have linked them.
+    /// The objects to delete, of one found below [`Key::Uploads`].
+    async fn leftovers(
+        &self,
+        app: &App,
+        context: &Context,
+        path: &Path,
+        meta: &ObjectMeta,
+    ) -> Result<Vec<Path>, RepositoryError> {
+        let blobs = app.blobs(context);
+        let Some(blob) = Key::noted_blob(path.as_str()) else {
+            let is_leftover = is_leftover(&blobs, path, meta).await?;
+            return Ok(is_leftover.then(|| path.clone()).into_iter().collect());
+        };
+        let bytes = Key::Blob(blob).path();
+        let note = if blobs.store().capabilities().lists_metadata {
+            Some(meta.clone())
+        } else {
+            blobs.store().head(path).await?
+        };
+        let is_unused = match note.as_ref().and_then(noted_digest) {
+            Some(digest) => self.is_unused(app, context, &bytes, &digest).await?,
+            None => true,
+        };
+        Ok(if is_unused { vec![bytes, path.clone()] } else { vec![path.clone()] })
+    }
+
+    /// Whether noted bytes are no blob. Bytes that were never described, and have the noted digest, become the blob: a
+    /// repository may have linked them.
     async fn is_unused(
         &self,
-        blobs: &Blobs,
-        blob: Uuid,
-        note: &Path,
-        meta: &ObjectMeta,
-    ) -> Result<bool, StorageError> {
-        let (store, path) = (blobs.store(), Key::Blob(blob).path());
-        let note =
-            if store.capabilities().lists_metadata { Some(meta.clone()) } else { store.head(note).await? };
-        let Some(digest) = note.as_ref().and_then(noted_digest) else { return Ok(true) };
-        if let Some(located) = blobs.locate(&digest, Freshness::Strict).await? {
-            return Ok(located.at != Some(path));
+        app: &App,
+        context: &Context,
+        bytes: &Path,
+        digest: &Digest,
+    ) -> Result<bool, RepositoryError> {
+        let blobs = app.blobs(context);
+        let (store, is_on) = (blobs.store(), self.mode == PurgeMode::On);
+        if let Some(located) = blobs.locate(digest, Freshness::Strict).await? {
+            let is_unused = located.at.as_ref() != Some(bytes);
+            if is_unused && is_on {
+                self.link_again(app, context, digest, &located).await?;
+            }
+            return Ok(is_unused);
         }
-        let Some(ObjectMeta { size, .. }) = store.head(&path).await? else { return Ok(true) };
-        let has_digest = store.digest(&path, digest.algorithm()).await?.as_ref() == Some(&digest);
-        if has_digest && self.mode == PurgeMode::On {
-            blobs.put_descriptor(&digest, &Located { size, at: Some(path) }).await?;
+        let Some(ObjectMeta { size, .. }) = store.head(bytes).await? else { return Ok(true) };
+        let has_digest = store.digest(bytes, digest.algorithm()).await?.as_ref() == Some(digest);
+        if has_digest && is_on {
+            blobs.put_descriptor(digest, &Located { size, at: Some(bytes.clone()) }).await?;
         }
         Ok(!has_digest)
+    }
+
+    /// Corrects links that name other bytes of a blob: those are about to go.
+    async fn link_again(
+        &self,
+        app: &App,
+        context: &Context,
+        digest: &Digest,
+        located: &Located,
+    ) -> Result<(), RepositoryError> {
+        for name in repositories_of(&app.store(context), digest, Page::MAX).await? {
+            let repository = app.repository(&name, context);
+            let found = repository.locate(digest, Freshness::Strict).await?;
+            if found.is_some_and(|found| found != *located) {
+                repository.link_blob(digest, located).await?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,9 @@ pub enum ReadError {
         /// The caller's limit, in bytes.
         limit: usize,
     },
+    /// Other requests hold the memory for it.
+    #[error("the registry has no memory for the body now")]
+    NoMemory,
     /// The other side closed the connection or broke the protocol.
     #[error("the body ended early: {0}")]
     Broken(String),
@@ -84,15 +87,15 @@ pub trait Buffer: Any {
 
 /// Lends buffers for bytes on their way from a stream to storage, within the platform's memory budget.
 pub trait Buffers {
-    /// The size of an upload's parts and the limit of a buffer's capacity, in bytes.
+    /// The usual size of an upload's parts, in bytes.
     fn part_size(&self) -> usize;
 
-    /// Lends a buffer of `capacity` bytes, which takes memory as it is filled; waits while the budget is exhausted.
-    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>>;
+    /// Lends a buffer of `capacity` bytes, which takes memory as it is filled. Waits while the budget is exhausted, but
+    /// not for ever: [`ReadError::NoMemory`].
+    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Result<Box<dyn Buffer>, ReadError>>;
 
-    /// Counts `bytes` that a request holds elsewhere, until the answer is dropped; waits while the budget is
-    /// exhausted.
-    fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Box<dyn Reserved>>;
+    /// Counts `bytes` that a request holds elsewhere, until the answer is dropped. Waits as [`lend`](Self::lend) does.
+    fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Result<Box<dyn Reserved>, ReadError>>;
 }
 
 /// Memory counted by [`Buffers::reserve`].

@@ -74,6 +74,7 @@ impl Budget {
             self.line.push(Waiting { id, seen: now });
         }
         self.line.iter_mut().filter(|waiting| waiting.id == id).for_each(|waiting| waiting.seen = now);
+        self.touch(id, now);
         if self.first() != Some(id) {
             return false;
         }

@@ -120,12 +120,12 @@ impl Buffers for MemoryBuffers {
         self.part_size
     }
 
-    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Box<dyn Buffer>> {
-        Box::pin(async move { Box::new(MemoryBuffer(vec![0; capacity])) as Box<dyn Buffer> })
+    fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Result<Box<dyn Buffer>, ReadError>> {
+        Box::pin(async move { Ok(Box::new(MemoryBuffer(vec![0; capacity])) as Box<dyn Buffer>) })
     }
 
-    fn reserve(&self, _: usize) -> LocalBoxFuture<'static, Box<dyn Reserved>> {
-        Box::pin(async { Box::new(Unlimited) as Box<dyn Reserved> })
+    fn reserve(&self, _: usize) -> LocalBoxFuture<'static, Result<Box<dyn Reserved>, ReadError>> {
+        Box::pin(async { Ok(Box::new(Unlimited) as Box<dyn Reserved>) })
     }
 }
 

@@ -35,7 +35,7 @@ pub enum RepositoryError {
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The repository lacks these blobs of a manifest. Nothing was written.
+    /// The repository lacks these blobs of a manifest. Nothing was linked.
     #[error("the repository lacks blobs of the manifest")]
     BlobsMissing(Vec<Digest>),
 }

@@ -36,8 +36,8 @@ pub enum StorageErrorKind {
     /// The [`Condition`](super::Condition) of a write did not hold.
     #[error("the condition of the write does not hold")]
     Precondition,
-    /// The multipart upload was completed or aborted, or has expired.
-    #[error("there is no such multipart upload")]
+    /// The multipart upload was completed or aborted, or has expired, or lacks one of its parts.
+    #[error("there is no such multipart upload, or a part of it is missing")]
     NoSuchUpload,
     /// The content does not have the announced digest.
     #[error("the content does not have the announced digest")]

@@ -18,19 +18,20 @@ const DELAYS: [u64; 4] = [100, 300, 700, 1_500];
 /// The attempts of one operation.
 pub struct Attempts {
     clock: Rc<dyn Clock>,
-    until: u64,
+    /// No attempt begins later.
+    pub(super) until: Timestamp,
     made: usize,
 }
 
 impl Attempts {
     /// The attempts of an operation that begins now, within [`PATIENCE`].
     pub fn new(clock: Rc<dyn Clock>) -> Self {
-        Self::within(clock, PATIENCE)
+        let until = Timestamp(clock.now().0 + PATIENCE);
+        Self::until(clock, until)
     }
 
-    /// The same, within `patience` milliseconds.
-    pub fn within(clock: Rc<dyn Clock>, patience: u64) -> Self {
-        Self { until: clock.now().0 + patience, clock, made: 0 }
+    pub(super) fn until(clock: Rc<dyn Clock>, until: Timestamp) -> Self {
+        Self { clock, until, made: 0 }
     }
 
     /// Waits before the next attempt; `false` if the patience is exhausted. Each delay varies by a third, so that
@@ -38,8 +39,7 @@ impl Attempts {
     pub async fn next(&mut self) -> bool {
         let Some(longest) = DELAYS.get(self.made).or(DELAYS.last()) else { return false };
         let delay = longest - u64::from(getrandom::u32().unwrap_or_default()) % (longest / 3);
-        let Timestamp(now) = self.clock.now();
-        if now + delay > self.until {
+        if self.clock.now().0 + delay > self.until.0 {
             return false;
         }
         self.made += 1;

@@ -7,13 +7,11 @@ use serde_json::json;
 
 use super::{
     Answer, Capabilities, Condition, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
-    PutOptions, StorageDriver, StorageError, StorageErrorKind,
-    driver::Errors,
-    retry::{Attempts, PATIENCE},
+    PutOptions, StorageDriver, StorageError, StorageErrorKind, driver::Errors, retry::Attempts,
 };
 use crate::{
     oci::{Algorithm, Digest},
-    platform::{Body, ByteRange, Clock, Level, ReadError, RequestLog},
+    platform::{Body, ByteRange, Clock, Level, ReadError, RequestLog, Timestamp},
 };
 
 /// A store. Cheap to clone. Its operations are those of [`StorageDriver`], with the same guarantees.
@@ -24,11 +22,12 @@ pub struct Store {
     retry: Option<Retry>,
 }
 
-/// How long to repeat operations, in milliseconds, by which clock.
+/// How long to repeat operations, by which clock.
 #[derive(Clone)]
 struct Retry {
     clock: Rc<dyn Clock>,
-    patience: u64,
+    /// The end of all operations; `None` gives each of them [`PATIENCE`](super::PATIENCE).
+    until: Option<Timestamp>,
 }
 
 #[derive(Clone)]
@@ -51,17 +50,22 @@ impl Store {
         Self { driver: Rc::new(driver), trace: None, retry: None }
     }
 
-    /// The same store, which repeats operations that failed for a moment, for up to [`PATIENCE`]. A stream
+    /// The same store, which repeats operations that failed for a moment, for up to [`PATIENCE`](super::PATIENCE) each. A stream
     /// can be sent only once, so a write of one is not repeated.
     #[must_use]
     pub fn retrying(&self, clock: Rc<dyn Clock>) -> Self {
-        Self { retry: Some(Retry { clock, patience: PATIENCE }), ..self.clone() }
+        Self { retry: Some(Retry { clock, until: None }), ..self.clone() }
     }
 
-    /// The same store, which repeats operations for up to `patience` milliseconds.
+    /// The same store, which repeats operations until `patience` milliseconds from now, all of them together.
     #[must_use]
     pub fn with_patience(&self, patience: u64) -> Self {
-        let retry = self.retry.clone().map(|retry| Retry { patience, ..retry });
+        let until = |clock: &Rc<dyn Clock>| Timestamp(clock.now().0 + patience);
+        self.until(self.retry.as_ref().map(|retry| until(&retry.clock)))
+    }
+
+    fn until(&self, until: Option<Timestamp>) -> Self {
+        let retry = self.retry.clone().map(|retry| Retry { until, ..retry });
         Self { retry, ..self.clone() }
     }
 
@@ -72,8 +76,11 @@ impl Store {
     }
 
     fn attempts(&self) -> Option<Attempts> {
-        let Retry { clock, patience } = self.retry.as_ref()?;
-        Some(Attempts::within(clock.clone(), *patience))
+        let Retry { clock, until } = self.retry.as_ref()?;
+        Some(match until {
+            Some(until) => Attempts::until(clock.clone(), *until),
+            None => Attempts::new(clock.clone()),
+        })
     }
 
     /// Makes attempts until one succeeds, fails for good, or patience ends. `attempt` returns `None` if it
@@ -172,7 +179,8 @@ impl Store {
                 }
             }
             let Some(attempts) = &mut attempts else { break };
-            if options.condition == Condition::IfAbsent && self.head(path).await?.is_some() {
+            let look = self.until(Some(attempts.until));
+            if options.condition == Condition::IfAbsent && look.head(path).await?.is_some() {
                 return Err(self.error(path, StorageErrorKind::Precondition));
             }
             next = spare.as_ref().and_then(Body::again);

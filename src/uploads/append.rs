@@ -125,7 +125,7 @@ impl Writer {
             let range = plan.next();
             let read = {
                 let mut reading = pin!(async {
-                    let mut buffer = buffers.lend(range.end).await;
+                    let mut buffer = buffers.lend(range.end).await?;
                     let end = stream.read_into(&mut *buffer, range.clone(), Some(&mut *hasher)).await?;
                     Ok::<_, ReadError>((buffer, end))
                 });
@@ -228,7 +228,7 @@ impl Writer {
         if start < end || (end > 0 && self.ledger.upload.last.is_none()) {
             let mut buffer = match tail.buffer.take() {
                 Some(buffer) => buffer,
-                None => self.buffers.lend(end).await,
+                None => self.buffers.lend(end).await?,
             };
             if start > 0 {
                 self.ledger.read_staged(&mut *buffer).await?;
@@ -255,7 +255,7 @@ impl Writer {
         }
         let mut buffer = match tail.buffer {
             Some(buffer) => buffer,
-            None => self.buffers.lend(end).await,
+            None => self.buffers.lend(end).await?,
         };
         if start > 0 {
             self.ledger.read_staged(&mut *buffer).await?;

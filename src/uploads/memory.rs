@@ -42,8 +42,9 @@ impl<C: Clock> MemorySessions<C> {
 
     async fn carry_out(&self, id: &UploadId, command: &Command) -> Result<Reply, CallError> {
         self.calls.set(self.calls.get() + 1);
-        let (state, mut parts) = match self.sessions.borrow().get(id) {
-            Some((state, parts)) => (Some(state.clone()), parts.clone()),
+        let before = self.sessions.borrow().get(id).cloned();
+        let (state, mut parts) = match before.clone() {
+            Some((state, parts)) => (Some(state), parts),
             None => (None, BTreeMap::new()),
         };
         let Transition { state, upload, rows, join } = apply(state, command, self.clock.now())?;
@@ -54,7 +55,13 @@ impl<C: Clock> MemorySessions<C> {
         let listed: Vec<Part> = parts.values().filter(|_| rows.list).cloned().collect();
         self.sessions.borrow_mut().insert(*id, (state, parts));
         if let (true, Command::Commit { digest, .. }) = (join, command) {
-            join_parts(&self.store, id, &upload, digest, listed).await?;
+            if let Err(error) = join_parts(&self.store, id, &upload, digest, listed).await {
+                // As if the commit had never come.
+                if let Some(before) = before {
+                    self.sessions.borrow_mut().insert(*id, before);
+                }
+                return Err(error.into());
+            }
             return Ok(Reply { upload, parts: Vec::new() });
         }
         Ok(Reply { upload, parts: listed })

@@ -45,8 +45,8 @@ use self::{
 /// The usual size of a part, in bytes.
 ///
 /// R2 requires parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB allows blobs of 78 GiB. An
-/// upload holds [`IN_FLIGHT`] parts in flight and one being filled: 24 MiB of an isolate's 128 MB, so a few
-/// uploads fit at once. A cut connection loses at most one part. The first chunk may suggest another size: see
+/// upload holds [`IN_FLIGHT`] parts in flight and one being filled: 24 MiB of an isolate's 128 MB, or 32 MiB of the
+/// largest parts, so a few uploads fit at once. A cut connection loses at most one part. The first chunk may suggest another size: see
 /// [`plan::part_size`].
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
@@ -226,9 +226,9 @@ impl Uploads {
             Err(UploadError::DigestMismatch(digest.clone()))
         } else if writer.ledger.has_parts() {
             let checkpoint = writer.finish(tail).await?;
-            let committed = self.commit(at, digest, Some(checkpoint)).await;
+            self.commit(at, digest, Some(checkpoint)).await?;
             self.tidy(writer.ledger);
-            return committed;
+            return Ok(());
         } else {
             let length = writer.ledger.upload.offset + tail.range.len() as u64;
             let body = writer.body(tail).await?;
@@ -241,11 +241,25 @@ impl Uploads {
             self.close(at, None, None).await?;
             sweep(self.blobs.store(), &at.id, &writer.ledger.upload).await?;
         }
+        if let Err(error @ UploadError::DigestMismatch(_)) = stored {
+            return Err(self.wrong_digest(at, error).await?);
+        }
         self.link(digest, stored?).await?;
         if writer.ledger.has_begun() {
             self.close_later(at, writer.ledger.upload, digest);
         }
         Ok(())
+    }
+
+    /// The error of a body without the digest: it may be only the last chunk, sent to the location of the `POST`.
+    async fn wrong_digest(&self, at: &UploadAt, error: UploadError) -> Result<UploadError, UploadError> {
+        if at.state.has_session {
+            return Ok(error);
+        }
+        Ok(match self.offset(at).await {
+            Ok(Some(offset)) if offset > 0 => Refused::OutOfOrder { offset }.into(),
+            _ => error,
+        })
     }
 
     /// The length of the upload, in bytes; `None` if nothing was ever appended.

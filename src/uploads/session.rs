@@ -94,8 +94,8 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
         }
         Command::Checkpoint(checkpoint) => {
             let upload = of_epoch(state, checkpoint.epoch)?;
-            // One that was overtaken by the end of its chunk changes nothing.
-            if !upload.is_claimed {
+            // One that was overtaken, by a later one or by the end of its chunk, changes nothing.
+            if !upload.is_claimed || checkpoint.offset < upload.offset {
                 return Ok(stay(upload, Rows::default()));
             }
             Ok(stay(advance(upload, checkpoint), insert(checkpoint)))
@@ -178,6 +178,7 @@ fn begin(
     writer: Option<Uuid>,
     now: Timestamp,
 ) -> Result<Upload, Refused> {
+    let part_size = new.part_size;
     let mut upload = match state {
         Some(upload) => of_repository(upload, &new.repository)?,
         None if now >= new.expires => return Err(Refused::Unknown),
@@ -190,7 +191,11 @@ fn begin(
         return Err(Refused::OutOfOrder { offset: upload.offset });
     }
     if upload.is_claimed && upload.multipart.is_some() {
-        upload.next_part = upload.next_part.saturating_add(UNRECORDED);
+        // One more for the end of a chunk.
+        upload.next_part = upload.next_part.saturating_add(UNRECORDED + 1);
+    }
+    if upload.offset == 0 && upload.multipart.is_none() {
+        upload.part_size = part_size;
     }
     upload.epoch += 1;
     upload.is_claimed = true;
@@ -300,12 +305,12 @@ mod tests {
         let first = open(Some(State::Open(first.clone())), &Command::Checkpoint(checkpoint(&first, 2, 20)));
         assert_eq!((first.offset, first.next_part), (20, 3));
         let second = open(Some(State::Open(first.clone())), &begin(Some(20)));
-        assert_eq!(second.next_part, 3 + UNRECORDED);
+        assert_eq!(second.next_part, 3 + UNRECORDED + 1);
         let late =
             apply(Some(State::Open(second.clone())), &Command::Checkpoint(checkpoint(&first, 1, 10)), NOW);
         assert_eq!(late, Err(Refused::OutOfOrder { offset: 20 }));
         let second = open(Some(State::Open(second.clone())), &Command::Release(checkpoint(&second, 1, 10)));
-        assert_eq!((second.offset, second.next_part), (30, 4 + UNRECORDED));
+        assert_eq!((second.offset, second.next_part), (30, 4 + UNRECORDED + 1));
     }
 
     #[test]

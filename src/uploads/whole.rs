@@ -32,7 +32,7 @@ impl Uploads {
         let size = body.content_length().unwrap_or_default();
         let stored = match body {
             Body::Stream(mut stream) if size <= self.buffers.part_size() as u64 => {
-                let mut buffer = self.buffers.lend(size as usize).await;
+                let mut buffer = self.buffers.lend(size as usize).await?;
                 let end = stream.read_into(&mut *buffer, 0..size as usize, None).await?;
                 if (end as u64) < size {
                     return Err(ReadError::Broken(format!("{end} of {size} bytes")).into());
@@ -46,11 +46,7 @@ impl Uploads {
         match stored {
             Ok(None) => self.link(digest, size).await,
             Ok(Some((blob, located))) => self.describe(digest, blob, size, located).await,
-            // The body may be only the last chunk, sent to the location of the POST.
-            Err(error @ UploadError::DigestMismatch(_)) => match self.offset(at).await? {
-                Some(offset) if offset > 0 => Err(Refused::OutOfOrder { offset }.into()),
-                _ => Err(error),
-            },
+            Err(error @ UploadError::DigestMismatch(_)) => Err(self.wrong_digest(at, error).await?),
             Err(error) => Err(error),
         }
     }
@@ -195,6 +191,9 @@ impl Uploads {
             if let Some(winner) = winner {
                 // The link names these bytes: it must name the winner's before they go.
                 repository.link_blob(&digest, &winner).await?;
+                if repository.locate(&digest, Freshness::Strict).await?.as_ref() != Some(&winner) {
+                    return Ok(());
+                }
                 store.delete(std::slice::from_ref(&path)).await?;
             }
             Ok(store.delete(&[Key::BlobNote(blob).path()]).await?)

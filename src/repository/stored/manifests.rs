@@ -39,7 +39,7 @@ impl Stored {
         let size = content.len() as u64;
         let mut metadata = Located { size, at: None }.to_metadata();
         metadata.insert(MEDIA_TYPE.to_owned(), manifest.media_type.clone());
-        let stored = self.put_content(digest, content, &metadata);
+        let stored = self.put_content(new, &metadata);
         let (missing, stored) = both(self.missing(&manifest.blobs), stored).await?;
         if !missing.is_empty() {
             return Err(RepositoryError::BlobsMissing(missing));
@@ -48,17 +48,19 @@ impl Stored {
         let indexed = all(tags.iter().map(async |tag| {
             self.put_new(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await
         }));
-        let tagged = all(tags.iter().map(async |tag| {
-            self.put(Key::TagCurrent(&self.name, tag), digest.to_string(), metadata.clone()).await
-        }));
-        match stored {
-            Stage::New => {
-                let link = self.put_link(Key::Revision(&self.name, digest), digest, &metadata);
-                both(link, both(index, indexed)).await?;
-                tagged.await?;
+        if let Stage::New = stored {
+            let link = self.put_link(Key::Revision(&self.name, digest), digest, &metadata);
+            let seen = all(tags.iter().map(|tag| self.tag_etag(tag)));
+            let (_, (_, (_, seen))) = both(link, both(index, both(indexed, seen))).await?;
+            let moved = tags.iter().zip(seen).map(|(tag, seen)| self.move_tag(tag, digest, &metadata, seen));
+            all(moved).await?;
+        } else {
+            // Most tags of a known manifest are new.
+            let moved = all(tags.iter().map(|tag| self.move_tag(tag, digest, &metadata, None)));
+            match stored {
+                Stage::Complete => drop(both(indexed, moved).await?),
+                _ => drop(both(index, both(indexed, moved)).await?),
             }
-            Stage::Linked => drop(both(index, both(indexed, tagged)).await?),
-            Stage::Complete => drop(both(indexed, tagged).await?),
         }
         // Not before: a push that failed half-way is repeated as a whole.
         self.blobs.set_pushed(&self.name, digest, content);
@@ -68,15 +70,16 @@ impl Stored {
     /// Writes the content of a manifest. A key takes one write per second, so what is there is not written.
     async fn put_content(
         &self,
-        digest: &Digest,
-        content: &Bytes,
+        NewManifest { digest, manifest, content }: &NewManifest,
         metadata: &Metadata,
     ) -> Result<Stage, StorageError> {
         let is_linked = async || {
             let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
             Ok::<_, StorageError>(link.is_some_and(|link| link.metadata == *metadata))
         };
-        if self.blobs.has_pushed(&self.name, digest) && is_linked().await? {
+        // Another isolate may have deleted and pushed it since: the referrer is written again then.
+        let may_be_complete = manifest.subject.is_none() && self.blobs.has_pushed(&self.name, digest);
+        if may_be_complete && is_linked().await? {
             return Ok(Stage::Complete);
         }
         let put = self.blobs.put(digest, Body::Bytes(content.clone())).await?;

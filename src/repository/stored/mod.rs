@@ -49,16 +49,6 @@ impl Stored {
         self.blobs.store()
     }
 
-    async fn put(
-        &self,
-        key: Key<'_>,
-        content: impl Into<Bytes>,
-        metadata: Metadata,
-    ) -> Result<(), StorageError> {
-        let options = PutOptions { metadata, ..PutOptions::default() };
-        self.store().put(&key.path(), Body::Bytes(content.into()), options).await.map(drop)
-    }
-
     /// Writes an object if there is none; `false` if there is.
     async fn put_new(
         &self,

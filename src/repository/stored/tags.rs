@@ -8,9 +8,13 @@ use super::{CONCURRENCY, Stored, manifests::description};
 use crate::{
     layout::Key,
     oci::{Digest, RepositoryName, Tag},
+    platform::Body,
     repository::{ListPage, Revision},
-    storage::{Page, Path, StorageError, StorageErrorKind, Store},
+    storage::{Condition, Metadata, Page, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
+
+/// Limit of attempts to move a tag that other pushes move at the same time.
+const MAX_MOVES: usize = 8;
 
 /// Size limit of a link, in bytes: a digest and a line end fit.
 const MAX_LINK: usize = 256;
@@ -35,6 +39,43 @@ impl Stored {
                 Err(self.store().error(path, kind))
             }
         }
+    }
+
+    /// The etag of a tag's link; `None` if there is no such tag.
+    pub(super) async fn tag_etag(&self, tag: &Tag) -> Result<Option<String>, StorageError> {
+        Ok(self.store().head(&Key::TagCurrent(&self.name, tag).path()).await?.map(|meta| meta.etag))
+    }
+
+    /// Points a tag to a manifest, if it still has the etag `seen`: a write whose answer was lost must not land over
+    /// the tag's next one. If it has another, that one is replaced.
+    pub(super) async fn move_tag(
+        &self,
+        tag: &Tag,
+        digest: &Digest,
+        metadata: &Metadata,
+        mut seen: Option<String>,
+    ) -> Result<(), StorageError> {
+        let path = Key::TagCurrent(&self.name, tag).path();
+        for _ in 0..MAX_MOVES {
+            let condition = match seen.take() {
+                _ if !self.store().capabilities().conditional_put => Condition::Always,
+                Some(etag) => Condition::IfMatch(etag),
+                None => Condition::IfAbsent,
+            };
+            let options = PutOptions { metadata: metadata.clone(), condition, ..PutOptions::default() };
+            match self.store().put(&path, Body::Bytes(digest.to_string().into()), options).await {
+                Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => {}
+                put => return put.map(drop),
+            }
+            let Some((content, meta)) = self.store().read(&path, MAX_LINK).await? else { continue };
+            if content.as_ref() == digest.to_string().as_bytes() && meta.metadata == *metadata {
+                return Ok(());
+            }
+            seen = Some(meta.etag);
+        }
+        let message = "other pushes move the tag".to_owned();
+        let kind = StorageErrorKind::Backend { operation: "put", message, retryable: true };
+        Err(self.store().error(&path, kind))
     }
 
     pub(super) async fn remove_tag(&self, tag: &Tag) -> Result<bool, StorageError> {
