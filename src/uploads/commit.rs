@@ -77,8 +77,8 @@ impl Uploads {
 
     /// Stores the staged bytes as the last part, then commits.
     async fn commit_with_last_part(&self, at: &UploadAt, digest: &Digest) -> Result<(), UploadError> {
-        let ledger =
-            Ledger::claim(self.blobs.store().clone(), self.sessions.clone(), at.clone(), None).await?;
+        let (store, sessions) = (self.blobs.store().clone(), self.sessions.clone());
+        let ledger = Ledger::claim(store, sessions, at.clone(), None).await?;
         let end = ledger.upload.staged_length() as usize;
         let mut writer = Writer::new(ledger, self.buffers.clone())?;
         let checkpoint = writer.finish(Tail { buffer: None, range: end..end }).await?;
@@ -196,8 +196,14 @@ pub async fn join(
             _ => Err(refused(error)),
         }
     };
-    let noted = async { note_blob(store, &path, upload.blob, digest).await.map_err(refused) };
-    both(completed, noted).await.map(drop)
+    let note = || note_blob(store, &path, upload.blob, digest);
+    let (completed, noted) = future::join(completed, note()).await;
+    completed?;
+    // Joined parts cannot be joined again by a repeated command: try harder.
+    match noted {
+        Ok(()) => Ok(()),
+        Err(_) => note().await.map_err(refused),
+    }
 }
 
 /// Writes the note with the digest of a [`Key::Blob`], which the purge job reads if its descriptor never comes.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     layout::Key,
-    oci::{Digest, HashState, UploadId},
+    oci::{Digest, HashState, Hasher, UploadId},
     platform::{Body, Buffer},
     storage::{MultipartId, Part, Path, StorageError, StorageErrorKind, Store},
 };
@@ -112,14 +112,22 @@ impl Ledger {
         self.is_claimed
     }
 
+    /// Whether the bytes so far have this digest.
+    pub fn has_digest(&self, digest: &Digest) -> bool {
+        let hasher = Hasher::resume(self.upload.algorithm, &self.upload.hash);
+        digest.algorithm() == self.upload.algorithm && hasher.is_ok_and(|hasher| hasher.finish() == *digest)
+    }
+
     /// Whether this is the upload's first chunk.
     pub fn is_new(&self) -> bool {
         self.start.is_none()
     }
 
-    /// Whether this chunk follows others that parts divide.
+    /// Whether this chunk follows others that parts divide, since their size was chosen for that.
     pub fn follows_whole_parts(&self) -> bool {
-        self.start.is_some_and(|start| start > 0 && start % u64::from(self.upload.part_size) == 0)
+        let is_chosen = self.upload.part_size as usize != super::PART_SIZE;
+        is_chosen
+            && self.start.is_some_and(|start| start > 0 && start % u64::from(self.upload.part_size) == 0)
     }
 
     /// Whether the upload has parts.

@@ -215,7 +215,16 @@ impl Uploads {
         digest: &Digest,
     ) -> Result<(), UploadError> {
         let (mut writer, tail) = if at.state.has_session || !chunk.may_be_first() {
-            self.write(at, chunk).await?
+            let declared = chunk.declared()?;
+            let ledger = self.claim(at, &chunk).await?;
+            if ledger.has_digest(digest) {
+                // The client repeats its last chunk: the first time, the blob could not be linked.
+                if let Body::Stream(stream) = chunk.body {
+                    stream.discard(u64::MAX, None).await?;
+                }
+                return self.commit(at, digest, None).await;
+            }
+            self.write_parts(ledger, chunk.body, declared).await?
         } else {
             self.write_first(at, chunk).await?
         };
@@ -297,10 +306,14 @@ impl Uploads {
     /// Claims the session and writes the full parts of the chunk. The tail is not yet stored.
     async fn write(&self, at: &UploadAt, chunk: Chunk<'_>) -> Result<(Writer, Tail), UploadError> {
         let declared = chunk.declared()?;
-        let offset = chunk.range.map(|(first, _)| first);
-        let ledger =
-            Ledger::claim(self.blobs.store().clone(), self.sessions.clone(), at.clone(), offset).await?;
+        let ledger = self.claim(at, &chunk).await?;
         self.write_parts(ledger, chunk.body, declared).await
+    }
+
+    async fn claim(&self, at: &UploadAt, chunk: &Chunk<'_>) -> Result<Ledger, UploadError> {
+        let offset = chunk.range.map(|(first, _)| first);
+        let (store, sessions) = (self.blobs.store().clone(), self.sessions.clone());
+        Ok(Ledger::claim(store, sessions, at.clone(), offset).await?)
     }
 
     /// Writes the full parts of a first chunk. A session begins with the first of them.

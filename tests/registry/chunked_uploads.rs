@@ -213,6 +213,36 @@ fn an_upload_survives_a_storage_failure_at_any_call() {
 }
 
 #[test]
+fn the_request_with_the_last_chunk_can_be_repeated() {
+    let bytes: Vec<u8> = (0..5 * PART + 9).map(|n| (n * 7) as u8).collect();
+    let (first, last) = bytes.split_at(3 * PART + 5);
+    let digest = Algorithm::Sha256.digest(&bytes);
+    let mut failures = 0;
+    for fault in 0..40 {
+        let registry = TestRegistry::new();
+        let location = registry.start_upload("");
+        let patched =
+            registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::chunked(first.to_vec())));
+        let line = format!("PUT {}&digest={digest}", patched.header("location"));
+        registry.storage.fail_at(Some((fault, Fault::Error)));
+        for _ in 0..2 {
+            let answer = registry.send(&line, &[], Some(MemoryStream::chunked(last.to_vec())));
+            if answer.status == 201 {
+                break;
+            }
+            failures += 1;
+            assert_eq!(answer.status, 500, "{fault}: {}", String::from_utf8_lossy(&answer.body));
+        }
+        registry.storage.fail_at(None);
+        let answer = registry.get(&format!("GET /v2/a/blobs/{digest}"));
+        assert!(answer.status == 200 && answer.body == bytes, "{fault}");
+        // The session's alarm removes what is staged.
+        assert!(registry.leftovers().iter().all(|path| path.contains("/staged/")), "{fault}");
+    }
+    assert!(failures > 5, "only {failures} failures were reached");
+}
+
+#[test]
 fn a_blob_that_is_pushed_twice_is_stored_once() {
     let registry = TestRegistry::new();
     for size in [10, 3 * PART] {

@@ -246,7 +246,7 @@ export async function measured(registry, name, use) {
   await settled(registry);
   // A key takes one write a second.
   await registry.advance(2);
-  await registry.edge({ rule: "A", profile: "near" });
+  await registry.edge({ rule: "A", profile: "near", listing: "full", kv: "exact" });
   await run();
   const { log, counters } = await settled(registry);
   const requests = log.filter(({ kind }) => kind === "request");
