@@ -68,8 +68,8 @@ impl Job for Purge {
             let (seen, finished) = (listing.objects.len(), listing.next.is_none());
             let mut report =
                 json!({"dry_run": is_dry_run, "seen": seen, "purged": purged, "finished": finished});
-            if !failed.is_empty() {
-                report["failed"] = failed.into();
+            if let Some(report) = report.as_object_mut().filter(|_| !failed.is_empty()) {
+                report.insert("failed".to_owned(), failed.into());
             }
             Ok(Step { report, next: listing.next })
         })
