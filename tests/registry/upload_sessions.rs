@@ -1,6 +1,11 @@
 //! Upload sessions: chunk order, lengths, signed locations, cancelling.
 
-use pierhead::{oci::Algorithm, platform::memory::MemoryStream};
+use futures_executor::block_on;
+use pierhead::{
+    oci::{Algorithm, UploadId},
+    platform::{Timestamp, memory::MemoryStream},
+    uploads::{UploadAt, UploadState},
+};
 
 use crate::{
     fixtures::bytes,
@@ -306,4 +311,29 @@ fn an_upload_whose_parts_were_dropped_is_unknown() {
         assert!(String::from_utf8_lossy(&answer.body).contains("BLOB_UPLOAD_UNKNOWN"), "{ends}");
         assert_eq!(registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status, 404);
     }
+}
+
+#[test]
+fn a_location_of_an_earlier_version_still_works() {
+    let registry = TestRegistry::new();
+    let id: UploadId = "0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887".parse().unwrap();
+    let state = UploadState {
+        expires: Timestamp(60_000),
+        algorithm: Algorithm::Sha256,
+        has_session: false,
+        first: None,
+    };
+    let at = UploadAt { repository: "a".parse().unwrap(), id, state };
+    let signed = at.sign(block_on(registry.app.secret.get()).unwrap());
+    let mut location = format!("/v2/a/blobs/uploads/{id}?_state={signed}");
+    let bytes: Vec<u8> = (0..3 * PART + 7).map(|n| n as u8).collect();
+    for chunk in bytes.chunks(PART) {
+        let patched =
+            registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::chunked(chunk.to_vec())));
+        assert_eq!(patched.status, 202);
+        location = patched.header("location").to_owned();
+    }
+    let digest = Algorithm::Sha256.digest(&bytes);
+    assert_eq!(registry.get(&format!("PUT {location}&digest={digest}")).status, 201);
+    assert_eq!(registry.get(&format!("GET /v2/a/blobs/{digest}")).body, bytes);
 }
