@@ -78,14 +78,16 @@ impl Ledger {
         }
     }
 
-    /// Claims the session of an upload. `offset` is the first byte of the chunk, if the client sends it.
+    /// Claims the session of an upload. `offset` is the first byte of the chunk, if the client sends it;
+    /// `part_size` that of an upload without parts.
     pub async fn claim(
         store: Store,
         sessions: Rc<dyn UploadSessions>,
         at: UploadAt,
         offset: Option<u64>,
+        part_size: usize,
     ) -> Result<Self, CallError> {
-        let mut ledger = Self::new(store, sessions, at, super::PART_SIZE);
+        let mut ledger = Self::new(store, sessions, at, part_size);
         ledger.begin(offset).await?;
         ledger.start = Some(ledger.upload.offset);
         Ok(ledger)

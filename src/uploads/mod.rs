@@ -313,7 +313,7 @@ impl Uploads {
     async fn claim(&self, at: &UploadAt, chunk: &Chunk<'_>) -> Result<Ledger, UploadError> {
         let offset = chunk.range.map(|(first, _)| first);
         let (store, sessions) = (self.blobs.store().clone(), self.sessions.clone());
-        Ok(Ledger::claim(store, sessions, at.clone(), offset).await?)
+        Ok(Ledger::claim(store, sessions, at.clone(), offset, self.buffers.part_size()).await?)
     }
 
     /// Writes the full parts of a first chunk. A session begins with the first of them.

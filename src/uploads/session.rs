@@ -194,7 +194,7 @@ fn begin(
         // One more for the end of a chunk.
         upload.next_part = upload.next_part.saturating_add(UNRECORDED + 1);
     }
-    if upload.offset == 0 && upload.multipart.is_none() {
+    if upload.multipart.is_none() {
         upload.part_size = part_size;
     }
     upload.epoch += 1;

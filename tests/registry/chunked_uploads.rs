@@ -187,7 +187,7 @@ fn upload_through_a_fault(registry: &TestRegistry, bytes: &[u8], digest: &Digest
 fn an_upload_survives_a_storage_failure_at_any_call() {
     let mut cases = 0;
     for kind in [Fault::Error, Fault::Busy, Fault::Timeout] {
-        for size in [10, PART - 1, PART, 3 * PART + 2, 5 * PART + 9] {
+        for size in [10, PART - 1, PART, 3 * PART + 2, 5 * PART + 9, 9 * PART + 30] {
             let bytes: Vec<u8> = (0..size).map(|n| (n * 13) as u8).collect();
             let digest = Algorithm::Sha256.digest(&bytes);
             for fault in 0.. {
@@ -209,7 +209,7 @@ fn an_upload_survives_a_storage_failure_at_any_call() {
         }
     }
     println!("{cases} faults");
-    assert!(cases >= 100, "only {cases} faults were reached");
+    assert!(cases >= 200, "only {cases} faults were reached");
 }
 
 #[test]
