@@ -10,7 +10,10 @@ use crate::{
     oci::{RepositoryName, UploadId},
     platform::{Background, Buffers, Clock, EdgeCache, ReadError, RequestLog, Reserved, Sink, budget},
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
-    repository::{Repository, cached::Cached, facts::Facts, stored::Stored},
+    repository::{
+        Repository, cached::Cached, deployment::Deployment, facts::Facts, ordered::Ordered, stored::Stored,
+        writer::protocol::Writers,
+    },
     secret::SecretStore,
     storage::Store,
     uploads::{CallError, UploadSessions, Uploads},
@@ -24,6 +27,8 @@ pub struct Platform {
     pub kv: Option<Store>,
     /// The client of upload sessions.
     pub sessions: Rc<dyn UploadSessions>,
+    /// The client of the repositories' writers.
+    pub writers: Rc<dyn Writers>,
     /// Buffers for upload parts.
     pub buffers: Rc<dyn Buffers>,
     /// The cache near the client, unless a request has its own.
@@ -56,6 +61,8 @@ pub struct App {
     edge_cache: Rc<dyn EdgeCache>,
     has_foreign_links: Rc<Cell<bool>>,
     sessions: Rc<dyn UploadSessions>,
+    writers: Rc<dyn Writers>,
+    deployment: Rc<Deployment>,
     buffers: Rc<dyn Buffers>,
     sink: Rc<dyn Sink>,
 }
@@ -63,7 +70,7 @@ pub struct App {
 impl App {
     /// Composes the registry from settings and a platform.
     pub fn new(config: Config, platform: Platform) -> Self {
-        let Platform { store, kv, sessions, buffers, edge_cache, clock, sink, salt } = platform;
+        let Platform { store, kv, sessions, writers, buffers, edge_cache, clock, sink, salt } = platform;
         let store = store.retrying(clock.clone());
         let secret = Rc::new(SecretStore::new(store.clone(), config.uploads.signing_secret.clone()));
         let CacheConfig { edge_bytes, tag_seconds, digest_seconds, .. } = config.cache;
@@ -81,6 +88,8 @@ impl App {
             clock,
             store,
             sessions,
+            writers,
+            deployment: Rc::default(),
             buffers,
             sink,
         }
@@ -118,11 +127,22 @@ impl App {
         &self.facts
     }
 
+    /// A repository as the bucket has it, for its writer.
+    pub fn stored(&self, name: &RepositoryName, context: &Context) -> Stored {
+        Stored::new(name.clone(), self.blobs(context), self.has_foreign_links.clone())
+    }
+
     fn compose(&self, name: &RepositoryName, freshness: Freshness, context: &Context) -> Rc<dyn Repository> {
         let (blobs, facts) = (self.blobs(context), self.facts.clone());
-        let stored = Stored::new(name.clone(), blobs.clone(), self.has_foreign_links.clone());
+        let ordered = Ordered {
+            name: name.clone(),
+            stored: self.stored(name, context),
+            blobs: blobs.clone(),
+            writers: self.writers.clone(),
+            deployment: self.deployment.clone(),
+        };
         let (name, context) = (name.clone(), context.clone());
-        Rc::new(Cached { inner: Rc::new(stored), name, facts, freshness, blobs, context })
+        Rc::new(Cached { inner: Rc::new(ordered), name, facts, freshness, blobs, context })
     }
 
     /// Counts memory that a request holds, until the answer is dropped; waits while too much is in use.

@@ -30,6 +30,7 @@
 //!   uploads/<id>/staged/<epoch>                               bytes that do not fill a part yet
 //!   uploads/scratch/<uuid>                                    temporary objects of the S3 driver
 //!   purge                                                     the cursor of the purge job
+//!   deployment                                                the name of the deployment that changes repositories
 //!   secret                                                    the key for upload locations and blob URLs
 //! ```
 //!
@@ -112,6 +113,8 @@ pub enum Key<'a> {
     Uploads,
     /// The cursor of the purge job.
     PurgeCursor,
+    /// The name of the deployment that changes repositories.
+    Deployment,
     /// The key for upload locations and blob URLs.
     Secret,
     /// An entry of the descriptor cache in KV: not in the bucket.
@@ -189,6 +192,7 @@ impl fmt::Display for Key<'_> {
             Self::Scratch => write!(f, "{OURS}/uploads/scratch"),
             Self::Uploads => write!(f, "{OURS}/uploads"),
             Self::PurgeCursor => write!(f, "{OURS}/purge"),
+            Self::Deployment => write!(f, "{OURS}/deployment"),
             Self::Secret => write!(f, "{OURS}/secret"),
             Self::Cached(entry, digest) => write!(f, "{}/{}", entry.as_str(), Slashed(digest)),
         }
@@ -316,7 +320,7 @@ mod tests {
         let object = Key::Upload(&id, 1).path();
         let mut paths = vec![Key::Data(&digest).path(), Key::Descriptor(&digest).path()];
         paths.extend([Key::UploadBlob(&object).path(), Key::Staged(&id, 1).path(), object]);
-        paths.extend([Key::PurgeCursor.path(), Key::Secret.path()]);
+        paths.extend([Key::PurgeCursor.path(), Key::Deployment.path(), Key::Secret.path()]);
         paths.extend([Key::Blob(Uuid::nil()).path(), Key::BlobNote(Uuid::nil()).path()]);
         for name in &names {
             paths.extend([

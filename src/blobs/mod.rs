@@ -7,6 +7,8 @@
 mod cache;
 mod edge;
 
+use std::{cell::Cell, rc::Rc};
+
 use bytes::Bytes;
 use futures_util::future::try_join;
 use serde::{Deserialize, Serialize};
@@ -255,6 +257,12 @@ impl Blobs {
     #[must_use]
     pub fn patient(&self) -> Self {
         Self { store: self.store.with_patience(LONG_PATIENCE), ..self.clone() }
+    }
+
+    /// The same blobs, whose store sets `unsettled` when the answer to a write is lost.
+    #[must_use]
+    pub fn noting(&self, unsettled: Rc<Cell<bool>>) -> Self {
+        Self { store: self.store.noting(unsettled), ..self.clone() }
     }
 
     /// Whether this isolate has pushed a manifest to a repository, with everything that belongs to it.

@@ -16,6 +16,7 @@ use super::{
     r2::R2,
     sessions::DurableSessions,
     workers_cache::WorkersCache,
+    writers::DurableWriters,
 };
 use crate::{
     api::Error,
@@ -30,6 +31,8 @@ use crate::{
 const BUCKET: &str = "BUCKET";
 /// The upload sessions' binding in `wrangler.toml`.
 const UPLOADS: &str = "UPLOADS";
+/// The repositories' writers' binding in `wrangler.toml`.
+const WRITERS: &str = "WRITERS";
 /// The binding of the descriptor cache's KV namespace in `wrangler.toml`; optional.
 const CACHE: &str = "CACHE";
 
@@ -55,10 +58,12 @@ pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
     let mut salt = [0; 16];
     getrandom::fill(&mut salt).map_err(|error| Error::Internal(error.to_string()))?;
     let sessions = env.durable_object(UPLOADS).map_err(|error| unbound(UPLOADS, error))?;
+    let writers = env.durable_object(WRITERS).map_err(|error| unbound(WRITERS, error))?;
     Ok(Platform {
         store: store(env, config)?,
         kv: env.kv(CACHE).ok().map(|namespace| Store::new(Kv::new(namespace))),
         sessions: Rc::new(DurableSessions::new(sessions)),
+        writers: Rc::new(DurableWriters::new(writers)),
         buffers: Rc::new(JsBuffers),
         edge_cache: Rc::new(CacheApi),
         clock: Rc::new(SystemClock),

@@ -1,7 +1,7 @@
 //! The registry on Cloudflare: the only module that uses JavaScript.
 //!
-//! Entry points: [`entry`] for requests, [`scheduled`] for the cron trigger, and the Durable Object of an
-//! [`upload_session`]. [`bindings`] builds the platform from the worker's environment.
+//! Entry points: [`entry`] for requests, [`scheduled`] for the cron trigger, and the Durable Objects of an
+//! [`upload_session`] and of a [`repository_writer`]. [`bindings`] builds the platform from the worker's environment.
 
 mod bindings;
 mod buffers;
@@ -11,7 +11,9 @@ mod entry;
 mod fetch;
 mod http;
 mod kv;
+mod objects;
 mod r2;
+mod repository_writer;
 mod scheduled;
 mod sessions;
 mod stream;
@@ -21,3 +23,4 @@ mod test_endpoints;
 mod tests;
 mod upload_session;
 mod workers_cache;
+mod writers;

@@ -24,9 +24,11 @@ use crate::{
 const MAX_PUT: u64 = 5 * 1024 * 1024 * 1024 - 5 * 1024 * 1024;
 
 /// Parts of the messages of errors after which the same request may succeed: R2's codes for an unspecified and
-/// an internal error, an unavailable service, a client that was cut off, and too many writes to one key.
-const RETRYABLE: [&str; 8] =
-    ["(0)", "(10001)", "(10043)", "(10054)", "(10058)", "429", "onnection lost", "nternal error"];
+/// an internal error, an unavailable service, and a client that was cut off.
+const RETRYABLE: [&str; 6] = ["(0)", "(10001)", "(10043)", "(10054)", "onnection lost", "nternal error"];
+
+/// The same of errors of a call that R2 did not carry out: too many writes to one key.
+const THROTTLED: [&str; 2] = ["(10058)", "429"];
 
 /// The driver of one bucket.
 pub struct R2 {
@@ -51,6 +53,8 @@ impl R2 {
         } else if is(&["(10024)", "(10025)"]) {
             // No such upload, or a part that was replaced since: either way it cannot be completed.
             StorageErrorKind::NoSuchUpload
+        } else if is(&THROTTLED) {
+            StorageErrorKind::Throttled { operation, message }
         } else {
             StorageErrorKind::Backend { operation, retryable: is(&RETRYABLE), message }
         };

@@ -1,16 +1,12 @@
 //! The client of upload sessions, each a Durable Object: see [`super::upload_session`].
 
-use std::rc::Rc;
-
 use futures_util::future::LocalBoxFuture;
-use js_sys::Reflect;
-use wasm_bindgen::JsValue;
-use worker::{Method, ObjectNamespace, RequestInit, Stub};
+use worker::{ObjectNamespace, Stub};
 
-use super::clock::SystemClock;
+use super::objects;
 use crate::{
     oci::UploadId,
-    storage::Attempts,
+    storage::PATIENCE,
     uploads::{CallError, Command, Refused, Reply, UploadSessions},
 };
 
@@ -26,33 +22,6 @@ pub struct DurableSessions {
     namespace: ObjectNamespace,
 }
 
-/// A failed attempt of a call.
-struct Failed {
-    message: String,
-    /// The platform says that the call may be repeated.
-    retryable: bool,
-}
-
-impl From<worker::Error> for Failed {
-    /// Cloudflare's documentation, "Durable Objects: error handling": an error's `retryable` says that the call may
-    /// be repeated, `overloaded` that it must not be.
-    fn from(error: worker::Error) -> Self {
-        let flag = |name: &str| match &error {
-            worker::Error::UnknownJsError { original, .. } | worker::Error::Internal(original) => {
-                Reflect::get(original, &name.into()).is_ok_and(|flag| flag.is_truthy())
-            }
-            _ => false,
-        };
-        Self { retryable: flag("retryable") && !flag("overloaded"), message: error.to_string() }
-    }
-}
-
-impl From<serde_json::Error> for Failed {
-    fn from(error: serde_json::Error) -> Self {
-        Self { message: error.to_string(), retryable: false }
-    }
-}
-
 impl DurableSessions {
     /// Wraps the binding.
     pub fn new(namespace: ObjectNamespace) -> Self {
@@ -65,35 +34,6 @@ impl DurableSessions {
             return self.namespace.get_by_name(&id.to_string());
         }
         self.namespace.id_from_string(&id.to_string())?.get_stub()
-    }
-
-    async fn send(&self, id: &UploadId, body: &str) -> Result<Result<Reply, Refused>, Failed> {
-        let mut init = RequestInit::new();
-        init.with_method(Method::Post).with_body(Some(JsValue::from_str(body)));
-        let request = worker::Request::new_with_init("https://session/", &init)?;
-        let mut response = self.stub(id)?.fetch_with_request(request).await?;
-        if response.status_code() != 200 {
-            let text = response.text().await.unwrap_or_default();
-            let message = format!("status {}: {text}", response.status_code());
-            return Err(Failed { message, retryable: false });
-        }
-        Ok(response.json().await?)
-    }
-
-    async fn repeat(&self, id: &UploadId, body: &str) -> Result<Result<Reply, Refused>, Failed> {
-        let mut attempts = Attempts::new(Rc::new(SystemClock));
-        loop {
-            match self.send(id, body).await {
-                Err(error) if error.retryable && attempts.next().await => {
-                    let message = &error.message;
-                    worker::console_warn!(
-                        "{}",
-                        serde_json::json!({"level": "warn", "upload": id.to_string(), "message": message})
-                    );
-                }
-                reply => return reply,
-            }
-        }
     }
 }
 
@@ -113,10 +53,8 @@ impl UploadSessions for DurableSessions {
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
         Box::pin(async move {
             let call = Call { id: id.to_string(), command };
-            let body =
-                serde_json::to_string(&call).map_err(|error| CallError::Unreachable(error.to_string()))?;
-            let reply = self.repeat(id, &body).await;
-            Ok(reply.map_err(|error| CallError::Unreachable(error.message))??)
+            let replied = objects::call::<Result<Reply, Refused>>(|| self.stub(id), &call, PATIENCE).await;
+            Ok(replied.map_err(CallError::Unreachable)?.reply?)
         })
     }
 }

@@ -40,7 +40,7 @@ impl Job for Rebuild {
                 match link {
                     Link::Layer(name, digest) => {
                         if let Some(located) = blobs.locate(&digest, Freshness::Strict).await? {
-                            app.repository(&name, context).link_blob(&digest, &located).await?;
+                            app.repository(&name, context).index_blob(&digest, &located).await?;
                         }
                     }
                     Link::Revision(name, digest) => {

@@ -138,6 +138,16 @@ impl Manifest {
         }
     }
 
+    /// The subject in the content of a manifest, whatever its media type.
+    pub fn subject_of(content: &[u8]) -> Option<Digest> {
+        #[derive(Deserialize)]
+        struct Subject {
+            #[serde(default)]
+            subject: Option<Descriptor>,
+        }
+        serde_json::from_slice::<Subject>(content).ok()?.subject.map(|subject| subject.digest)
+    }
+
     /// Detects the media type of content stored without one, as by `distribution`.
     pub fn detect_media_type(content: &[u8]) -> String {
         #[derive(Deserialize)]

@@ -1,25 +1,29 @@
 //! Repositories: reading and changing their content.
 //!
-//! Requests and jobs read and change a repository only through [`Repository`]. [`stored`] implements it on
-//! the bucket. A decorator overrides some methods and forwards the others:
+//! Requests and jobs read and change a repository only through [`Repository`]. A decorator overrides some methods
+//! and forwards the others; [`ordered`] is at the bottom. It reads the bucket, and sends changes to the repository's
+//! [`writer`]:
 //!
 //! ```text
-//! in the worker              Cached -> (mirrored) -> (client of the writer) -> Stored
-//! in a repository's writer   (listening) -> (guarded) -> Stored
+//! in the worker              Cached -> (mirrored) -> Ordered -> Stored
+//! in a repository's writer   Writer -> Stored
 //! ```
 //!
-//! Names in parentheses are slots for planned decorators: a mirror; the Durable Object that serializes the
-//! writes of a repository; events; immutable tags and quotas. `App::repository` composes them.
+//! `App::repository` composes them. The name in parentheses is the place of a planned decorator.
 
 pub mod cached;
 pub mod catalog;
+pub mod deployment;
 pub mod facts;
+pub mod ordered;
 mod purges;
 pub mod stored;
+pub mod writer;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
+use self::writer::protocol::{CallError, Entry, Refused};
 use crate::{
     blobs::{Freshness, Located},
     oci::{Descriptor, Digest, Manifest, Reference, Tag},
@@ -38,6 +42,21 @@ pub enum RepositoryError {
     /// The repository lacks these blobs of a manifest. Nothing was linked.
     #[error("the repository lacks blobs of the manifest")]
     BlobsMissing(Vec<Digest>),
+    /// The repository's writer cannot be reached, or is busy. It may have made the change, or may make it later.
+    #[error("{0}")]
+    Writer(String),
+    /// Another deployment writes to the bucket.
+    #[error(transparent)]
+    Deployment(#[from] deployment::OtherDeployment),
+}
+
+impl From<CallError> for RepositoryError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(Refused::BlobsMissing(digests)) => Self::BlobsMissing(digests),
+            error => Self::Writer(error.to_string()),
+        }
+    }
 }
 
 /// A manifest of a repository, without its content.
@@ -57,6 +76,18 @@ pub struct NewManifest {
     pub manifest: Manifest,
     /// Its bytes, stored unchanged.
     pub content: Bytes,
+}
+
+impl NewManifest {
+    /// What its links say.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            digest: self.digest.clone(),
+            size: self.content.len() as u64,
+            media_type: self.manifest.media_type.clone(),
+            subject: self.manifest.subject.clone(),
+        }
+    }
 }
 
 /// A page of a list.
@@ -122,6 +153,11 @@ pub trait Repository {
         self.inner().index_manifest(digest, content)
     }
 
+    /// Writes what a link of another registry to a blob lacks: its metadata, and the reverse link.
+    fn index_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, ()> {
+        self.inner().index_blob(digest, located)
+    }
+
     /// Deletes a manifest, its tags and its referrer entry; `false` if absent. The content stays.
     fn delete_manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         self.inner().delete_manifest(digest)
@@ -133,12 +169,13 @@ pub trait Repository {
     }
 
     /// Links stored bytes as a blob of this repository; `false` if it had the blob. A link without a location, or
-    /// with another one, is replaced.
+    /// with another one, is replaced. It does not go through the repository's writer.
     fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, bool> {
         self.inner().link_blob(digest, located)
     }
 
-    /// Removes the link to a blob; `false` if absent. The bytes stay for other repositories.
+    /// Removes the link to a blob; `false` if absent. The bytes stay for other repositories. A manifest that needs the
+    /// blob does not keep it: like `distribution`, and because no index tells which manifests do.
     fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         self.inner().unlink_blob(digest)
     }

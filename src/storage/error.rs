@@ -17,7 +17,15 @@ pub struct StorageError {
 impl StorageError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, StorageErrorKind::Backend { retryable: true, .. })
+        matches!(
+            self.kind,
+            StorageErrorKind::Backend { retryable: true, .. } | StorageErrorKind::Throttled { .. }
+        )
+    }
+
+    /// Whether a write that failed like this may have taken effect, or may yet.
+    pub fn is_unsettled(&self) -> bool {
+        matches!(self.kind, StorageErrorKind::Backend { .. })
     }
 }
 
@@ -45,6 +53,14 @@ pub enum StorageErrorKind {
     /// The stream of the content failed.
     #[error(transparent)]
     Body(#[from] ReadError),
+    /// The store takes no more such calls at the moment. This one had no effect.
+    #[error("{operation}: {message}")]
+    Throttled {
+        /// The operation.
+        operation: &'static str,
+        /// The store's message.
+        message: String,
+    },
     /// The store returned an error or no response.
     #[error("{operation}: {message}")]
     Backend {

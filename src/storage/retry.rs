@@ -26,7 +26,12 @@ pub struct Attempts {
 impl Attempts {
     /// The attempts of an operation that begins now, within [`PATIENCE`].
     pub fn new(clock: Rc<dyn Clock>) -> Self {
-        let until = Timestamp(clock.now().0 + PATIENCE);
+        Self::within(clock, PATIENCE)
+    }
+
+    /// The attempts of an operation that begins now, within `patience` milliseconds.
+    pub fn within(clock: Rc<dyn Clock>, patience: u64) -> Self {
+        let until = Timestamp(clock.now().0 + patience);
         Self::until(clock, until)
     }
 

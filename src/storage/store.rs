@@ -1,6 +1,6 @@
 //! The handle to a driver: counts and traces its calls, and repeats those that failed for a moment.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -20,6 +20,8 @@ pub struct Store {
     driver: Rc<dyn StorageDriver>,
     trace: Option<Trace>,
     retry: Option<Retry>,
+    /// Set when the answer to a write is lost.
+    unsettled: Option<Rc<Cell<bool>>>,
 }
 
 /// How long to repeat operations, by which clock.
@@ -47,7 +49,7 @@ fn found<T>(value: &Option<T>) -> &'static str {
 impl Store {
     /// A handle to this driver. It makes one attempt of each operation.
     pub fn new(driver: impl StorageDriver + 'static) -> Self {
-        Self { driver: Rc::new(driver), trace: None, retry: None }
+        Self { driver: Rc::new(driver), trace: None, retry: None, unsettled: None }
     }
 
     /// The same store, which repeats operations that failed for a moment, for up to [`PATIENCE`](super::PATIENCE) each. A stream
@@ -73,6 +75,13 @@ impl Store {
     #[must_use]
     pub fn traced(&self, log: Rc<RequestLog>, clock: Rc<dyn Clock>) -> Self {
         Self { trace: Some(Trace { log, clock }), ..self.clone() }
+    }
+
+    /// The same store, which sets `unsettled` when the answer to a write or delete is lost: also one that was repeated
+    /// with success, since the first may land later.
+    #[must_use]
+    pub fn noting(&self, unsettled: Rc<Cell<bool>>) -> Self {
+        Self { unsettled: Some(unsettled), ..self.clone() }
     }
 
     fn attempts(&self) -> Option<Attempts> {
@@ -111,6 +120,22 @@ impl Store {
     }
 
     async fn call<T>(
+        &self,
+        operation: &'static str,
+        path: &str,
+        outcome: impl FnOnce(&T) -> &'static str,
+        answer: Answer<'_, T>,
+    ) -> Result<T, StorageError> {
+        let result = self.traced_call(operation, path, outcome, answer).await;
+        if let (Some(unsettled), "put" | "delete", Err(error)) = (&self.unsettled, operation, &result)
+            && error.is_unsettled()
+        {
+            unsettled.set(true);
+        }
+        result
+    }
+
+    async fn traced_call<T>(
         &self,
         operation: &'static str,
         path: &str,

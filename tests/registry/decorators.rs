@@ -8,7 +8,7 @@ use pierhead::{
     blobs::{Cache, Edge, Freshness, Located},
     oci::{Algorithm, Manifest, Reference, media_type},
     repository::{
-        Answer, NewManifest, Repository, RepositoryError, cached::Cached, facts::Facts, stored::Stored,
+        Answer, NewManifest, Repository, RepositoryError, cached::Cached, facts::Facts, ordered::Ordered,
     },
 };
 
@@ -73,25 +73,27 @@ fn every_slot_accepts_a_no_op_decorator() {
     let context = registry.context(Principal::Anonymous);
     let name: pierhead::oci::RepositoryName = "a".parse().unwrap();
     let blobs = registry.app.blobs(&context);
-    let stored = || Rc::new(Stored::new(name.clone(), blobs.clone(), Rc::default())) as Rc<dyn Repository>;
+    let ordered: Rc<dyn Repository> = Rc::new(Ordered {
+        name: name.clone(),
+        stored: registry.app.stored(&name, &context),
+        blobs: blobs.clone(),
+        writers: registry.writers.clone(),
+        deployment: Rc::default(),
+    });
 
-    // In the worker: cached, then mirrored, then the client of the repository's writer.
-    let mirrored_and_client: Rc<dyn Repository> = Rc::new(NoOp(Rc::new(NoOp(stored()))));
+    // Cached, then mirrored, then the client of the repository's writer.
+    let mirrored: Rc<dyn Repository> = Rc::new(NoOp(ordered.clone()));
     let edge = Edge::new(0, registry.app.clock.clone());
     let memory = Cache::new(1 << 20, None, edge);
     let worker = Cached {
-        inner: mirrored_and_client,
+        inner: mirrored,
         name: name.clone(),
         facts: Rc::new(Facts::new(60, 60, memory, registry.app.clock.clone())),
         freshness: Freshness::Cached,
         blobs: blobs.clone(),
         context: context.clone(),
     };
-    // In that writer: listening, then guarded, then stored.
-    let writer = NoOp(Rc::new(NoOp(stored())));
-    for repository in
-        [&worker as &dyn Repository, &writer, &*stored(), &*registry.app.repository(&name, &context)]
-    {
+    for repository in [&worker as &dyn Repository, &*ordered, &*registry.app.repository(&name, &context)] {
         block_on(check_every_method(repository)).unwrap();
     }
 }

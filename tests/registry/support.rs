@@ -13,17 +13,22 @@ use pierhead::{
     api::Handler,
     app::{App, Platform},
     auth::Principal,
+    blobs::{Blobs, Cache, Edge},
     config::Config,
     context::Context,
     layout::Key,
     middleware,
     oci::{Algorithm, Digest},
     platform::{
-        Background, Body, ByteRange, EdgeCache, Sink,
+        Background, Body, ByteRange, Clock, EdgeCache, Level, RequestLog, Sink,
         memory::{ManualClock, MemoryBuffers, MemoryStream},
     },
+    repository::{
+        stored::Stored,
+        writer::memory::{MemoryWriters, OpenStored},
+    },
     storage::{
-        Answer as Stored, Capabilities, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
+        Answer as Call, Capabilities, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
         PutOptions, StorageDriver, StorageError, StorageErrorKind, Store, memory::Memory,
     },
     uploads::memory::MemorySessions,
@@ -72,7 +77,7 @@ impl Faulty {
         Store::new(self.clone())
     }
 
-    fn call<'a, T: 'a>(&'a self, operation: &'static str, path: &str, work: Stored<'a, T>) -> Stored<'a, T> {
+    fn call<'a, T: 'a>(&'a self, operation: &'static str, path: &str, work: Call<'a, T>) -> Call<'a, T> {
         self.calls.borrow_mut().push(operation);
         if let Some(hook) = &*self.on_call.borrow() {
             hook();
@@ -100,10 +105,10 @@ impl StorageDriver for Faulty {
     fn capabilities(&self) -> Capabilities {
         Capabilities { lists_metadata: !self.hides_metadata.get(), ..self.memory.capabilities() }
     }
-    fn head<'a>(&'a self, path: &'a Path) -> Stored<'a, Option<ObjectMeta>> {
+    fn head<'a>(&'a self, path: &'a Path) -> Call<'a, Option<ObjectMeta>> {
         self.call("head", path.as_str(), self.memory.head(path))
     }
-    fn get<'a>(&'a self, path: &'a Path, range: Option<ByteRange>) -> Stored<'a, Option<Object>> {
+    fn get<'a>(&'a self, path: &'a Path, range: Option<ByteRange>) -> Call<'a, Option<Object>> {
         let object = self.call("get", path.as_str(), self.memory.get(path, range));
         Box::pin(async {
             let mut object = object.await?;
@@ -113,13 +118,13 @@ impl StorageDriver for Faulty {
             Ok(object)
         })
     }
-    fn put<'a>(&'a self, path: &'a Path, body: Body, options: PutOptions<'a>) -> Stored<'a, ObjectMeta> {
+    fn put<'a>(&'a self, path: &'a Path, body: Body, options: PutOptions<'a>) -> Call<'a, ObjectMeta> {
         self.call("put", path.as_str(), self.memory.put(path, body, options))
     }
-    fn delete<'a>(&'a self, paths: &'a [Path]) -> Stored<'a, ()> {
+    fn delete<'a>(&'a self, paths: &'a [Path]) -> Call<'a, ()> {
         self.call("delete", "", self.memory.delete(paths))
     }
-    fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Stored<'a, Listing> {
+    fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Call<'a, Listing> {
         let listing = self.call("list", prefix, self.memory.list(prefix, page));
         Box::pin(async {
             let mut listing = listing.await?;
@@ -132,7 +137,7 @@ impl StorageDriver for Faulty {
             Ok(listing)
         })
     }
-    fn create_multipart<'a>(&'a self, path: &'a Path) -> Stored<'a, MultipartId> {
+    fn create_multipart<'a>(&'a self, path: &'a Path) -> Call<'a, MultipartId> {
         self.call("create_multipart", path.as_str(), self.memory.create_multipart(path))
     }
     fn put_part<'a>(
@@ -141,7 +146,7 @@ impl StorageDriver for Faulty {
         id: &'a MultipartId,
         number: u16,
         body: Body,
-    ) -> Stored<'a, Part> {
+    ) -> Call<'a, Part> {
         self.call("put_part", path.as_str(), self.memory.put_part(path, id, number, body))
     }
     fn complete_multipart<'a>(
@@ -149,16 +154,16 @@ impl StorageDriver for Faulty {
         path: &'a Path,
         id: &'a MultipartId,
         parts: &'a [Part],
-    ) -> Stored<'a, ObjectMeta> {
+    ) -> Call<'a, ObjectMeta> {
         self.call("complete_multipart", path.as_str(), self.memory.complete_multipart(path, id, parts))
     }
-    fn abort_multipart<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Stored<'a, ()> {
+    fn abort_multipart<'a>(&'a self, path: &'a Path, id: &'a MultipartId) -> Call<'a, ()> {
         self.call("abort_multipart", path.as_str(), self.memory.abort_multipart(path, id))
     }
-    fn digest<'a>(&'a self, path: &'a Path, algorithm: Algorithm) -> Stored<'a, Option<Digest>> {
+    fn digest<'a>(&'a self, path: &'a Path, algorithm: Algorithm) -> Call<'a, Option<Digest>> {
         self.call("digest", path.as_str(), self.memory.digest(path, algorithm))
     }
-    fn copy<'a>(&'a self, from: &'a Path, to: &'a Path) -> Stored<'a, Copied> {
+    fn copy<'a>(&'a self, from: &'a Path, to: &'a Path) -> Call<'a, Copied> {
         self.call("copy", from.as_str(), self.memory.copy(from, to))
     }
 }
@@ -243,6 +248,7 @@ pub struct TestRegistry {
     handler: Rc<dyn Handler>,
     pub storage: Faulty,
     pub sessions: Rc<MemorySessions<ManualClock>>,
+    pub writers: Rc<MemoryWriters>,
     pub clock: ManualClock,
     pub later: Rc<Later>,
     pub lines: Rc<Lines>,
@@ -264,6 +270,19 @@ impl Answer {
     }
 }
 
+/// How a repository's writer opens the repository.
+fn opened(storage: &Faulty, clock: &ManualClock) -> OpenStored {
+    let clock: Rc<dyn Clock> = Rc::new(clock.clone());
+    let (store, clock) = (storage.store().retrying(clock.clone()), clock);
+    Rc::new(move |name| {
+        let log = Rc::new(RequestLog::new(Level::Error, "writer".into(), Rc::new(Lines::default())));
+        let (principal, background) = (Rc::new(Principal::Anonymous), Rc::new(Later::default()));
+        let context = Context { principal, log, background, edge_cache: Rc::new(MemoryEdge::default()) };
+        let cache = Cache::new(0, None, Edge::new(0, clock.clone()));
+        Stored::new(name.clone(), Blobs::new(store.clone(), cache, context), Rc::default())
+    })
+}
+
 impl TestRegistry {
     pub fn new() -> Self {
         let storage = Faulty { memory: Rc::new(Memory::with_min_part(PART / 8 * 5)), ..Faulty::default() };
@@ -280,10 +299,12 @@ impl TestRegistry {
         let (later, lines) = (Rc::new(Later::default()), Rc::new(Lines::default()));
         let sessions =
             Rc::new(MemorySessions::new(clock.clone(), storage.store().retrying(Rc::new(clock.clone()))));
+        let writers = Rc::new(MemoryWriters::new(Rc::new(clock.clone()), opened(&storage, &clock)));
         let platform = Platform {
             store: storage.store(),
             kv: kv.map(|kv| kv.store()),
             sessions: sessions.clone(),
+            writers: writers.clone(),
             buffers: Rc::new(MemoryBuffers { part_size: PART }),
             edge_cache: Rc::new(edge),
             clock: Rc::new(clock.clone()),
@@ -292,7 +313,7 @@ impl TestRegistry {
         };
         let app = Rc::new(App::new(config, platform));
         let near = RefCell::default();
-        Self { handler: middleware::stack(&app), app, storage, sessions, clock, later, lines, near }
+        Self { handler: middleware::stack(&app), app, storage, sessions, writers, clock, later, lines, near }
     }
 
     /// A context of a request or job.

@@ -20,7 +20,7 @@ impl Stored {
     /// a cached answer is allowed, an isolate that has met such a link makes all three concurrently.
     ///
     /// [`Blobs::locate`]: crate::blobs::Blobs::locate
-    pub(super) async fn locate_blob(
+    pub(in crate::repository) async fn locate_blob(
         &self,
         digest: &Digest,
         freshness: Freshness,
@@ -48,7 +48,10 @@ impl Stored {
     }
 
     /// The digests that this repository lacks.
-    pub(super) async fn missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StorageError> {
+    pub(in crate::repository) async fn missing(
+        &self,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, StorageError> {
         stream::iter(digests)
             .map(
                 async |digest| Ok((!self.has(Key::Layer(&self.name, digest)).await?).then(|| digest.clone())),
@@ -59,24 +62,42 @@ impl Stored {
             .await
     }
 
-    /// Writes both links concurrently. A collector of unlinked bytes writes its marker before it lists links:
-    /// the check for that marker belongs here, after the writes.
-    pub(super) async fn link(&self, digest: &Digest, located: &Located) -> Result<bool, StorageError> {
+    /// Writes both links concurrently; `false` if the blob was linked. A collector of unlinked bytes writes its marker
+    /// before it lists links: the check for that marker belongs here, after the writes.
+    pub(in crate::repository) async fn link_blob(
+        &self,
+        digest: &Digest,
+        located: &Located,
+    ) -> Result<bool, StorageError> {
         let metadata = located.to_metadata();
         let link = self.put_link(Key::Layer(&self.name, digest), digest, &metadata);
-        let reverse = self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
-        Ok(both(link, reverse).await?.0)
+        Ok(both(link, self.reverse_link(digest)).await?.0)
     }
 
-    pub(super) async fn unlink(&self, digest: &Digest) -> Result<bool, StorageError> {
-        if !self.has(Key::Layer(&self.name, digest)).await? {
-            return Ok(false);
-        }
-        // The visible link first: a stale reverse link only costs a look-up.
-        self.delete(&[Key::Layer(&self.name, digest)]).await?;
-        if !self.has(Key::Revision(&self.name, digest)).await? {
-            self.delete(&[Key::ReverseLink(digest, &self.name)]).await?;
-        }
-        Ok(true)
+    /// Writes what another registry's link to a blob lacks: its metadata, and the reverse link. The link itself is not
+    /// written again if it was removed meanwhile.
+    pub(in crate::repository) async fn index_blob(
+        &self,
+        digest: &Digest,
+        located: &Located,
+    ) -> Result<(), StorageError> {
+        let metadata = located.to_metadata();
+        let link = self.upgrade_link(Key::Layer(&self.name, digest), digest, &metadata);
+        both(link, self.reverse_link(digest)).await.map(drop)
+    }
+
+    /// A hint for whoever collects unlinked bytes, which looks at the link itself. So no request removes one: a push of
+    /// the same blob may have written it.
+    pub(super) async fn reverse_link(&self, digest: &Digest) -> Result<bool, StorageError> {
+        self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new()).await
+    }
+
+    pub(in crate::repository) async fn has_blob(&self, digest: &Digest) -> Result<bool, StorageError> {
+        self.has(Key::Layer(&self.name, digest)).await
+    }
+
+    /// Removes the link to a blob.
+    pub(in crate::repository) async fn unlink_blob(&self, digest: &Digest) -> Result<(), StorageError> {
+        self.delete(&[Key::Layer(&self.name, digest)]).await
     }
 }

@@ -4,78 +4,50 @@ use bytes::Bytes;
 
 use super::Stored;
 use crate::{
-    blobs::{Freshness, Located, Put},
+    blobs::{Located, Put},
     layout::Key,
-    oci::{Digest, Manifest, Tag},
+    oci::{Digest, Tag},
     platform::Body,
-    repository::{NewManifest, RepositoryError, Revision},
+    repository::{
+        NewManifest, RepositoryError, Revision,
+        writer::protocol::{Entry, Stage},
+    },
     storage::{Metadata, ObjectMeta, StorageError, all, both},
 };
 
 /// The metadata name of the media type in a manifest's link.
 const MEDIA_TYPE: &str = "media-type";
 
-/// What is there of a manifest that is pushed.
-enum Stage {
-    /// Its content, by now.
-    New,
-    /// Its link too. Of the rest, some may be missing.
-    Linked,
-    /// Everything but its new tags: this isolate has pushed it.
-    Complete,
-}
-
 impl Stored {
     /// The manifest with this digest. Costs one look-up.
-    pub(super) async fn revision_by_digest(&self, digest: &Digest) -> Result<Option<Revision>, StorageError> {
+    pub(in crate::repository) async fn revision_by_digest(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<Revision>, StorageError> {
         let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
         Ok(link.map(|meta| Revision { digest: digest.clone(), description: description(&meta) }))
     }
 
-    /// Writes a manifest in three rounds: its content, while its blobs are looked up; its links; its tags. Another
-    /// tag of a manifest that this isolate has pushed takes two.
-    pub(super) async fn push(&self, new: &NewManifest, tags: &[Tag]) -> Result<(), RepositoryError> {
-        let NewManifest { digest, manifest, content } = new;
-        let size = content.len() as u64;
-        let mut metadata = Located { size, at: None }.to_metadata();
-        metadata.insert(MEDIA_TYPE.to_owned(), manifest.media_type.clone());
-        let stored = self.put_content(new, &metadata);
-        let (missing, stored) = both(self.missing(&manifest.blobs), stored).await?;
-        if !missing.is_empty() {
-            return Err(RepositoryError::BlobsMissing(missing));
-        }
-        let index = self.index(digest, Some((manifest, size)));
-        let indexed = all(tags.iter().map(async |tag| {
-            self.put_new(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await
-        }));
-        if let Stage::New = stored {
-            let link = self.put_link(Key::Revision(&self.name, digest), digest, &metadata);
-            let seen = all(tags.iter().map(|tag| self.tag_etag(tag)));
-            let (_, (_, (_, seen))) = both(link, both(index, both(indexed, seen))).await?;
-            let moved = tags.iter().zip(seen).map(|(tag, seen)| self.move_tag(tag, digest, &metadata, seen));
-            all(moved).await?;
-        } else {
-            // Most tags of a known manifest are new.
-            let moved = all(tags.iter().map(|tag| self.move_tag(tag, digest, &metadata, None)));
-            match stored {
-                Stage::Complete => drop(both(indexed, moved).await?),
-                _ => drop(both(index, both(indexed, moved)).await?),
-            }
-        }
-        // Not before: a push that failed half-way is repeated as a whole.
-        self.blobs.set_pushed(&self.name, digest, content);
-        Ok(())
+    pub(in crate::repository) async fn has_manifest(&self, digest: &Digest) -> Result<bool, StorageError> {
+        self.has(Key::Revision(&self.name, digest)).await
     }
 
-    /// Writes the content of a manifest. A key takes one write per second, so what is there is not written.
-    async fn put_content(
+    /// Stores the content of a manifest, unlinked, while its blobs are looked up. A key takes one write per second, so
+    /// what is there is not written.
+    pub(in crate::repository) async fn store_manifest(
         &self,
-        NewManifest { digest, manifest, content }: &NewManifest,
-        metadata: &Metadata,
-    ) -> Result<Stage, StorageError> {
+        new: &NewManifest,
+    ) -> Result<Stage, RepositoryError> {
+        let (missing, stage) = both(self.missing(&new.manifest.blobs), self.put_content(new)).await?;
+        if missing.is_empty() { Ok(stage) } else { Err(RepositoryError::BlobsMissing(missing)) }
+    }
+
+    async fn put_content(&self, new: &NewManifest) -> Result<Stage, StorageError> {
+        let NewManifest { digest, manifest, content } = new;
+        let metadata = link_metadata(&new.entry());
         let is_linked = async || {
             let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
-            Ok::<_, StorageError>(link.is_some_and(|link| link.metadata == *metadata))
+            Ok::<_, StorageError>(link.is_some_and(|link| link.metadata == metadata))
         };
         // Another isolate may have deleted and pushed it since: the referrer is written again then.
         let may_be_complete = manifest.subject.is_none() && self.blobs.has_pushed(&self.name, digest);
@@ -86,43 +58,72 @@ impl Stored {
         Ok(if put == Put::Existed && is_linked().await? { Stage::Linked } else { Stage::New })
     }
 
-    pub(super) async fn index(
+    /// Links a stored manifest in at most two rounds: its link, then its tags. Another tag of a manifest that is linked
+    /// takes one.
+    pub(in crate::repository) async fn link_manifest(
         &self,
-        digest: &Digest,
-        content: Option<(&Manifest, u64)>,
+        entry: &Entry,
+        referrer: Option<String>,
+        stage: Stage,
+        tags: &[Tag],
     ) -> Result<(), StorageError> {
-        let reverse = self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new());
-        let catalog = self.put_new(Key::Repository(&self.name), Bytes::new(), Metadata::new());
-        let referrer = async {
-            match content {
-                Some((manifest, size)) => self.add_referrer(digest, manifest, size).await,
-                None => Ok(()),
-            }
+        let metadata = link_metadata(entry);
+        let moves = |seen: Vec<Option<String>>| {
+            let moved =
+                tags.iter().zip(seen).map(|(tag, seen)| self.move_tag(tag, &entry.digest, &metadata, seen));
+            all(moved)
         };
-        both(reverse, both(catalog, referrer)).await.map(drop)
+        // Most tags of a known manifest are new.
+        let unseen = || vec![None; tags.len()];
+        match stage {
+            Stage::New => {
+                let link = self.put_link(Key::Revision(&self.name, &entry.digest), &entry.digest, &metadata);
+                let seen = all(tags.iter().map(|tag| self.tag_etag(tag)));
+                // A referrer is listed when its manifest can be read, which costs no round if there are tags.
+                let (early, late) = if tags.is_empty() { (referrer, None) } else { (None, referrer) };
+                let (_, (_, seen)) = both(link, both(self.index_manifest(entry, early), seen)).await?;
+                both(self.add_referrer(entry, late), moves(seen)).await.map(drop)
+            }
+            Stage::Linked => both(self.index_manifest(entry, referrer), moves(unseen())).await.map(drop),
+            Stage::Complete => moves(unseen()).await.map(drop),
+        }
     }
 
-    pub(super) async fn remove_manifest(&self, digest: &Digest) -> Result<bool, StorageError> {
-        if !self.has(Key::Revision(&self.name, digest)).await? {
-            return Ok(false);
-        }
-        for tag in self.tags_of(digest).await? {
-            self.remove_tag(&tag).await?;
-        }
-        if let Some(content) = self.blobs.manifest(digest, Freshness::Strict).await? {
-            let media_type = Manifest::detect_media_type(&content);
-            let manifest = Manifest::parse(Some(&media_type), &content).ok();
-            if let Some(subject) = manifest.and_then(|manifest| manifest.subject) {
-                self.delete(&[Key::Referrer { name: &self.name, subject: &subject, referrer: digest }])
-                    .await?;
-            }
-        }
-        self.delete(&[Key::Revision(&self.name, digest)]).await?;
-        if !self.has(Key::Layer(&self.name, digest)).await? {
-            self.delete(&[Key::ReverseLink(digest, &self.name)]).await?;
-        }
-        Ok(true)
+    /// Writes the index entries of a manifest: the catalog entry, the reverse link, and the referrer of its subject.
+    pub(in crate::repository) async fn index_manifest(
+        &self,
+        entry: &Entry,
+        referrer: Option<String>,
+    ) -> Result<(), StorageError> {
+        let hints = self.hint_manifest(&entry.digest);
+        both(hints, self.add_referrer(entry, referrer)).await.map(drop)
     }
+
+    /// Writes the index entries of a manifest without a subject: the catalog entry and the reverse link. Neither is
+    /// ever removed by a request.
+    pub(in crate::repository) async fn hint_manifest(&self, digest: &Digest) -> Result<(), StorageError> {
+        let catalog = self.put_new(Key::Repository(&self.name), Bytes::new(), Metadata::new());
+        both(self.reverse_link(digest), catalog).await.map(drop)
+    }
+
+    /// Removes the entry in the referrers of `subject`, then the link.
+    pub(in crate::repository) async fn unlink_manifest(
+        &self,
+        digest: &Digest,
+        subject: Option<&Digest>,
+    ) -> Result<(), StorageError> {
+        if let Some(subject) = subject {
+            self.delete(&[Key::Referrer { name: &self.name, subject, referrer: digest }]).await?;
+        }
+        self.delete(&[Key::Revision(&self.name, digest)]).await
+    }
+}
+
+/// The metadata of a manifest's links.
+fn link_metadata(entry: &Entry) -> Metadata {
+    let mut metadata = Located { size: entry.size, at: None }.to_metadata();
+    metadata.insert(MEDIA_TYPE.to_owned(), entry.media_type.clone());
+    metadata
 }
 
 /// Size and media type of a manifest, from the metadata of its link.

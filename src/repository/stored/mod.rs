@@ -1,7 +1,7 @@
-//! Repositories stored in the bucket.
+//! Repositories stored in the bucket: reads, and the writes of a repository's [`writer`](super::writer).
 //!
-//! The order of writes makes them idempotent: data before its link, links before a tag. The links written
-//! here carry size, media type and path of their target, so that one look-up answers a HEAD. Links without
+//! Every write can be repeated, and their order keeps what is listed readable: content before its link, the link
+//! before a tag; of a tag that is deleted, the link last. The links written here carry size, media type and path of their target, so that one look-up answers a HEAD. Links without
 //! this metadata, as `distribution` writes them, cost another round of look-ups.
 
 mod blobs;
@@ -9,15 +9,16 @@ mod manifests;
 mod referrers;
 mod tags;
 
+pub(super) use referrers::referrer_entry;
+
 use std::{cell::Cell, rc::Rc};
 
 use bytes::Bytes;
 
-use super::{Answer, ListPage, NewManifest, Repository, Revision};
 use crate::{
-    blobs::{Blobs, Freshness, Located},
+    blobs::Blobs,
     layout::Key,
-    oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, Tag},
+    oci::{Digest, RepositoryName},
     platform::Body,
     storage::{Condition, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
@@ -25,7 +26,7 @@ use crate::{
 /// Limit of concurrent look-ups of one request: the platform's limit on connections.
 const CONCURRENCY: usize = 6;
 
-/// The repository below all decorators.
+/// A repository as the bucket has it.
 #[derive(Clone)]
 pub struct Stored {
     name: RepositoryName,
@@ -40,12 +41,18 @@ impl Stored {
         Self { name, blobs, has_foreign_links }
     }
 
-    /// The same repository, whose storage calls are repeated for longer.
-    fn patient(&self) -> Self {
+    /// The same repository, whose storage calls are repeated for longer: docker does not repeat a manifest's push.
+    pub(super) fn patient(&self) -> Self {
         Self { blobs: self.blobs.patient(), ..self.clone() }
     }
 
-    fn store(&self) -> &Store {
+    /// The same repository, which sets `unsettled` when the answer to a write is lost.
+    pub(super) fn noting(&self, unsettled: Rc<Cell<bool>>) -> Self {
+        Self { blobs: self.blobs.noting(unsettled), ..self.clone() }
+    }
+
+    /// The store.
+    pub(super) fn store(&self) -> &Store {
         self.blobs.store()
     }
 
@@ -64,8 +71,7 @@ impl Stored {
         }
     }
 
-    /// Writes a link if there is none; `false` if there is. One with other metadata is replaced, unless another
-    /// request replaces it at the same time: a link of another registry has none.
+    /// Writes a link if there is none; `false` if there is. One with other metadata is replaced.
     async fn put_link(
         &self,
         key: Key<'_>,
@@ -75,16 +81,27 @@ impl Stored {
         if self.put_new(key, digest.to_string(), metadata.clone()).await? {
             return Ok(true);
         }
+        self.upgrade_link(key, digest, metadata).await.map(|()| false)
+    }
+
+    /// Replaces a link that has other metadata, unless another request replaces it at the same time: a link of another
+    /// registry has none.
+    async fn upgrade_link(
+        &self,
+        key: Key<'_>,
+        digest: &Digest,
+        metadata: &Metadata,
+    ) -> Result<(), StorageError> {
         let path = key.path();
         let Some(found) = self.store().head(&path).await?.filter(|found| found.metadata != *metadata) else {
-            return Ok(false);
+            return Ok(());
         };
         let condition = Condition::IfMatch(found.etag);
         let options = PutOptions { metadata: metadata.clone(), condition, ..PutOptions::default() };
         match self.store().put(&path, Body::Bytes(digest.to_string().into()), options).await {
-            Ok(_) | Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(false),
+            Ok(_) | Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(()),
             // The old link works too.
-            Err(error) if error.is_retryable() => Ok(false),
+            Err(error) if error.is_retryable() => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -105,71 +122,5 @@ impl Stored {
         }
         // Its own folders start with an underscore; those of repositories below it do not.
         self.store().exists_below(&format!("{}/_", Key::RepositoryFolder(&self.name))).await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-impl Repository for Stored {
-    fn inner(&self) -> &dyn Repository {
-        self
-    }
-
-    fn revision<'a>(&'a self, reference: &'a Reference) -> Answer<'a, Option<Revision>> {
-        Box::pin(async move {
-            Ok(match reference {
-                Reference::Tag(tag) => self.tag(tag).await?,
-                Reference::Digest(digest) => self.revision_by_digest(digest).await?,
-            })
-        })
-    }
-
-    fn manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, Option<Bytes>> {
-        Box::pin(async move { Ok(self.blobs.manifest(digest, Freshness::Cached).await?) })
-    }
-
-    fn locate<'a>(&'a self, digest: &'a Digest, freshness: Freshness) -> Answer<'a, Option<Located>> {
-        Box::pin(async move { Ok(self.locate_blob(digest, freshness).await?) })
-    }
-
-    fn tags<'a>(&'a self, after: Option<&'a str>, limit: usize) -> Answer<'a, Option<ListPage<String>>> {
-        Box::pin(async move { Ok(self.list_tags(after, limit).await?) })
-    }
-
-    fn referrers<'a>(
-        &'a self,
-        subject: &'a Digest,
-        after: Option<&'a Digest>,
-        limit: usize,
-    ) -> Answer<'a, ListPage<Descriptor>> {
-        Box::pin(async move { Ok(self.list_referrers(subject, after, limit).await?) })
-    }
-
-    fn put_manifest<'a>(&'a self, new: &'a NewManifest, tags: &'a [Tag]) -> Answer<'a, ()> {
-        // docker does not repeat a manifest's push.
-        Box::pin(async move { self.patient().push(new, tags).await })
-    }
-
-    fn index_manifest<'a>(
-        &'a self,
-        digest: &'a Digest,
-        content: Option<(&'a Manifest, u64)>,
-    ) -> Answer<'a, ()> {
-        Box::pin(async move { Ok(self.index(digest, content).await?) })
-    }
-
-    fn delete_manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
-        Box::pin(async move { Ok(self.remove_manifest(digest).await?) })
-    }
-
-    fn delete_tag<'a>(&'a self, tag: &'a Tag) -> Answer<'a, bool> {
-        Box::pin(async move { Ok(self.remove_tag(tag).await?) })
-    }
-
-    fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, bool> {
-        Box::pin(async move { Ok(self.link(digest, located).await?) })
-    }
-
-    fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
-        Box::pin(async move { Ok(self.unlink(digest).await?) })
     }
 }

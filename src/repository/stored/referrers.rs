@@ -4,9 +4,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{CONCURRENCY, Stored};
 use crate::{
+    blobs::Freshness,
     layout::{Key, trailing_digest},
     oci::{Descriptor, Digest, Manifest},
-    repository::ListPage,
+    repository::{ListPage, writer::protocol::Entry},
     storage::{Metadata, ObjectMeta, Page, StorageError},
 };
 
@@ -21,33 +22,33 @@ impl Stored {
     /// Adds a manifest to its subject's referrers, if it has a subject.
     pub(super) async fn add_referrer(
         &self,
-        digest: &Digest,
-        manifest: &Manifest,
-        size: u64,
+        entry: &Entry,
+        content: Option<String>,
     ) -> Result<(), StorageError> {
-        let Some(subject) = &manifest.subject else { return Ok(()) };
-        let descriptor = Descriptor {
-            media_type: manifest.media_type.clone(),
-            digest: digest.clone(),
-            size,
-            urls: Vec::new(),
-            artifact_type: manifest.artifact_type.clone(),
-            annotations: manifest.annotations.clone(),
-        };
-        let content = serde_json::to_string(&descriptor).unwrap_or_default();
+        let (Some(subject), Some(content)) = (&entry.subject, content) else { return Ok(()) };
         let mut metadata = Metadata::new();
         // Metadata travels in HTTP headers: ASCII, and no runs of spaces, which S3's signatures fold.
         if content.len() <= MAX_DESCRIPTOR && content.is_ascii() && !content.contains("  ") {
             metadata.insert(DESCRIPTOR.to_owned(), content.clone());
         }
         // Its content follows from the referrer's.
-        self.put_new(Key::Referrer { name: &self.name, subject, referrer: digest }, content, metadata)
+        self.put_new(Key::Referrer { name: &self.name, subject, referrer: &entry.digest }, content, metadata)
             .await?;
         Ok(())
     }
 
+    /// The content of a manifest's entry in the referrers of its subject, from the manifest's content.
+    pub(in crate::repository) async fn read_referrer(
+        &self,
+        entry: &Entry,
+    ) -> Result<Option<String>, StorageError> {
+        let content = self.blobs.manifest(&entry.digest, Freshness::Strict).await?;
+        let manifest = content.and_then(|content| Manifest::parse(Some(&entry.media_type), &content).ok());
+        Ok(manifest.map(|manifest| referrer_entry(entry, &manifest)))
+    }
+
     /// Costs one listing, and a read for each descriptor that is not in metadata.
-    pub(super) async fn list_referrers(
+    pub(in crate::repository) async fn list_referrers(
         &self,
         subject: &Digest,
         after: Option<&Digest>,
@@ -76,4 +77,17 @@ impl Stored {
             .try_collect()
             .await
     }
+}
+
+/// The descriptor of a manifest in the referrers of its subject, as JSON.
+pub(in crate::repository) fn referrer_entry(entry: &Entry, manifest: &Manifest) -> String {
+    let descriptor = Descriptor {
+        media_type: entry.media_type.clone(),
+        digest: entry.digest.clone(),
+        size: entry.size,
+        urls: Vec::new(),
+        artifact_type: manifest.artifact_type.clone(),
+        annotations: manifest.annotations.clone(),
+    };
+    serde_json::to_string(&descriptor).unwrap_or_default()
 }

@@ -10,18 +10,21 @@ use crate::{
     oci::{Digest, RepositoryName, Tag},
     platform::Body,
     repository::{ListPage, Revision},
-    storage::{Condition, Metadata, Page, Path, PutOptions, StorageError, StorageErrorKind, Store},
+    storage::{Condition, Metadata, Page, Path, PutOptions, StorageError, StorageErrorKind, Store, all},
 };
 
 /// Limit of attempts to move a tag that other pushes move at the same time.
 const MAX_MOVES: usize = 8;
+
+/// Limit of objects in one call of R2 to delete them.
+const MAX_DELETE: usize = 1000;
 
 /// Size limit of a link, in bytes: a digest and a line end fit.
 const MAX_LINK: usize = 256;
 
 impl Stored {
     /// The manifest that a tag points to. Costs one look-up; strongly consistent.
-    pub(super) async fn tag(&self, tag: &Tag) -> Result<Option<Revision>, StorageError> {
+    pub(in crate::repository) async fn tag(&self, tag: &Tag) -> Result<Option<Revision>, StorageError> {
         let revision = self.read_link(&Key::TagCurrent(&self.name, tag).path()).await?;
         if revision.as_ref().is_some_and(|revision| revision.description.is_none()) {
             self.has_foreign_links.set(true);
@@ -78,17 +81,64 @@ impl Stored {
         Err(self.store().error(&path, kind))
     }
 
-    pub(super) async fn remove_tag(&self, tag: &Tag) -> Result<bool, StorageError> {
-        let current = Key::TagCurrent(&self.name, tag).path();
-        if self.store().head(&current).await?.is_none() {
-            return Ok(false);
-        }
-        self.store().delete(&[current]).await?;
-        self.store().delete_tree(&Key::Tag(&self.name, tag).path()).await?;
-        Ok(true)
+    /// Writes that tags have pointed to a manifest: its deletion looks for them there.
+    pub(in crate::repository) async fn index_tags(
+        &self,
+        digest: &Digest,
+        tags: &[Tag],
+    ) -> Result<(), StorageError> {
+        let indexed = tags.iter().map(async |tag| {
+            self.put_new(Key::TagIndex(&self.name, tag, digest), digest.to_string(), Metadata::new()).await
+        });
+        all(indexed).await.map(drop)
     }
 
-    pub(super) async fn list_tags(
+    /// Whether a tag is listed, even if it points to nothing.
+    pub(in crate::repository) async fn has_tag(&self, tag: &Tag) -> Result<bool, StorageError> {
+        self.store().exists_below(&Key::Tag(&self.name, tag).path().folder()).await
+    }
+
+    /// Deletes tags: their links last, so that what is listed can be read until the end.
+    pub(in crate::repository) async fn remove_tags(&self, tags: &[Tag]) -> Result<(), StorageError> {
+        let listed: Vec<Vec<_>> = stream::iter(tags)
+            .map(async |tag| self.store().list_all(&Key::Tag(&self.name, tag).path().folder()).await)
+            .buffered(CONCURRENCY)
+            .try_collect()
+            .await?;
+        let paths = listed.into_iter().flatten().map(|(path, _)| Path::trusted(path));
+        let (links, index): (Vec<Path>, Vec<Path>) =
+            paths.partition(|path| path.as_str().ends_with("/current/link"));
+        for paths in [index, links] {
+            for paths in paths.chunks(MAX_DELETE) {
+                self.store().delete(paths).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes those of the tags that point to a manifest, or to nothing.
+    pub(in crate::repository) async fn remove_tags_of(
+        &self,
+        digest: &Digest,
+        tags: &[Tag],
+    ) -> Result<(), StorageError> {
+        let tags = self.only_of(digest, tags).await?;
+        self.remove_tags(&tags).await
+    }
+
+    async fn only_of(&self, digest: &Digest, tags: &[Tag]) -> Result<Vec<Tag>, StorageError> {
+        stream::iter(tags)
+            .map(async |tag| {
+                let revision = self.tag(tag).await?;
+                Ok(revision.is_none_or(|revision| revision.digest == *digest).then(|| tag.clone()))
+            })
+            .buffered(CONCURRENCY)
+            .try_filter_map(async |tag| Ok(tag))
+            .try_collect()
+            .await
+    }
+
+    pub(in crate::repository) async fn list_tags(
         &self,
         after: Option<&str>,
         limit: usize,
@@ -105,26 +155,22 @@ impl Stored {
         Ok(Some(ListPage { next: entries.last().filter(|_| has_more).cloned(), entries }))
     }
 
-    /// The tags that point to a manifest. Candidates are all tags that ever did.
-    pub(super) async fn tags_of(&self, digest: &Digest) -> Result<Vec<Tag>, StorageError> {
+    /// The tags that point to a manifest, or to nothing, of one page of those that ever pointed to it; and where the
+    /// listing goes on.
+    pub(in crate::repository) async fn tags_of(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+    ) -> Result<(Vec<Tag>, Option<String>), StorageError> {
         let prefix = Key::Tags(&self.name).path().folder();
         let index = format!("/index/{}/{}/link", digest.algorithm(), digest.hex());
-        let candidates: Vec<Tag> = self
-            .store()
-            .list_all(&prefix)
-            .await?
+        let listing = self.store().list(&prefix, Page { after, ..Page::first() }).await?;
+        let candidates: Vec<Tag> = listing
+            .objects
             .iter()
             .filter_map(|(path, _)| path.strip_prefix(&prefix)?.strip_suffix(&index)?.parse().ok())
             .collect();
-        stream::iter(candidates)
-            .map(async |tag| {
-                let revision = self.tag(&tag).await?;
-                Ok(revision.is_some_and(|revision| revision.digest == *digest).then_some(tag))
-            })
-            .buffered(CONCURRENCY)
-            .try_filter_map(async |tag| Ok(tag))
-            .try_collect()
-            .await
+        Ok((self.only_of(digest, &candidates).await?, listing.next))
     }
 }
 

@@ -105,8 +105,11 @@ impl S3 {
         if code == "NoSuchUpload" {
             return self.error(path, StorageErrorKind::NoSuchUpload);
         }
+        if *status == StatusCode::TOO_MANY_REQUESTS || code == "SlowDown" {
+            let message = format!("{status} {code}: {message}");
+            return self.error(path, StorageErrorKind::Throttled { operation, message });
+        }
         let retryable = status.is_server_error()
-            || *status == StatusCode::TOO_MANY_REQUESTS
             || matches!(code, "RequestTimeout" | "ConditionalRequestConflict" | "OperationAborted");
         self.backend(path, operation, format!("{status} {code}: {message}"), retryable)
     }

@@ -8,6 +8,7 @@ export default entrypoint(worker.default);
 export const Facts = entrypoint(worker.Facts, "Facts");
 export const Manifests = entrypoint(worker.Manifests, "Manifests");
 export const Blobs = entrypoint(worker.Blobs, "Blobs");
+export const RepositoryWriter = object(worker.RepositoryWriter);
 export const UploadSession = object(worker.UploadSession);
 
-complete(worker, ["default", "Facts", "Manifests", "Blobs", "UploadSession"]);
+complete(worker, ["default", "Facts", "Manifests", "Blobs", "RepositoryWriter", "UploadSession"]);

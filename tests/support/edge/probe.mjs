@@ -213,4 +213,5 @@ wrappers.push(
 export default entrypoint(Probe);
 const InnerStrict = entrypoint(Inner, "Inner");
 export { InnerStrict as Inner };
+export const RepositoryWriter = object(Counter);
 export const UploadSession = object(Counter);

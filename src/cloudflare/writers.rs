@@ -1,0 +1,58 @@
+//! The client of the repositories' writers, each a Durable Object: see [`super::repository_writer`].
+
+use futures_util::future::LocalBoxFuture;
+use worker::ObjectNamespace;
+
+use super::objects;
+use crate::{
+    oci::RepositoryName,
+    repository::writer::protocol::{CallError, Command, Refused, Reply, Writers},
+    storage::LONG_PATIENCE,
+};
+
+/// The name of an object that is never called: its id tells this deployment's namespace from others.
+const DEPLOYMENT: &str = "_deployment";
+
+/// A command with its repository: an object is not told its name.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct Call {
+    pub repository: RepositoryName,
+    pub command: Command,
+}
+
+/// The client of writers.
+pub struct DurableWriters {
+    namespace: ObjectNamespace,
+}
+
+impl DurableWriters {
+    /// Wraps the binding.
+    pub fn new(namespace: ObjectNamespace) -> Self {
+        Self { namespace }
+    }
+}
+
+impl Writers for DurableWriters {
+    fn deployment(&self) -> Result<String, CallError> {
+        let id = self.namespace.id_from_name(DEPLOYMENT);
+        id.map(|id| id.to_string()).map_err(|error| CallError::Unreachable(error.to_string()))
+    }
+
+    fn call<'a>(
+        &'a self,
+        repository: &'a RepositoryName,
+        command: Command,
+    ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
+        Box::pin(async move {
+            let call = Call { repository: repository.clone(), command };
+            let stub = || self.namespace.get_by_name(repository.as_str());
+            let replied = objects::call::<Result<Reply, Refused>>(stub, &call, LONG_PATIENCE).await;
+            let replied = replied.map_err(CallError::Unreachable)?;
+            Ok(match replied.reply? {
+                // The attempt whose answer was lost has removed it.
+                Reply::Absent if replied.is_repeated => Reply::Done,
+                reply => reply,
+            })
+        })
+    }
+}

@@ -1,0 +1,387 @@
+//! The writer of a repository: everything that changes its manifests, tags and referrers, or removes a link, goes
+//! through the repository's one writer, a Durable Object.
+//!
+//! The writer brings changes into an order ([`order`]), checks each in its turn, writes an intent to its own storage
+//! ([`journal`]) before the first write to the bucket, and removes it after the last. After a restart it finishes what
+//! it finds there. The bucket stays the only truth: pulls, look-ups and uploads never call a writer, and no content
+//! passes through one.
+//!
+//! The order does not fence the bucket: a write whose answer was lost may land later. So the keys of a change that has
+//! lost an answer, or that a restart has interrupted, take no other value for [`order::SETTLE`] seconds; then the
+//! change is made once more, which finds nothing to do unless something landed.
+//!
+//! [`Writer::carry_out`] is the place where events, quotas and immutable tags belong: it sees every change in its turn.
+
+pub mod journal;
+pub mod memory;
+pub mod order;
+pub mod protocol;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use futures_channel::oneshot;
+use futures_util::future::LocalBoxFuture;
+
+use self::{
+    journal::Journal,
+    order::{Attempt, Order, Wait},
+    protocol::{Command, Cursor, Entry, Intent, Refused, Reply, Stage},
+};
+use super::stored::Stored;
+use crate::{
+    oci::{Digest, RepositoryName, Tag},
+    platform::{Background, Clock, Timestamp},
+    storage::StorageError,
+};
+
+/// How long a command waits for its turn, in milliseconds: longer than keys rest after a lost answer.
+const PATIENCE: u64 = 35_000;
+
+/// Work after the answer.
+type Later = LocalBoxFuture<'static, ()>;
+
+/// The writer of a repository.
+pub struct Writer {
+    repository: RepositoryName,
+    journal: Rc<dyn Journal>,
+    clock: Rc<dyn Clock>,
+    /// `None` until the journal has been read.
+    order: RefCell<Option<Order>>,
+    waiting: RefCell<Vec<oneshot::Sender<()>>>,
+}
+
+/// The part of a command that its intent does not keep.
+#[derive(Default)]
+struct Hints {
+    blobs: Vec<Digest>,
+    stage: Option<Stage>,
+    referrer: Option<String>,
+}
+
+impl Hints {
+    fn of(command: Command) -> Self {
+        match command {
+            Command::Push { blobs, stage, referrer, .. } => Self { blobs, stage: Some(stage), referrer },
+            Command::Index { referrer, .. } => Self { referrer, ..Self::default() },
+            _ => Self::default(),
+        }
+    }
+}
+
+fn busy(error: StorageError) -> Refused {
+    Refused::Busy(error.to_string())
+}
+
+impl Writer {
+    /// The writer of `repository`, with its storage.
+    pub fn new(repository: RepositoryName, journal: Rc<dyn Journal>, clock: Rc<dyn Clock>) -> Rc<Self> {
+        let (order, waiting) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { repository, journal, clock, order, waiting })
+    }
+
+    /// Carries out a command in its turn. The answer may come before the last write: what follows is for
+    /// `background`, and until its end the change claims what it names.
+    pub async fn carry_out(
+        self: &Rc<Self>,
+        stored: &Stored,
+        background: &dyn Background,
+        command: Command,
+    ) -> Result<Reply, Refused> {
+        self.load().await?;
+        let (intent, hints) = (command.intent(), Hints::of(command));
+        let change = self.begin(stored, &intent, &hints.blobs).await?;
+        match self.check(stored, change.number, &intent, &hints.blobs).await {
+            Ok(Reply::Done) => {}
+            refused => {
+                change.withdraw();
+                return refused;
+            }
+        }
+        // It may be stored even if this fails.
+        self.save(change.number).await?;
+        if let Some(later) = self.make(stored, change, hints).await? {
+            background.spawn(later);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Goes on with changes that are due, and forgets what need not be remembered. The host calls it by its alarm.
+    pub async fn settle(self: &Rc<Self>, stored: &Stored) -> Result<(), Refused> {
+        self.load().await?;
+        while self.resume(stored).await {}
+        let (old, next) = self.with_order(|order, now| (order.forget(now), order.next(now)))?;
+        let rows = old.into_iter().map(|number| (number, None)).collect();
+        self.journal.write(rows, next).await.map_err(Refused::Busy)
+    }
+
+    async fn load(&self) -> Result<(), Refused> {
+        if self.order.borrow().is_some() {
+            return Ok(());
+        }
+        let records = self.journal.load().await.map_err(Refused::Busy)?;
+        let now = self.clock.now();
+        // Another command may have been faster.
+        self.order.borrow_mut().get_or_insert_with(|| Order::load(records, now));
+        Ok(())
+    }
+
+    fn with_order<T>(&self, with: impl FnOnce(&mut Order, Timestamp) -> T) -> Result<T, Refused> {
+        let now = self.clock.now();
+        let done = self.order.borrow_mut().as_mut().map(|order| with(order, now));
+        done.ok_or_else(|| Refused::Busy("the writer has not read its journal".to_owned()))
+    }
+
+    /// Waits for the turn of a change.
+    async fn begin(
+        self: &Rc<Self>,
+        stored: &Stored,
+        intent: &Intent,
+        blobs: &[Digest],
+    ) -> Result<Change, Refused> {
+        let place = Place { writer: self.clone(), ticket: self.with_order(|order, _| order.ticket())? };
+        let until = Timestamp(self.clock.now().0 + PATIENCE);
+        let begin = |order: &mut Order, now| order.begin(place.ticket, &self.repository, intent, blobs, now);
+        Ok(Change::running(self, self.wait(stored, until, begin).await?))
+    }
+
+    /// Tries something until it need not wait. Finishes changes that are in its way and due.
+    async fn wait<T>(
+        self: &Rc<Self>,
+        stored: &Stored,
+        until: Timestamp,
+        mut attempt: impl FnMut(&mut Order, Timestamp) -> Result<T, Wait>,
+    ) -> Result<T, Refused> {
+        let busy = || Refused::Busy("another change of the repository is not finished yet".to_owned());
+        loop {
+            let wait = match self.with_order(&mut attempt)? {
+                Ok(done) => return Ok(done),
+                Err(wait) => wait,
+            };
+            match wait {
+                _ if self.clock.now() >= until => return Err(busy()),
+                Wait::ForOthers => {
+                    let (wake, woken) = oneshot::channel();
+                    self.waiting.borrow_mut().push(wake);
+                    // A writer that is gone wakes nobody.
+                    woken.await.map_err(|_| busy())?;
+                }
+                Wait::Until(due) if due > until => return Err(busy()),
+                Wait::Until(due) => {
+                    let now = self.clock.now();
+                    if due > now {
+                        self.clock.sleep(due.milliseconds_since(now)).await;
+                    }
+                    self.resume(stored).await;
+                }
+            }
+        }
+    }
+
+    fn wake(&self) {
+        for waiting in self.waiting.take() {
+            // It may have given up.
+            let _gone = waiting.send(());
+        }
+    }
+
+    /// Makes the next change that is due; `false` if there is none.
+    fn resume<'a>(self: &'a Rc<Self>, stored: &'a Stored) -> LocalBoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Ok(Some(number)) = self.with_order(|order, now| order.resume(now)) else { return false };
+            // A failure leaves it open.
+            if let Ok(Some(later)) = self.make(stored, Change::running(self, number), Hints::default()).await
+            {
+                later.await;
+            }
+            true
+        })
+    }
+
+    /// Checks a change in its turn: what the client has looked up before may have been removed since.
+    async fn check(
+        &self,
+        stored: &Stored,
+        number: u64,
+        intent: &Intent,
+        blobs: &[Digest],
+    ) -> Result<Reply, Refused> {
+        let is_there = match intent {
+            Intent::Push { .. } => {
+                let removed = self.with_order(|order, _| {
+                    blobs.iter().filter(|blob| order.has_removed(blob)).cloned().collect::<Vec<_>>()
+                })?;
+                let missing = stored.missing(&removed).await.map_err(busy)?;
+                if !missing.is_empty() {
+                    return Err(Refused::BlobsMissing(missing));
+                }
+                Ok(true)
+            }
+            Intent::Index { entry: Entry { digest, .. } } | Intent::DeleteManifest { digest, .. } => {
+                stored.has_manifest(digest).await
+            }
+            Intent::DeleteTag { tag } => stored.has_tag(tag).await,
+            Intent::DeleteBlob { digest } => stored.has_blob(digest).await,
+        };
+        let has_begun = self.with_order(|order, _| order.has_begun(number, intent))?;
+        Ok(if is_there.map_err(busy)? || has_begun { Reply::Done } else { Reply::Absent })
+    }
+
+    /// Stores the record of a change.
+    async fn save(&self, number: u64) -> Result<(), Refused> {
+        let (record, next) = self.with_order(|order, now| (order.record(number), order.next(now)))?;
+        self.journal.write(vec![(number, record)], next).await.map_err(Refused::Busy)
+    }
+
+    /// Makes a change. Returns what is left to do after the answer.
+    async fn make(
+        self: &Rc<Self>,
+        stored: &Stored,
+        mut change: Change,
+        hints: Hints,
+    ) -> Result<Option<Later>, Refused> {
+        let stored = stored.patient().noting(change.is_unsettled.clone());
+        let record = self.with_order(|order, _| order.record(change.number))?;
+        let made = match record.map(|record| record.intent) {
+            Some(Intent::Push { entry, tags }) => {
+                let made = self.push(&stored, &entry, &tags, hints).await;
+                if made.is_ok() && !tags.is_empty() {
+                    // Only the deletion of the manifest needs this, and waits for its turn.
+                    return Ok(Some(Box::pin(async move {
+                        change.is_made = stored.index_tags(&entry.digest, &tags).await.is_ok();
+                        change.end().await;
+                    })));
+                }
+                made
+            }
+            Some(Intent::Index { entry }) => self.index(&stored, &entry, hints).await,
+            Some(Intent::DeleteManifest { .. }) => self.delete_manifest(&stored, change.number).await,
+            Some(Intent::DeleteTag { tag }) => stored.remove_tags(&[tag]).await.map_err(busy),
+            Some(Intent::DeleteBlob { digest }) => stored.unlink_blob(&digest).await.map_err(busy),
+            None => Ok(()),
+        };
+        change.is_made = made.is_ok();
+        change.end().await;
+        made.map(|()| None)
+    }
+
+    async fn push(&self, stored: &Stored, entry: &Entry, tags: &[Tag], hints: Hints) -> Result<(), Refused> {
+        // What was there when the command was sent may have been removed since.
+        let is_removed = self.with_order(|order, _| order.has_removed(&entry.digest))?;
+        let stage = hints.stage.filter(|_| !is_removed).unwrap_or(Stage::New);
+        let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
+        stored.link_manifest(entry, referrer, stage, tags).await.map_err(busy)
+    }
+
+    async fn index(&self, stored: &Stored, entry: &Entry, hints: Hints) -> Result<(), Refused> {
+        let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
+        stored.index_manifest(entry, referrer).await.map_err(busy)
+    }
+
+    /// Deletes a manifest: its tags, in steps, each of which the intent names before it begins; then its entry in the
+    /// referrers; its link last.
+    async fn delete_manifest(self: &Rc<Self>, stored: &Stored, number: u64) -> Result<(), Refused> {
+        let until = Timestamp(self.clock.now().0 + PATIENCE);
+        loop {
+            let record = self.with_order(|order, _| order.record(number))?;
+            let Some(Intent::DeleteManifest { digest, subject, cursor, tags }) =
+                record.map(|record| record.intent)
+            else {
+                return Ok(());
+            };
+            stored.remove_tags_of(&digest, &tags).await.map_err(busy)?;
+            let after = match cursor {
+                Cursor::Start => None,
+                Cursor::After(path) => Some(path),
+                Cursor::End => return stored.unlink_manifest(&digest, subject.as_ref()).await.map_err(busy),
+            };
+            let (tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
+            let (names_tags, cursor) = (!tags.is_empty(), next.map_or(Cursor::End, Cursor::After));
+            if names_tags {
+                self.wait(stored, until, |order, _| order.claim_tags(number, &tags)).await?;
+            }
+            let step = Intent::DeleteManifest { digest, subject, cursor, tags };
+            self.with_order(|order, _| order.advance(number, step))?;
+            if names_tags {
+                self.save(number).await?;
+            }
+        }
+    }
+}
+
+/// The content of a manifest's entry in the referrers of its subject; `None` if it has no subject, or no content.
+async fn referrer(
+    stored: &Stored,
+    entry: &Entry,
+    known: Option<String>,
+) -> Result<Option<String>, StorageError> {
+    match (&entry.subject, known) {
+        (None, _) => Ok(None),
+        (_, Some(known)) => Ok(Some(known)),
+        _ => stored.read_referrer(entry).await,
+    }
+}
+
+/// A place in the line, given up when dropped.
+struct Place {
+    writer: Rc<Writer>,
+    ticket: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Those behind may have waited for this one.
+        if self.writer.with_order(|order, _| order.leave(self.ticket)).unwrap_or_default() {
+            self.writer.wake();
+        }
+    }
+}
+
+/// A change that is being carried out. If its future is dropped, it stays open.
+struct Change {
+    writer: Rc<Writer>,
+    number: u64,
+    is_made: bool,
+    /// Whether the answer to a write was lost.
+    is_unsettled: Rc<Cell<bool>>,
+    is_over: bool,
+}
+
+impl Change {
+    fn running(writer: &Rc<Writer>, number: u64) -> Self {
+        let (writer, is_unsettled) = (writer.clone(), Rc::default());
+        Self { writer, number, is_made: false, is_unsettled, is_over: false }
+    }
+
+    /// Forgets a change that has written nothing.
+    fn withdraw(mut self) {
+        self.is_over = true;
+        if self.writer.with_order(|order, _| order.withdraw(self.number)).is_ok() {
+            self.writer.wake();
+        }
+    }
+
+    /// Ends an attempt: the journal first. If that fails, the change is made once more, before any that contradicts it.
+    async fn end(mut self) {
+        let attempt = Attempt { is_made: self.is_made, is_unsettled: self.is_unsettled.get() };
+        let Ok(()) = self.writer.with_order(|order, now| order.end(self.number, attempt, now)) else {
+            return;
+        };
+        if self.writer.save(self.number).await.is_ok() {
+            self.is_over = true;
+            if self.writer.with_order(|order, _| order.release(self.number)).is_ok() {
+                self.writer.wake();
+            }
+        }
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        if !self.is_over && self.writer.with_order(|order, now| order.interrupt(self.number, now)).is_ok() {
+            self.writer.wake();
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The order of a repository's changes as a pure state machine: which change may begin, which must be finished, and
+//! what has been removed lately.
+//!
+//! A change claims what it names: a manifest to be there or not, tags to point to it or to nothing, blobs to be there
+//! or not. Changes whose claims agree are carried out at the same time: their writes are the same. Others wait in
+//! line.
+
+use std::collections::BTreeMap;
+
+use super::protocol::{Intent, Phase, Record};
+use crate::{
+    oci::{Digest, RepositoryName, Tag},
+    platform::Timestamp,
+};
+
+/// The longest time that a call to storage whose answer was lost can take until it lands, in seconds. Cloudflare ends
+/// what a request has begun 30 s after its response. Until then the keys that it names take no other value.
+pub const SETTLE: u64 = 30;
+
+/// How long a removed link is remembered, in seconds: longer than any push takes from the look-up of its blobs to its
+/// turn.
+pub const REMEMBER: u64 = 120;
+
+/// Time until an unfinished change is tried again, in seconds; doubled by each failure.
+const RETRY: u64 = 1;
+
+/// The longest such time, in seconds.
+const MAX_RETRY: u64 = 60;
+
+/// Time until the alarm of a change that is being carried out, in seconds.
+const RUNNING: u64 = 3;
+
+/// What a change claims.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Claims {
+    /// A manifest, and whether it shall be there.
+    manifest: Option<(Digest, bool)>,
+    tags: Vec<Tag>,
+    /// The manifest that the tags shall name.
+    target: Option<Digest>,
+    /// Blobs that shall be there.
+    needs: Vec<Digest>,
+    /// A blob that shall not be there.
+    removes: Option<Digest>,
+}
+
+impl Claims {
+    fn of(intent: &Intent, blobs: &[Digest]) -> Self {
+        match intent {
+            Intent::Push { entry, tags } => Self {
+                manifest: Some((entry.digest.clone(), true)),
+                tags: tags.clone(),
+                target: Some(entry.digest.clone()),
+                needs: blobs.to_vec(),
+                removes: None,
+            },
+            Intent::Index { entry } => {
+                Self { manifest: Some((entry.digest.clone(), true)), ..Self::default() }
+            }
+            Intent::DeleteManifest { digest, tags, .. } => {
+                Self { manifest: Some((digest.clone(), false)), tags: tags.clone(), ..Self::default() }
+            }
+            Intent::DeleteTag { tag } => Self { tags: vec![tag.clone()], ..Self::default() },
+            Intent::DeleteBlob { digest } => Self { removes: Some(digest.clone()), ..Self::default() },
+        }
+    }
+
+    fn contradict(&self, other: &Self) -> bool {
+        let manifests = || match (&self.manifest, &other.manifest) {
+            (Some((a, is_there)), Some((b, stays))) => a == b && is_there != stays,
+            _ => false,
+        };
+        let tags = || self.target != other.target && self.tags.iter().any(|tag| other.tags.contains(tag));
+        let removes = |a: &Self, b: &Self| a.removes.as_ref().is_some_and(|blob| b.needs.contains(blob));
+        manifests() || tags() || removes(self, other) || removes(other, self)
+    }
+}
+
+/// A change that has begun.
+#[derive(Debug)]
+struct Change {
+    record: Record,
+    claims: Claims,
+    is_running: bool,
+    /// Calls whose answers were lost may land until then.
+    unsettled: Timestamp,
+    /// When to go on with it, unless it is running.
+    due: Timestamp,
+    failures: u32,
+}
+
+impl Change {
+    fn is_finished(&self) -> bool {
+        matches!(self.record.phase, Phase::Finished(_)) && !self.is_running
+    }
+
+    /// Whether it is remembered when it is finished. A push looks for its blobs and its manifest before its turn, and
+    /// not for tags.
+    fn is_remembered(&self) -> bool {
+        matches!(self.record.intent, Intent::DeleteManifest { .. } | Intent::DeleteBlob { .. })
+    }
+}
+
+/// Why a change must wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Another change is being carried out, or is first in line.
+    ForOthers,
+    /// A change must be finished first, which goes on then.
+    Until(Timestamp),
+}
+
+/// The end of an attempt to carry out a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// Whether every write is made.
+    pub is_made: bool,
+    /// Whether the answer to a write was lost.
+    pub is_unsettled: bool,
+}
+
+/// The changes of a repository.
+#[derive(Debug, Default)]
+pub struct Order {
+    changes: BTreeMap<u64, Change>,
+    line: Vec<(u64, Claims)>,
+    last: u64,
+    tickets: u64,
+}
+
+impl Order {
+    /// The order after a restart. What was open may have calls under way.
+    pub fn load(records: Vec<(u64, Record)>, now: Timestamp) -> Self {
+        let mut order = Self::default();
+        for (number, record) in records {
+            let (due, unsettled) = match record.phase {
+                Phase::Open => (now, now.plus_seconds(SETTLE)),
+                Phase::Resting(until) | Phase::Finished(until) => (until, until),
+            };
+            let claims = Claims::of(&record.intent, &[]);
+            let change = Change { record, claims, is_running: false, unsettled, due, failures: 0 };
+            order.last = order.last.max(number);
+            order.changes.insert(number, change);
+        }
+        order
+    }
+
+    /// A place in the line.
+    pub fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// Begins a change, unless it must wait: then it keeps its place in the line. Returns its number: numbers grow,
+    /// also over restarts.
+    pub fn begin(
+        &mut self,
+        ticket: u64,
+        repository: &RepositoryName,
+        intent: &Intent,
+        blobs: &[Digest],
+        now: Timestamp,
+    ) -> Result<u64, Wait> {
+        let claims = Claims::of(intent, blobs);
+        if !self.line.iter().any(|(other, _)| *other == ticket) {
+            self.line.push((ticket, claims.clone()));
+        }
+        let ahead = self.line.iter().take_while(|(other, _)| *other != ticket);
+        if ahead.into_iter().any(|(_, other)| other.contradict(&claims)) {
+            return Err(Wait::ForOthers);
+        }
+        self.free(&claims, None)?;
+        self.leave(ticket);
+        self.last = (self.last + 1).max(now.0 * 1000);
+        let record = Record { repository: repository.clone(), intent: intent.clone(), phase: Phase::Open };
+        let change = Change {
+            record,
+            claims,
+            is_running: true,
+            unsettled: Timestamp::default(),
+            due: now,
+            failures: 0,
+        };
+        self.changes.insert(self.last, change);
+        Ok(self.last)
+    }
+
+    /// Gives up a place in the line; `false` if the change has begun.
+    pub fn leave(&mut self, ticket: u64) -> bool {
+        let before = self.line.len();
+        self.line.retain(|(other, _)| *other != ticket);
+        self.line.len() < before
+    }
+
+    fn free(&self, claims: &Claims, own: Option<u64>) -> Result<(), Wait> {
+        let others = self.changes.iter().filter(|(number, change)| {
+            Some(**number) != own && !change.is_finished() && change.claims.contradict(claims)
+        });
+        let mut until = None;
+        for (_, change) in others {
+            if change.is_running {
+                return Err(Wait::ForOthers);
+            }
+            until = until.max(Some(change.due));
+        }
+        until.map_or(Ok(()), |until| Err(Wait::Until(until)))
+    }
+
+    /// Claims the tags that a deletion is about to delete, beside the manifest that it has claimed. It does not stand
+    /// in line: who waits there may wait for it.
+    pub fn claim_tags(&mut self, number: u64, tags: &[Tag]) -> Result<(), Wait> {
+        let wanted = Claims { tags: tags.to_vec(), ..Claims::default() };
+        self.free(&wanted, Some(number))?;
+        if let Some(change) = self.changes.get_mut(&number) {
+            change.claims.tags = tags.to_vec();
+        }
+        Ok(())
+    }
+
+    /// Notes how far a running change has come.
+    pub fn advance(&mut self, number: u64, intent: Intent) {
+        if let Some(change) = self.changes.get_mut(&number) {
+            change.claims = Claims::of(&intent, &change.claims.needs);
+            change.record.intent = intent;
+        }
+    }
+
+    /// The record of a change to store; `None` if there is nothing to keep.
+    pub fn record(&self, number: u64) -> Option<Record> {
+        let change = self.changes.get(&number)?;
+        let is_kept = !matches!(change.record.phase, Phase::Finished(_)) || change.is_remembered();
+        is_kept.then(|| change.record.clone())
+    }
+
+    /// Forgets a change that has written nothing.
+    pub fn withdraw(&mut self, number: u64) {
+        self.changes.remove(&number);
+    }
+
+    /// Ends an attempt. The change keeps its claims until its record is stored: see [`release`](Self::release).
+    pub fn end(&mut self, number: u64, attempt: Attempt, now: Timestamp) {
+        let Some(change) = self.changes.get_mut(&number) else { return };
+        if attempt.is_unsettled {
+            change.unsettled = now.plus_seconds(SETTLE);
+        }
+        change.record.phase = if !attempt.is_made {
+            let wait = RETRY.saturating_mul(1 << change.failures.min(10)).min(MAX_RETRY);
+            (change.due, change.failures) = (now.plus_seconds(wait), change.failures + 1);
+            Phase::Open
+        } else if change.unsettled > now {
+            change.due = change.unsettled;
+            Phase::Resting(change.due)
+        } else {
+            change.due = now.plus_seconds(REMEMBER);
+            Phase::Finished(change.due)
+        };
+    }
+
+    /// The record of an ended change is stored.
+    pub fn release(&mut self, number: u64) {
+        let Some(change) = self.changes.get_mut(&number) else { return };
+        change.is_running = false;
+        if change.is_finished() && !change.is_remembered() {
+            self.changes.remove(&number);
+        }
+    }
+
+    /// A change has stopped anywhere: it must be made once more.
+    pub fn interrupt(&mut self, number: u64, now: Timestamp) {
+        self.end(number, Attempt { is_made: false, is_unsettled: true }, now);
+        if let Some(change) = self.changes.get_mut(&number) {
+            change.is_running = false;
+        }
+    }
+
+    /// Whether the link of this manifest or blob was removed lately: who looked before must look again.
+    pub fn has_removed(&self, digest: &Digest) -> bool {
+        self.changes.values().any(|change| match &change.record.intent {
+            Intent::DeleteManifest { digest: removed, .. } | Intent::DeleteBlob { digest: removed } => {
+                removed == digest
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether the same deletion has begun before and may have made the change: it is not absent to the client that
+    /// repeats it.
+    pub fn has_begun(&self, number: u64, intent: &Intent) -> bool {
+        let is_same = |other: &Intent| match (intent, other) {
+            (Intent::DeleteManifest { digest, .. }, Intent::DeleteManifest { digest: other, .. }) => {
+                digest == other
+            }
+            _ => intent == other,
+        };
+        self.changes.iter().any(|(other, change)| {
+            *other != number && !change.is_finished() && is_same(&change.record.intent)
+        })
+    }
+
+    /// Begins an attempt to finish the next change that is due, if there is one.
+    pub fn resume(&mut self, now: Timestamp) -> Option<u64> {
+        let is_due = |change: &Change| !change.is_running && !change.is_finished() && change.due <= now;
+        let (number, change) = self.changes.iter_mut().find(|(_, change)| is_due(change))?;
+        change.is_running = true;
+        Some(*number)
+    }
+
+    /// Forgets what was finished long ago. Returns the numbers of the records to remove.
+    pub fn forget(&mut self, now: Timestamp) -> Vec<u64> {
+        let old = |change: &Change| change.is_finished() && change.due <= now;
+        let numbers: Vec<u64> =
+            self.changes.iter().filter(|(_, change)| old(change)).map(|(number, _)| *number).collect();
+        for number in &numbers {
+            self.changes.remove(number);
+        }
+        numbers
+    }
+
+    /// When the alarm shall run next. A running change has one too: its object may be gone before it ends.
+    pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        let running = now.plus_seconds(RUNNING);
+        self.changes.values().map(|change| if change.is_running { running } else { change.due }).min()
+    }
+}

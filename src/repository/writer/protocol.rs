@@ -1,0 +1,222 @@
+//! The protocol between a request and the writer of a repository: commands, replies, and the intents that the
+//! writer keeps.
+//!
+//! During a deployment, a worker of one version calls a writer of another, and an intent outlives its version: as in
+//! [`crate::uploads::protocol`], messages and intents only grow.
+
+use futures_util::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    oci::{Digest, RepositoryName, Tag},
+    platform::Timestamp,
+};
+
+/// A manifest whose content is stored, as its links describe it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length, in bytes.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+    /// The manifest that it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Digest>,
+}
+
+/// What a repository has of a manifest that is pushed, when its content has been stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Its content only.
+    New,
+    /// Its link too. Of the rest, some may be missing.
+    Linked,
+    /// Everything but its new tags: this isolate has pushed it.
+    Complete,
+}
+
+/// A change of a repository. Every command can be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Links a manifest whose content is stored, and points tags to it.
+    Push {
+        /// The manifest.
+        entry: Entry,
+        /// The tags.
+        tags: Vec<Tag>,
+        /// The blobs that it needs. The repository had them when the command was sent.
+        blobs: Vec<Digest>,
+        /// What the repository had of the manifest when the command was sent.
+        stage: Stage,
+        /// The content of its entry in the referrers of its subject.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        referrer: Option<String>,
+    },
+    /// Writes the index entries of a manifest, if the repository has it.
+    Index {
+        /// The manifest.
+        entry: Entry,
+        /// As in a push.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        referrer: Option<String>,
+    },
+    /// Deletes a manifest, its tags, and its entry in the referrers of `subject`.
+    DeleteManifest {
+        /// The manifest.
+        digest: Digest,
+        /// The subject in its content.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<Digest>,
+    },
+    /// Deletes a tag.
+    DeleteTag {
+        /// The tag.
+        tag: Tag,
+    },
+    /// Removes the link to a blob.
+    DeleteBlob {
+        /// The blob.
+        digest: Digest,
+    },
+}
+
+/// The answer of a writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The change is made.
+    Done,
+    /// The repository does not have what the command names. Nothing has changed.
+    Absent,
+}
+
+/// The reason of a writer not to carry out a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Refused {
+    /// The repository lacks these blobs of a manifest. Nothing has changed.
+    #[error("the repository lacks blobs of the manifest")]
+    BlobsMissing(Vec<Digest>),
+    /// The change is not finished: storage failed, or another change must be finished first. The writer goes on
+    /// with what it has begun.
+    #[error("{0}")]
+    Busy(String),
+}
+
+/// A failed call to a writer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The writer refused the command.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The writer cannot be reached. It may have carried out the command.
+    #[error("the writer of the repository cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// The client of writers, one for each repository.
+pub trait Writers {
+    /// Names this deployment: the writers of two deployments cannot order each other's changes.
+    fn deployment(&self) -> Result<String, CallError>;
+
+    /// Sends a command. Commands about the same manifest, tag or blob are carried out one after another.
+    fn call<'a>(
+        &'a self,
+        repository: &'a RepositoryName,
+        command: Command,
+    ) -> LocalBoxFuture<'a, Result<Reply, CallError>>;
+}
+
+/// How far a deletion has listed the tags of a repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cursor {
+    /// Not yet.
+    #[default]
+    Start,
+    /// Up to this path.
+    After(String),
+    /// To the end.
+    End,
+}
+
+/// A change that a writer has begun: what is needed to finish it after a restart. Content is not part of it, it is
+/// read again by its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Intent {
+    /// See [`Command::Push`].
+    Push {
+        /// The manifest.
+        entry: Entry,
+        /// The tags to point to it.
+        tags: Vec<Tag>,
+    },
+    /// See [`Command::Index`].
+    Index {
+        /// The manifest.
+        entry: Entry,
+    },
+    /// See [`Command::DeleteManifest`].
+    DeleteManifest {
+        /// The manifest.
+        digest: Digest,
+        /// Its subject.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<Digest>,
+        /// Where the listing of tags goes on, after those below.
+        #[serde(default)]
+        cursor: Cursor,
+        /// The tags that are being deleted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<Tag>,
+    },
+    /// See [`Command::DeleteTag`].
+    DeleteTag {
+        /// The tag.
+        tag: Tag,
+    },
+    /// See [`Command::DeleteBlob`].
+    DeleteBlob {
+        /// The blob.
+        digest: Digest,
+    },
+}
+
+impl Command {
+    /// What to remember of the command until it is carried out.
+    pub fn intent(&self) -> Intent {
+        match self {
+            Self::Push { entry, tags, .. } => Intent::Push { entry: entry.clone(), tags: tags.clone() },
+            Self::Index { entry, .. } => Intent::Index { entry: entry.clone() },
+            Self::DeleteManifest { digest, subject } => Intent::DeleteManifest {
+                digest: digest.clone(),
+                subject: subject.clone(),
+                cursor: Cursor::Start,
+                tags: Vec::new(),
+            },
+            Self::DeleteTag { tag } => Intent::DeleteTag { tag: tag.clone() },
+            Self::DeleteBlob { digest } => Intent::DeleteBlob { digest: digest.clone() },
+        }
+    }
+}
+
+/// How far an intent has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Some of its writes may be missing.
+    Open,
+    /// All its writes are made, but the answer to one was lost: that one may land until then, and is looked for then.
+    Resting(Timestamp),
+    /// It is finished. What it has removed is remembered until then.
+    Finished(Timestamp),
+}
+
+/// An intent as a writer stores it, under its number in the order of the repository's changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The change.
+    pub intent: Intent,
+    /// How far it has come.
+    pub phase: Phase,
+}
