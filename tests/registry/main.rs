@@ -27,3 +27,4 @@ mod table;
 mod tags;
 mod upload_sessions;
 mod uploads;
+mod writer;

@@ -1,0 +1,239 @@
+//! The writer of a repository: restarts, lost answers, and what it remembers.
+
+use futures_executor::block_on;
+use pierhead::{
+    layout::Key,
+    platform::{Body, Clock, memory::MemoryStream},
+    repository::writer::{
+        order::{REMEMBER, SETTLE},
+        protocol::{Command, Entry, Refused, Reply, Stage, Writers},
+    },
+    storage::{PutOptions, StorageDriver},
+};
+use serde_json::json;
+
+use crate::{
+    fixtures::{IMAGE, INDEX, sha256},
+    support::{Fault, Persistent, TestRegistry},
+};
+
+fn put(registry: &TestRegistry, line: &str, manifest: &str) -> u16 {
+    let body = Some(MemoryStream::new(manifest.to_owned()));
+    registry.send(line, &[("content-type", INDEX)], body).status.as_u16()
+}
+
+/// A manifest without blobs.
+fn index(of: &str) -> String {
+    json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "annotations": {"of": of}}).to_string()
+}
+
+fn referring(to: &str) -> String {
+    let subject = json!({"mediaType": IMAGE, "digest": sha256(to), "size": 1});
+    json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [], "subject": subject}).to_string()
+}
+
+fn status(registry: &TestRegistry, line: &str) -> u16 {
+    registry.get(line).status.as_u16()
+}
+
+/// Runs alarms until nothing is left in any journal, and the clock with them.
+fn settle(registry: &TestRegistry) {
+    for _ in 0..10 {
+        registry.clock.0.set(registry.clock.0.get() + (SETTLE + REMEMBER) * 1000);
+        block_on(registry.writers.run_alarms()).unwrap();
+    }
+    assert_eq!(registry.writers.records(), 0);
+}
+
+/// Restarts the writers, as after a crash: alarms finish what is open.
+fn recover(registry: &TestRegistry) {
+    registry.writers.restart();
+    settle(registry);
+}
+
+/// What is listed can be read and removed.
+fn check_listed(registry: &TestRegistry, about: &str) {
+    let tags = registry.get("GET /v2/a/tags/list");
+    if tags.status == 200 {
+        for tag in tags.json()["tags"].as_array().unwrap() {
+            let tag = tag.as_str().unwrap();
+            assert_eq!(
+                status(registry, &format!("GET /v2/a/manifests/{tag}")),
+                200,
+                "{about}: {tag} is listed"
+            );
+        }
+    }
+    let referrers = registry.get(&format!("GET /v2/a/referrers/{}", sha256("subject"))).json();
+    for referrer in referrers["manifests"].as_array().unwrap() {
+        let digest = referrer["digest"].as_str().unwrap();
+        let line = format!("GET /v2/a/manifests/{digest}");
+        assert_eq!(status(registry, &line), 200, "{about}: the referrer {digest} is listed");
+    }
+}
+
+#[test]
+fn a_change_that_was_interrupted_anywhere_is_finished_after_a_restart() {
+    let (manifest, pushed) = (referring("subject"), referring("subject") + " ");
+    let by_digest = format!("DELETE /v2/a/manifests/{}", sha256(&manifest));
+    let mut interrupted = 0;
+    for at in 0..30 {
+        for kind in [Fault::Error, Fault::Timeout] {
+            let about = format!("{kind:?} at {at}");
+            for request in ["PUT /v2/a/manifests/new", "DELETE /v2/a/manifests/old", &by_digest] {
+                let registry = TestRegistry::new();
+                for tag in ["old", "older"] {
+                    assert_eq!(put(&registry, &format!("PUT /v2/a/manifests/{tag}"), &manifest), 201);
+                }
+                registry.storage.fail_at(Some((at, kind)));
+                let changed = match request.starts_with("PUT") {
+                    true => put(&registry, request, &pushed),
+                    false => status(&registry, request),
+                };
+                registry.storage.fail_at(None);
+                assert!([201, 202, 500, 503].contains(&changed), "{about}: {request}: {changed}");
+                interrupted += usize::from(registry.writers.records() > 0 && changed >= 500);
+                recover(&registry);
+                check_listed(&registry, &about);
+                let is_there =
+                    |reference: &str| status(&registry, &format!("GET /v2/a/manifests/{reference}")) == 200;
+                match request {
+                    "PUT /v2/a/manifests/new" if changed == 201 => assert!(is_there("new"), "{about}"),
+                    "DELETE /v2/a/manifests/old" if changed == 202 => assert!(!is_there("old"), "{about}"),
+                    _ if changed == 202 => assert!(!is_there("old") && !is_there("older"), "{about}"),
+                    _ => {}
+                }
+                // The same request again succeeds, or finds it done.
+                let again = match request.starts_with("PUT") {
+                    true => put(&registry, request, &pushed),
+                    false => status(&registry, request),
+                };
+                assert!([201, 202, 404].contains(&again), "{about}: {request} again: {again}");
+                check_listed(&registry, &about);
+            }
+        }
+    }
+    assert!(interrupted >= 20, "only {interrupted} changes were interrupted");
+}
+
+#[test]
+fn a_tag_takes_no_other_manifest_while_a_lost_write_may_land() {
+    let registry = TestRegistry::new();
+    let (one, two) = (index("one"), index("two"));
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &one), 201);
+    // The answer to a write of the next push is lost. It is repeated with success.
+    let calls = {
+        let registry = TestRegistry::new();
+        put(&registry, "PUT /v2/a/manifests/v", &one);
+        registry.storage.calls.borrow_mut().clear();
+        put(&registry, "PUT /v2/a/manifests/v", &two);
+        registry.storage.calls.borrow().clone()
+    };
+    let write_of_tag = calls.iter().rposition(|call| *call == "put").unwrap() - 1;
+    registry.storage.fail_at(Some((write_of_tag, Fault::Timeout)));
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &two), 201);
+    registry.storage.fail_at(None);
+    let lost = registry.clock.now();
+    // The same push again, another tag, and pulls need not wait.
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &two), 201);
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/w", &one), 201);
+    assert_eq!(status(&registry, "GET /v2/a/manifests/v"), 200);
+    assert!(registry.clock.now().milliseconds_since(lost) < 1000);
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &one), 201);
+    assert!(registry.clock.now().milliseconds_since(lost) >= SETTLE * 1000 - 5_000, "it did not wait");
+    settle(&registry);
+    assert_eq!(registry.get("GET /v2/a/manifests/v").body, one.as_bytes());
+}
+
+#[test]
+fn what_a_push_has_looked_up_may_have_been_removed_since() {
+    let registry = TestRegistry::new();
+    let digest = registry.push_image("a", "v1", "layer");
+    let size = registry.get("GET /v2/a/manifests/v1").body.len() as u64;
+    let (name, blob) = ("a".parse().unwrap(), sha256("layer"));
+    let push = || {
+        let entry = Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None };
+        let (tags, blobs) = (vec!["v2".parse().unwrap()], vec![blob.clone()]);
+        let command = Command::Push { entry, tags, blobs, stage: Stage::Complete, referrer: None };
+        block_on(registry.writers.call(&name, command))
+    };
+    assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);
+    for is_restarted in [false, true] {
+        if is_restarted {
+            registry.writers.restart();
+        }
+        assert_eq!(push(), Err(Refused::BlobsMissing(vec![blob.clone()]).into()));
+        assert_eq!(status(&registry, "GET /v2/a/manifests/v2"), 404);
+    }
+    registry.push_blob("a", "layer");
+    assert_eq!(status(&registry, &format!("DELETE /v2/a/manifests/{digest}")), 202);
+    // The link of the manifest is written again, whatever the push has seen.
+    assert_eq!(push(), Ok(Reply::Done));
+    assert_eq!(status(&registry, &format!("GET /v2/a/manifests/{digest}")), 200);
+    assert_eq!(status(&registry, "GET /v2/a/manifests/v2"), 200);
+}
+
+#[test]
+fn a_deletion_goes_on_where_it_was_interrupted() {
+    // More than a page of tags and their indexes.
+    let tags: Vec<String> = (0..700).map(|n| format!("t{n:03}")).collect();
+    let (manifest, other) = (index("one"), index("two"));
+    let digest = sha256(&manifest);
+    // Fails a call of the deletion. Returns its status and the number of its calls.
+    let delete = |at: Option<usize>| {
+        let registry = TestRegistry::new();
+        for tags in tags.chunks(50) {
+            let line = format!("PUT /v2/a/manifests/{digest}?tag={}", tags.join("&tag="));
+            assert_eq!(put(&registry, &line, &manifest), 201);
+        }
+        assert_eq!(put(&registry, "PUT /v2/a/manifests/t007", &other), 201);
+        registry.storage.fail_at(at.map(|at| (at, Fault::Error)));
+        let first = status(&registry, &format!("DELETE /v2/a/manifests/{digest}"));
+        let calls = registry.storage.calls.borrow().len();
+        registry.storage.fail_at(None);
+        check_listed(&registry, "interrupted");
+        recover(&registry);
+        assert_eq!(registry.get("GET /v2/a/tags/list").json()["tags"], json!(["t007"]), "at {at:?}");
+        assert_eq!(status(&registry, &format!("GET /v2/a/manifests/{digest}")), 404);
+        assert_eq!(registry.get("GET /v2/a/manifests/t007").body, other.as_bytes());
+        (first, calls)
+    };
+    let (deleted, calls) = delete(None);
+    assert_eq!(deleted, 202);
+    for at in [2, calls / 4, calls / 2, calls - 20, calls - 1] {
+        assert_eq!(delete(Some(at)).0, 503, "at {at} of {calls}");
+    }
+}
+
+#[test]
+fn a_tag_that_points_to_nothing_can_be_deleted() {
+    let registry = TestRegistry::new();
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &index("one")), 201);
+    // Earlier versions could leave the index of a tag without its link.
+    let (name, tag) = ("a".parse().unwrap(), "v".parse().unwrap());
+    block_on(registry.storage.delete(&[Key::TagCurrent(&name, &tag).path()])).unwrap();
+    assert_eq!(registry.get("GET /v2/a/tags/list").json()["tags"], json!(["v"]));
+    assert_eq!(status(&registry, "DELETE /v2/a/manifests/v"), 202);
+    assert_eq!(registry.get("GET /v2/a/tags/list").json()["tags"], json!([]));
+    assert_eq!(status(&registry, "DELETE /v2/a/manifests/v"), 404);
+}
+
+#[test]
+fn a_second_deployment_changes_nothing() {
+    let registry = TestRegistry::new();
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &index("one")), 201);
+    let path = Key::Deployment.path();
+    let other = Body::Bytes("another".into());
+    block_on(registry.storage.put(&path, other, PutOptions::default())).unwrap();
+    // This isolate has looked already.
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &index("two")), 201);
+    let storage = registry.storage.clone();
+    let second = TestRegistry::with(&[], Persistent { storage, ..Persistent::default() });
+    let refused = second.get("DELETE /v2/a/manifests/v");
+    assert_eq!((refused.status.as_u16(), refused.codes()), (503, vec!["UNAVAILABLE".to_owned()]));
+    assert_eq!(put(&second, "PUT /v2/a/manifests/w", &index("two")), 503);
+    assert_eq!(status(&second, "GET /v2/a/manifests/v"), 200);
+    second.push_blob("a", "layer");
+    block_on(registry.storage.delete(&[path])).unwrap();
+    assert_eq!(put(&second, "PUT /v2/a/manifests/w", &index("two")), 201);
+}
