@@ -1,16 +1,13 @@
 //! Manifest endpoints: pull, push and delete.
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use super::{Error, Registry, Request, Response, empty, headers, parameters};
 use crate::{
-    oci::{Algorithm, InvalidManifest, Manifest, Reference, RepositoryName, Tag},
+    oci::{Algorithm, Manifest, Reference, RepositoryName, Tag},
     platform::{Body, ReadError},
     repository::{NewManifest, Revision},
 };
-
-/// The memory that a manifest takes while it is pushed, in multiples of its length.
-const PARSED: usize = 4;
 
 impl Registry<'_> {
     /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up in the repository, then for a GET the
@@ -67,9 +64,9 @@ impl Registry<'_> {
         let extra: Vec<Tag> =
             parameters(&parts.uri, "tag").iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        // The content and what it is parsed into.
-        let length = body.content_length().unwrap_or(u64::MAX).min(Manifest::MAX_BYTES as u64);
-        let _held = self.app.reserve(length as usize * PARSED).await?;
+        // The content, which may be copied once to the next larger buffer, and what is read of it.
+        let length = body.content_length().unwrap_or(u64::MAX).min(Manifest::MAX_BYTES as u64) as usize;
+        let _held = self.app.reserve(2 * length + Manifest::memory(length)).await?;
         let new = new_manifest(reference, content_type, body).await?;
         let mut tags = extra.clone();
         if let Reference::Tag(tag) = reference {
@@ -131,8 +128,5 @@ async fn new_manifest(
         Reference::Digest(digest) => return Err(Error::DigestMismatch(digest.clone())),
     };
     let manifest = Manifest::parse(content_type, &content)?;
-    if HeaderValue::from_str(&manifest.media_type).is_err() {
-        return Err(InvalidManifest::Shape("a media type must be visible ASCII").into());
-    }
     Ok(NewManifest { digest, manifest, content })
 }

@@ -90,6 +90,9 @@ pub enum InvalidDigest {
 }
 
 impl Digest {
+    /// The length of the longest digest, in characters.
+    pub const MAX_LEN: usize = "sha512:".len() + 128;
+
     /// The algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

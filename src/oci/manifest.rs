@@ -1,28 +1,28 @@
-//! Manifests: parsed for their references, never rewritten.
+//! Manifests: read for their references, never rewritten.
+//!
+//! Nothing is built of a manifest but what [`Manifest`] holds, and each limit is checked while reading. So reading one
+//! takes at most [`Manifest::memory`], whatever it contains.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use super::{
-    Descriptor, Digest,
+    Digest, InvalidDigest,
+    json::{InvalidJson, Reader, Text},
     media_type::{self, Shape},
 };
 
 /// The properties of a manifest that a registry uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The media type to store and serve it with.
+    /// The media type to store and serve it with, in lower case.
     pub media_type: String,
-    /// The blobs that must be in the repository: config and layers, less those with `urls`.
+    /// The blobs that must be in the repository: config and layers, less those with `urls`. Sorted, each once.
     pub blobs: Vec<Digest>,
-    /// The manifests that an index lists. They may be absent from the repository.
-    pub children: Vec<Digest>,
     /// The manifest that it refers to.
     pub subject: Option<Digest>,
     /// The artifact type for the referrers list: the manifest's own, or an image's config type.
     pub artifact_type: Option<String>,
-    /// The manifest's annotations.
+    /// The annotations for the referrers list; none without a subject.
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -31,10 +31,21 @@ pub struct Manifest {
 pub enum InvalidManifest {
     /// Not JSON, or a field of a known type has the wrong form.
     #[error("the manifest is not valid JSON of its media type: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] InvalidJson),
+    /// A descriptor's digest is malformed.
+    #[error("the manifest refers to a malformed digest: {0}")]
+    Digest(#[from] InvalidDigest),
     /// Neither the request nor the content gives a media type.
     #[error("the manifest has no media type: send it as Content-Type or in its field mediaType")]
     NoMediaType,
+    /// A text is not a media type.
+    #[error("{0:?} is not a media type: use <type>/<subtype> as in RFC 6838")]
+    MediaType(String),
+    /// Browsers could execute a manifest of this type.
+    #[error(
+        "a manifest must not be {0:?}: use an application/ type that is not XML, HTML, PDF or JavaScript"
+    )]
+    ActiveType(String),
     /// The request and the content give different media types.
     #[error("Content-Type is {header:?} but the manifest says mediaType {field:?}: send the same")]
     MediaTypeMismatch {
@@ -46,141 +57,376 @@ pub enum InvalidManifest {
     /// A field that the media type requires is missing, or one that it forbids is present.
     #[error("{0}")]
     Shape(&'static str),
+    /// More than this registry accepts.
+    #[error("{what}: the limit is {limit}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// The most that is accepted.
+        limit: usize,
+    },
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields {
-    #[serde(default)]
-    media_type: Option<String>,
-    #[serde(default)]
-    artifact_type: Option<String>,
-    #[serde(default)]
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Option<Vec<Descriptor>>,
-    #[serde(default)]
-    manifests: Option<Vec<Descriptor>>,
-    #[serde(default)]
-    subject: Option<Descriptor>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+/// The fields of a manifest that are read.
+const FIELDS: [&str; 8] = [
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "subject",
+    "annotations",
+    // Of Docker's schema 1.
+    "signatures",
+];
+
+/// The first look at a manifest: its media type decides how to read the rest.
+#[derive(Default)]
+struct Outline<'a> {
+    media_type: Option<Text<'a>>,
+    has_manifests: bool,
+    has_signatures: bool,
+    /// At its value.
+    subject: Option<Reader<'a>>,
 }
 
-/// The fields of a manifest of unknown type. Values of an unexpected form are ignored.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LooseFields {
-    #[serde(default)]
-    media_type: serde_json::Value,
-    #[serde(default)]
-    artifact_type: serde_json::Value,
-    #[serde(default)]
-    subject: serde_json::Value,
-    #[serde(default)]
-    annotations: serde_json::Value,
+impl<'a> Outline<'a> {
+    fn read(mut reader: Reader<'a>, is_strict: bool) -> Result<Self, InvalidManifest> {
+        let mut outline = Self::default();
+        let mut seen = Seen::default();
+        reader.object(|reader, name| {
+            let name = name.name();
+            if is_strict {
+                seen.once(&name)?;
+            }
+            if reader.null() {
+                return Ok::<_, InvalidManifest>(());
+            }
+            match &*name {
+                "mediaType" => match reader.text() {
+                    Ok(text) => outline.media_type = Some(text),
+                    Err(error) if is_strict => return Err(error.into()),
+                    Err(_) => reader.skip()?,
+                },
+                name => {
+                    outline.has_manifests |= name == "manifests";
+                    outline.has_signatures |= name == "signatures";
+                    if name == "subject" {
+                        outline.subject = Some(reader.clone());
+                    }
+                    reader.skip()?;
+                }
+            }
+            Ok(())
+        })?;
+        reader.end()?;
+        Ok(outline)
+    }
+}
+
+/// The known fields of an object that were read.
+#[derive(Default)]
+struct Seen(u8);
+
+impl Seen {
+    /// Refuses the second of two known fields with the same name: others might read the first.
+    fn once(&mut self, name: &str) -> Result<(), InvalidManifest> {
+        let Some(at) = FIELDS.iter().position(|field| *field == name) else { return Ok(()) };
+        if self.0 & 1 << at != 0 {
+            return Err(InvalidManifest::Shape("a field is in the manifest twice"));
+        }
+        self.0 |= 1 << at;
+        Ok(())
+    }
+}
+
+/// What is read of a descriptor.
+struct Described {
+    digest: Digest,
+    media_type: String,
+    has_urls: bool,
 }
 
 impl Manifest {
     /// Size limit of a manifest, in bytes: the lowest limit that the specification allows.
     pub const MAX_BYTES: usize = 4 * 1024 * 1024;
+    /// Limit of an image's config and layers together.
+    pub const MAX_BLOBS: usize = 4096;
+    /// Limit of the manifests of an index.
+    pub const MAX_CHILDREN: usize = 4096;
+    /// Limit of a manifest's own annotations.
+    pub const MAX_ANNOTATIONS: usize = 4096;
+    /// Size limit of a manifest's own annotations, names and values together, in bytes.
+    pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
+    /// The most memory that reading any manifest takes, in bytes, in addition to its content.
+    pub const MAX_MEMORY: usize = 1024 * 1024;
 
-    /// Parses `content`, which was sent as `content_type`.
+    /// The most memory that reading a manifest of `length` bytes takes, in bytes, in addition to its content, whatever
+    /// that is: short annotations take the most.
+    pub fn memory(length: usize) -> usize {
+        length.saturating_mul(16).min(Self::MAX_MEMORY)
+    }
+
+    /// Reads `content`, which was sent as `content_type`.
     ///
     /// Strict where a client could be misled: a wrong media type, or an image that is also an index. Unknown
-    /// fields and types are accepted, and `schemaVersion` is ignored.
+    /// fields and types are accepted, and `schemaVersion` is ignored. `null` counts as absent. Takes two passes, and
+    /// no more memory than [`memory`](Self::memory).
     pub fn parse(content_type: Option<&str>, content: &[u8]) -> Result<Self, InvalidManifest> {
-        let loose: LooseFields = serde_json::from_slice(content)?;
-        let media_type = media_type_of(content_type, loose.media_type.as_str())?;
-        let shape = media_type::shape(&media_type);
-        if shape == Shape::Other {
-            let subject = serde_json::from_value::<Descriptor>(loose.subject).ok();
-            return Ok(Self {
-                media_type,
-                blobs: Vec::new(),
-                children: Vec::new(),
-                subject: subject.map(|subject| subject.digest),
-                artifact_type: loose.artifact_type.as_str().map(str::to_owned),
-                annotations: serde_json::from_value(loose.annotations).unwrap_or_default(),
-            });
-        }
-        let fields: Fields = serde_json::from_slice(content)?;
-        debug_assert_eq!(fields.media_type.as_deref(), loose.media_type.as_str());
-        let mut manifest = Self {
-            media_type,
-            blobs: Vec::new(),
-            children: Vec::new(),
-            subject: fields.subject.map(|subject| subject.digest),
-            artifact_type: fields.artifact_type.filter(|artifact_type| !artifact_type.is_empty()),
-            annotations: fields.annotations.unwrap_or_default(),
-        };
-        match (shape, fields.config, fields.layers, fields.manifests) {
-            (Shape::Image, Some(config), layers, None) => {
-                manifest.artifact_type.get_or_insert_with(|| config.media_type.clone());
-                let blobs = std::iter::once(config).chain(layers.unwrap_or_default());
-                manifest.blobs = blobs.filter(|blob| blob.urls.is_empty()).map(|blob| blob.digest).collect();
-                manifest.blobs.sort_unstable();
-                manifest.blobs.dedup();
-                Ok(manifest)
-            }
-            (Shape::Image, None, ..) => Err(InvalidManifest::Shape("an image manifest must have a config")),
-            (Shape::Image, ..) => Err(InvalidManifest::Shape(
-                "an image manifest must not have manifests: they belong in an index",
-            )),
-            (_, None, None, Some(children)) => {
-                manifest.children = children.into_iter().map(|child| child.digest).collect();
-                Ok(manifest)
-            }
-            (.., None) => Err(InvalidManifest::Shape("an index must have manifests")),
-            _ => Err(InvalidManifest::Shape(
-                "an index must not have a config or layers: they belong in an image",
-            )),
+        let reader = Reader::new(content)?;
+        let outline = Outline::read(reader.clone(), true)?;
+        let field =
+            outline.media_type.map(|text| decode(text, media_type::MAX_LEN, LONG_MEDIA_TYPE)).transpose()?;
+        let media_type = media_type_of(content_type, field.as_deref())?;
+        match media_type::shape(&media_type) {
+            Shape::Other => Self::parse_other(media_type, reader),
+            shape => Self::parse_known(media_type, shape, reader, outline.subject.is_some()),
         }
     }
 
-    /// The subject in the content of a manifest, whatever its media type.
-    pub fn subject_of(content: &[u8]) -> Option<Digest> {
-        #[derive(Deserialize)]
-        struct Subject {
-            #[serde(default)]
-            subject: Option<Descriptor>,
+    fn empty(media_type: String) -> Self {
+        Self {
+            media_type,
+            blobs: Vec::new(),
+            subject: None,
+            artifact_type: None,
+            annotations: BTreeMap::new(),
         }
-        serde_json::from_slice::<Subject>(content).ok()?.subject.map(|subject| subject.digest)
+    }
+
+    fn parse_known(
+        media_type: String,
+        shape: Shape,
+        mut reader: Reader<'_>,
+        has_subject: bool,
+    ) -> Result<Self, InvalidManifest> {
+        let mut manifest = Self::empty(media_type);
+        let (mut config, mut has_layers, mut children) = (None, false, None);
+        let mut blobs = 0;
+        let mut add = |manifest: &mut Self, blob: &Described| {
+            blobs += 1;
+            within(blobs, Self::MAX_BLOBS, "too many layers, counting the config")?;
+            if !blob.has_urls {
+                manifest.blobs.push(blob.digest.clone());
+            }
+            Ok::<_, InvalidManifest>(())
+        };
+        reader.object(|reader, name| {
+            if reader.null() {
+                return Ok(());
+            }
+            match &*name.name() {
+                "config" => {
+                    let described = descriptor(reader)?;
+                    add(&mut manifest, &described)?;
+                    config = Some(described.media_type);
+                }
+                "layers" => {
+                    has_layers = true;
+                    reader.array(|reader| add(&mut manifest, &descriptor(reader)?))?;
+                }
+                "manifests" => {
+                    let mut count = 0;
+                    reader.array(|reader| {
+                        count += 1;
+                        within(count, Self::MAX_CHILDREN, "too many manifests in an index")?;
+                        descriptor(reader).map(drop)
+                    })?;
+                    children = Some(count);
+                }
+                "subject" => manifest.subject = Some(descriptor(reader)?.digest),
+                "artifactType" => manifest.artifact_type = artifact_type(reader.text()?)?,
+                "annotations" => manifest.annotations = annotations(reader, has_subject)?,
+                _ => reader.skip()?,
+            }
+            Ok::<_, InvalidManifest>(())
+        })?;
+        let wrong = match (shape, &config, has_layers, children) {
+            (Shape::Image, Some(_), _, None) | (Shape::Index, None, false, Some(_)) => None,
+            (Shape::Image, None, ..) => Some("an image manifest must have a config"),
+            (Shape::Image, ..) => Some("an image manifest must not have manifests: they belong in an index"),
+            (.., None) => Some("an index must have manifests"),
+            _ => Some("an index must not have a config or layers: they belong in an image"),
+        };
+        if let Some(wrong) = wrong {
+            return Err(InvalidManifest::Shape(wrong));
+        }
+        if let (None, Some(config)) = (&manifest.artifact_type, config) {
+            manifest.artifact_type = checked_artifact_type(config)?;
+        }
+        manifest.blobs.sort_unstable();
+        manifest.blobs.dedup();
+        Ok(manifest)
+    }
+
+    /// Reads a manifest of unknown type. Fields of an unexpected form are ignored.
+    fn parse_other(media_type: String, mut reader: Reader<'_>) -> Result<Self, InvalidManifest> {
+        let mut manifest = Self::empty(media_type);
+        reader.object(|reader, name| {
+            let mut ahead = reader.clone();
+            let read = match &*name.name() {
+                "subject" => {
+                    descriptor(&mut ahead).map(|described| manifest.subject = Some(described.digest))
+                }
+                "artifactType" => ahead
+                    .text()
+                    .map_err(InvalidManifest::from)
+                    .and_then(artifact_type)
+                    .map(|artifact_type| manifest.artifact_type = artifact_type),
+                "annotations" => {
+                    annotations(&mut ahead, true).map(|annotations| manifest.annotations = annotations)
+                }
+                _ => return Ok(reader.skip()?),
+            };
+            match read {
+                Err(error @ (InvalidManifest::Limit { .. } | InvalidManifest::MediaType(_))) => Err(error),
+                _ => Ok(reader.skip()?),
+            }
+        })?;
+        if manifest.subject.is_none() {
+            manifest.annotations = BTreeMap::new();
+        }
+        Ok(manifest)
+    }
+
+    /// The subject that stored content names, whatever its media type and by whatever limits it was accepted.
+    pub fn subject_of(content: &[u8]) -> Option<Digest> {
+        let outline = Outline::read(Reader::lenient(content).ok()?, false).ok()?;
+        let mut digest = None;
+        let read = outline.subject?.object(|reader, name| match &*name.name() {
+            "digest" => {
+                digest = Some(self::digest(reader.text()?)?);
+                Ok::<_, InvalidManifest>(())
+            }
+            _ => Ok(reader.skip()?),
+        });
+        digest.filter(|_| read.is_ok())
     }
 
     /// Detects the media type of content stored without one, as by `distribution`.
     pub fn detect_media_type(content: &[u8]) -> String {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Hints {
-            #[serde(default)]
-            media_type: Option<String>,
-            #[serde(default)]
-            manifests: Option<serde::de::IgnoredAny>,
-            #[serde(default)]
-            signatures: Option<serde::de::IgnoredAny>,
-        }
-        match serde_json::from_slice::<Hints>(content) {
-            Ok(Hints { media_type: Some(media_type), .. }) if !media_type.is_empty() => media_type,
-            Ok(Hints { manifests: Some(_), .. }) => media_type::OCI_INDEX.to_owned(),
-            Ok(Hints { signatures: Some(_), .. }) => {
-                "application/vnd.docker.distribution.manifest.v1+prettyjws".to_owned()
-            }
-            _ => media_type::OCI_MANIFEST.to_owned(),
-        }
+        let outline = Reader::lenient(content).map_err(InvalidManifest::from);
+        let outline = outline.and_then(|reader| Outline::read(reader, false)).unwrap_or_default();
+        let field = outline.media_type.and_then(|text| text.decode(media_type::MAX_LEN));
+        field.filter(|text| media_type::is_media_type(text)).unwrap_or_else(|| {
+            let detected = match outline {
+                Outline { has_manifests: true, .. } => media_type::OCI_INDEX,
+                Outline { has_signatures: true, .. } => media_type::DOCKER_SIGNED_MANIFEST,
+                _ => media_type::OCI_MANIFEST,
+            };
+            detected.to_owned()
+        })
     }
 }
 
-/// The media type of a manifest, from `header` of its request or `field` of its content.
+const LONG_MEDIA_TYPE: &str = "a media type is too long, in characters";
+
+fn within(count: usize, limit: usize, what: &'static str) -> Result<(), InvalidManifest> {
+    if count > limit { Err(InvalidManifest::Limit { what, limit }) } else { Ok(()) }
+}
+
+/// Decodes a text of at most `limit` bytes.
+fn decode(text: Text<'_>, limit: usize, what: &'static str) -> Result<String, InvalidManifest> {
+    text.decode(limit).ok_or(InvalidManifest::Limit { what, limit })
+}
+
+fn digest(text: Text<'_>) -> Result<Digest, InvalidManifest> {
+    Ok(decode(text, Digest::MAX_LEN, "a digest is too long, in characters")?.parse()?)
+}
+
+/// Reads a descriptor (image-spec, "OCI Content Descriptors"), and drops what is not needed.
+fn descriptor(reader: &mut Reader<'_>) -> Result<Described, InvalidManifest> {
+    let (mut of_digest, mut media_type, mut size, mut has_urls) = (None, None, None, false);
+    let twice = |is_there: bool| match is_there {
+        true => Err(InvalidManifest::Shape("a field is in a descriptor twice")),
+        false => Ok(()),
+    };
+    reader.object(|reader, name| {
+        match &*name.name() {
+            "digest" => {
+                twice(of_digest.is_some())?;
+                of_digest = Some(digest(reader.text()?)?);
+            }
+            "mediaType" => {
+                twice(media_type.is_some())?;
+                media_type = Some(decode(reader.text()?, media_type::MAX_LEN, LONG_MEDIA_TYPE)?);
+            }
+            "size" => {
+                twice(size.is_some())?;
+                size = Some(reader.number()?);
+            }
+            _ if reader.null() => {}
+            "urls" => reader.array(|reader| {
+                has_urls = true;
+                reader.text().map(drop)
+            })?,
+            "annotations" => reader.object(|reader, _| reader.text().map(drop))?,
+            _ => reader.skip()?,
+        }
+        Ok::<_, InvalidManifest>(())
+    })?;
+    match (of_digest, media_type, size) {
+        (Some(digest), Some(media_type), Some(_)) => Ok(Described { digest, media_type, has_urls }),
+        _ => Err(InvalidManifest::Shape("a descriptor must have mediaType, digest and size")),
+    }
+}
+
+/// The artifact type in a field; an empty one counts as absent.
+fn artifact_type(text: Text<'_>) -> Result<Option<String>, InvalidManifest> {
+    checked_artifact_type(decode(text, media_type::MAX_LEN, "an artifact type is too long, in characters")?)
+}
+
+fn checked_artifact_type(text: String) -> Result<Option<String>, InvalidManifest> {
+    match text.as_str() {
+        "" => Ok(None),
+        valid if media_type::is_media_type(valid) => Ok(Some(text)),
+        _ => Err(InvalidManifest::MediaType(text)),
+    }
+}
+
+/// Reads annotations, and keeps them if `is_kept`.
+fn annotations(reader: &mut Reader<'_>, is_kept: bool) -> Result<BTreeMap<String, String>, InvalidManifest> {
+    const LIMIT: usize = Manifest::MAX_ANNOTATION_BYTES;
+    const TOO_LONG: &str = "the annotations are too long, in bytes";
+    let mut annotations = BTreeMap::new();
+    let (mut count, mut left) = (0, LIMIT);
+    let mut take = |text: Text<'_>| {
+        let text = text.decode(left).ok_or(InvalidManifest::Limit { what: TOO_LONG, limit: LIMIT })?;
+        left -= text.len();
+        Ok::<_, InvalidManifest>(text)
+    };
+    reader.object(|reader, name| {
+        count += 1;
+        within(count, Manifest::MAX_ANNOTATIONS, "too many annotations")?;
+        let (name, value) = (take(name)?, take(reader.text()?)?);
+        if is_kept {
+            annotations.insert(name, value);
+        }
+        Ok::<_, InvalidManifest>(())
+    })?;
+    Ok(annotations)
+}
+
+/// The media type of a manifest in lower case, from `header` of its request or `field` of its content.
 fn media_type_of(header: Option<&str>, field: Option<&str>) -> Result<String, InvalidManifest> {
     let header = header
-        .map(|value| value.split(';').next().unwrap_or_default().trim())
-        .filter(|value| !matches!(*value, "" | "application/json" | media_type::OCTET_STREAM));
-    match (header, field.filter(|field| !field.is_empty())) {
-        (Some(header), Some(field)) if header != field => {
-            Err(InvalidManifest::MediaTypeMismatch { header: header.into(), field: field.into() })
+        .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+        .filter(|value| !matches!(&**value, "" | "application/json" | media_type::OCTET_STREAM));
+    let field = field.filter(|field| !field.is_empty()).map(str::to_ascii_lowercase);
+    for given in [&header, &field].into_iter().flatten() {
+        within(given.len(), media_type::MAX_LEN, LONG_MEDIA_TYPE)?;
+        if !media_type::is_media_type(given) {
+            return Err(InvalidManifest::MediaType(given.clone()));
         }
-        (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type.to_owned()),
+        if !media_type::is_inert(given) {
+            return Err(InvalidManifest::ActiveType(given.clone()));
+        }
+    }
+    match (header, field) {
+        (Some(header), Some(field)) if header != field => {
+            Err(InvalidManifest::MediaTypeMismatch { header, field })
+        }
+        (Some(media_type), _) | (None, Some(media_type)) => Ok(media_type),
         (None, None) => Err(InvalidManifest::NoMediaType),
     }
 }
@@ -219,10 +465,109 @@ mod tests {
     }
 
     #[test]
-    fn an_index_points_to_its_children_and_has_no_default_artifact_type() {
+    fn an_index_needs_no_blobs_and_has_no_default_artifact_type() {
         let manifest = parse(Some(media_type::OCI_INDEX), json!({"manifests": [descriptor("m")]})).unwrap();
-        assert_eq!(manifest.children, [Algorithm::Sha256.digest(b"m")]);
-        assert_eq!(manifest.artifact_type, None);
+        assert_eq!((manifest.blobs.len(), manifest.artifact_type), (0, None));
+    }
+
+    #[test]
+    fn annotations_are_kept_for_a_subject_only() {
+        for (subject, kept) in [(json!(null), 0), (descriptor("s"), 1)] {
+            for media_type in [media_type::OCI_INDEX, "application/vnd.example+json"] {
+                let content = json!({"annotations": {"k": "v"}, "manifests": [], "subject": subject});
+                assert_eq!(parse(Some(media_type), content).unwrap().annotations.len(), kept);
+            }
+        }
+    }
+
+    #[test]
+    fn null_counts_as_absent() {
+        let mut blob = descriptor("b");
+        for field in ["urls", "annotations", "artifactType", "data", "platform"] {
+            blob[field] = json!(null);
+        }
+        let image = json!({
+            "mediaType": null, "artifactType": null, "subject": null, "annotations": null, "manifests": null,
+            "config": blob, "layers": [blob], "signatures": null,
+        });
+        let manifest = parse(Some(media_type::OCI_MANIFEST), image).unwrap();
+        assert_eq!(manifest.blobs, [Algorithm::Sha256.digest(b"b")]);
+        assert_eq!((manifest.subject, manifest.artifact_type.as_deref()), (None, Some("application/x")));
+        let index = json!({"manifests": [blob], "config": null, "layers": null});
+        assert!(parse(Some(media_type::OCI_INDEX), index).is_ok());
+        assert!(parse(Some(media_type::OCI_INDEX), json!({"manifests": null})).is_err());
+        let other = json!({"subject": null, "annotations": null, "artifactType": null});
+        assert!(parse(Some("application/vnd.example+json"), other).is_ok());
+    }
+
+    #[test]
+    fn the_case_of_media_types_does_not_matter() {
+        let image = json!({"mediaType": media_type::OCI_MANIFEST.to_uppercase(), "config": descriptor("c")});
+        for header in [media_type::OCI_MANIFEST, "Application/VND.oci.image.manifest.v1+JSON ; charset=utf-8"]
+        {
+            let manifest = parse(Some(header), image.clone()).unwrap();
+            assert_eq!((manifest.media_type.as_str(), manifest.blobs.len()), (media_type::OCI_MANIFEST, 1));
+        }
+        assert!(matches!(parse(Some("APPLICATION/JSON"), json!({})), Err(InvalidManifest::NoMediaType)));
+    }
+
+    #[test]
+    fn what_two_readers_could_read_differently_is_refused() {
+        let (c, d) = (descriptor("c"), descriptor("d"));
+        for content in [
+            format!(r#"{{"config":{c},"config":{d}}}"#),
+            format!(r#"{{"config":{c},"subject":{c},"subj\u0065ct":{d}}}"#),
+            format!(
+                r#"{{"config":{{"digest":"{}",{}}}"#,
+                Algorithm::Sha256.digest(b"x"),
+                &c.to_string()[1..]
+            ),
+            format!(r#"{{"config":{c}}} {{}}"#),
+        ] {
+            let parsed = Manifest::parse(Some(media_type::OCI_MANIFEST), content.as_bytes());
+            assert!(parsed.is_err(), "{content}");
+        }
+    }
+
+    #[test]
+    fn the_subject_of_content_is_found_whatever_its_type() {
+        let subject = Algorithm::Sha256.digest(b"s");
+        let deep = "[".repeat(1000) + &"]".repeat(1000);
+        for content in [
+            format!(r#"{{"subject":{},"x":{deep}}}"#, descriptor("s")),
+            format!(r#"{{"mediaType":"text/html","layers":7,"\u0073ubject":{{"digest":"{subject}"}}}}"#),
+        ] {
+            assert_eq!(Manifest::subject_of(content.as_bytes()), Some(subject.clone()), "{content}");
+        }
+        for content in [
+            "",
+            "[]",
+            "{}",
+            r#"{"subject":null}"#,
+            r#"{"subject":{}}"#,
+            r#"{"subject":[0,0]}"#,
+            r#"{"subject":{"digest":"sha256:x"}}"#,
+            r#"{"config":{"subject":{"digest":"x"}}}"#,
+        ] {
+            assert_eq!(Manifest::subject_of(content.as_bytes()), None, "{content}");
+        }
+    }
+
+    #[test]
+    fn stored_content_without_a_type_is_detected() {
+        for (content, expected) in [
+            (
+                r#"{"mediaType":"application/vnd.example+json","manifests":[]}"#,
+                "application/vnd.example+json",
+            ),
+            (r#"{"mediaType":"","manifests":[]}"#, media_type::OCI_INDEX),
+            (r#"{"mediaType":7,"manifests":[]}"#, media_type::OCI_INDEX),
+            (r#"{"signatures":[]}"#, media_type::DOCKER_SIGNED_MANIFEST),
+            (r#"{"manifests":null}"#, media_type::OCI_MANIFEST),
+            ("not json", media_type::OCI_MANIFEST),
+        ] {
+            assert_eq!(Manifest::detect_media_type(content.as_bytes()), expected, "{content}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod descriptor;
 mod digest;
+pub mod json;
 mod manifest;
 pub mod media_type;
 mod name;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use futures_executor::block_on;
 use pierhead::{
     api::{Error, ErrorCode},
-    oci::{Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidTag},
+    oci::{Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidTag, Manifest, json::InvalidJson},
     platform::{ReadError, memory::MemoryStream},
     uploads::plan::WrongLength,
 };
@@ -44,7 +44,7 @@ const SOURCE: &str = include_str!("../../src/api/error.rs");
 /// At least one error of each variant, with the name of its golden file.
 fn errors() -> Vec<(&'static str, Error)> {
     let digest = |content: &str| sha256(content);
-    let not_json = serde_json::from_str::<Value>("not json").unwrap_err();
+    let not_json = InvalidJson::Expected { expected: "an object", at: 0 };
     let challenge = "Basic realm=\"Pierhead\", charset=\"UTF-8\"".parse().unwrap();
     vec![
         ("blob_unknown", Error::BlobUnknown(digest("blob"))),
@@ -58,6 +58,14 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("invalid_digest_hex", "sha256:bad".parse::<Digest>().unwrap_err().into()),
         ("invalid_tag", InvalidTag("-latest".to_owned()).into()),
         ("invalid_manifest_json", InvalidManifest::Json(not_json).into()),
+        ("invalid_manifest_nesting", InvalidManifest::Json(InvalidJson::Depth).into()),
+        ("invalid_manifest_digest", InvalidManifest::Digest(InvalidDigest::Form("x".to_owned())).into()),
+        ("invalid_manifest_media_type", InvalidManifest::MediaType("a b".to_owned()).into()),
+        ("invalid_manifest_active_type", InvalidManifest::ActiveType("text/html".to_owned()).into()),
+        (
+            "invalid_manifest_limit",
+            InvalidManifest::Limit { what: "too many annotations", limit: Manifest::MAX_ANNOTATIONS }.into(),
+        ),
         ("invalid_manifest_no_media_type", InvalidManifest::NoMediaType.into()),
         (
             "invalid_manifest_media_type_mismatch",

@@ -338,7 +338,7 @@ fn malformed_manifests_are_refused() {
 #[test]
 fn manifests_of_4_mib_are_accepted_and_larger_ones_refused() {
     let padded = |length: usize| {
-        let empty = EMPTY_INDEX.replace("[]", "[],\"annotations\":{\"pad\":\"\"}");
+        let empty = EMPTY_INDEX.replace("[]", "[],\"pad\":\"\"");
         empty.replace("\"pad\":\"", &format!("\"pad\":\"{}", "x".repeat(length - empty.len())))
     };
     const LIMIT: usize = 4 * 1024 * 1024;

@@ -173,9 +173,9 @@ fn following_links_lists_every_referrer_once() {
 #[test]
 fn a_page_is_at_most_4_mib() {
     let registry = TestRegistry::new();
-    let mut pushed: Vec<String> = (0..2)
+    let mut pushed: Vec<String> = (0..17)
         .map(|n| {
-            let annotations = json!({"n": n.to_string(), "long": "x".repeat(2_200_000)});
+            let annotations = json!({"n": n.to_string(), "long": "x".repeat(255 * 1024)});
             digest_of(&push_referrer(&registry, INDEX, json!({"manifests": [], "annotations": annotations})))
         })
         .collect();

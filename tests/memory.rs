@@ -1,0 +1,132 @@
+//! The memory that hostile content takes. In a binary of its own: a binary has one allocator.
+#![cfg(not(target_arch = "wasm32"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+use peak_alloc::PeakAlloc;
+use pierhead::oci::{Algorithm, Manifest, media_type};
+
+/// Counts what is allocated. A buffer that grows counts with its old and its new size: memory has to hold both.
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// Content of `size` bytes: `start`, then `element` as often as it fits, separated by commas, then `end`.
+fn filled(size: usize, start: &str, element: impl Fn(usize) -> String, end: &str) -> Vec<u8> {
+    let mut content = start.as_bytes().to_vec();
+    for n in 0.. {
+        let element = element(n);
+        if content.len() + element.len() + 1 + end.len() > size {
+            break;
+        }
+        if n > 0 {
+            content.push(b',');
+        }
+        content.extend_from_slice(element.as_bytes());
+    }
+    content.extend_from_slice(end.as_bytes());
+    content
+}
+
+/// Content of `size` bytes with `unit` repeated, without a separator.
+fn repeated(size: usize, start: &str, unit: &str, end: &str) -> Vec<u8> {
+    let times = (size - start.len() - end.len()) / unit.len();
+    [start, &unit.repeat(times), end].concat().into_bytes()
+}
+
+/// Names of a few characters, all different.
+fn short(n: usize) -> String {
+    format!("{n:x}")
+}
+
+/// What a client may send to make the registry build something large, of `size` bytes or a little less.
+fn contents(size: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let descriptor = |content: &[u8]| {
+        format!(r#"{{"mediaType":"a/b","size":1,"digest":"{}"}}"#, Algorithm::Sha512.digest(content))
+    };
+    let subject = format!(r#"{{"subject":{},"#, descriptor(b"s"));
+    let image = format!(r#"{{"config":{},"#, descriptor(b"c"));
+    let with = |start: &str, rest: &str| [start, rest].concat();
+    let object = |_| r#"{"":0}"#.to_owned();
+    let zero = |_| "0".to_owned();
+    let text = |n| format!(r#""{}":"""#, short(n));
+    vec![
+        ("annotations that are an array of objects", filled(size, r#"{"annotations":["#, object, "]}")),
+        ("a subject that is an array of numbers", filled(size, r#"{"subject":["#, zero, "]}")),
+        ("config, an array", filled(size, r#"{"config":["#, zero, "]}")),
+        ("layers, a million", filled(size, &with(&image, r#""layers":["#), |_| "{}".to_owned(), "]}")),
+        ("layers, a million numbers", filled(size, &with(&image, r#""layers":["#), zero, "]}")),
+        (
+            "layers, as many as fit",
+            filled(size, &with(&image, r#""layers":["#), |n| descriptor(&n.to_be_bytes()), "]}"),
+        ),
+        (
+            "manifests, as many as fit",
+            filled(size, r#"{"manifests":["#, |n| descriptor(&n.to_be_bytes()), "]}"),
+        ),
+        ("urls of a layer", filled(size, r#"{"config":{"urls":["#, |_| r#""""#.to_owned(), "]}}")),
+        ("annotations of a layer", filled(size, r#"{"config":{"annotations":{"#, text, "}}}")),
+        ("annotations, short", filled(size, &with(&subject, r#""annotations":{"#), text, "}}")),
+        (
+            "annotations, one long",
+            repeated(size, &with(&subject, r#""annotations":{"a":""#), "x", r#""},"manifests":[]}"#),
+        ),
+        (
+            "annotations, one escaped",
+            repeated(size, &with(&subject, r#""annotations":{"a":""#), "\\n", "\"}}"),
+        ),
+        ("fields, short", filled(size, "{", text, "}")),
+        ("a field that occurs often", filled(size, "{", |_| r#""annotations":{}"#.to_owned(), "}")),
+        ("a name, long", repeated(size, "{\"", "x", "\":0}")),
+        ("a name, escaped", repeated(size, "{\"", "\\u0061", "\":0}")),
+        ("a media type, long", repeated(size, r#"{"mediaType":""#, "x", "\"}")),
+        ("a media type, escaped", repeated(size, r#"{"mediaType":""#, "\\u0061", "\"}")),
+        ("an artifact type, escaped", repeated(size, r#"{"artifactType":""#, "\\ud83d\\ude00", "\"}")),
+        ("a digest, long", repeated(size, r#"{"subject":{"digest":""#, "\u{7f}", "\"}}")),
+        ("text for an array", repeated(size, r#"{"layers":""#, "\u{7f}", "\"}")),
+        ("text in place of all", repeated(size, "\"", "\\n", "\"")),
+        ("nesting", repeated(size, "", "[", "")),
+        ("nesting of objects", repeated(size, "", "{\"a\":", "")),
+        ("nesting of a field", repeated(size, r#"{"x":"#, "[", "")),
+        ("siblings", filled(size, "[", |_| "[[[[]]]]".to_owned(), "]")),
+        ("a number", repeated(size, r#"{"x":"#, "1", "}")),
+        ("a size", repeated(size, r#"{"config":{"size":"#, "1", "}}")),
+        ("blanks", repeated(size, "", " ", "{}")),
+        ("an unfinished text", repeated(size, "{\"a\":\"", "x", "")),
+        ("not UTF-8", vec![0xff; size]),
+        ("zeros", vec![0; size]),
+    ]
+}
+
+/// The most that `work` has allocated at a time, in bytes.
+fn peak<T>(work: impl FnOnce() -> T) -> usize {
+    ALLOCATOR.reset_peak_usage();
+    let before = ALLOCATOR.current_usage();
+    drop(work());
+    ALLOCATOR.peak_usage() - before
+}
+
+#[test]
+fn reading_a_manifest_takes_little_memory_whatever_it_contains() {
+    for size in [512, 4096, 32 << 10, Manifest::MAX_BYTES] {
+        let (limit, mut most) = (Manifest::memory(size), 0);
+        for (name, content) in contents(size) {
+            assert!(content.len() <= size && content.len() > size - 300, "{name}");
+            // As an image, which reads the most fields, unless it says what it is.
+            let media_type = match name {
+                _ if name.starts_with("manifests") => media_type::OCI_INDEX,
+                _ if name.starts_with("annotations") => "application/vnd.example+json",
+                _ => media_type::OCI_MANIFEST,
+            };
+            for (taken, by) in [
+                (
+                    peak(|| Manifest::parse(Some(media_type), &content).map_err(|error| error.to_string())),
+                    "parse",
+                ),
+                (peak(|| Manifest::subject_of(&content)), "subject_of"),
+            ] {
+                assert!(taken <= limit, "{name}: {by} takes {taken} bytes for {size}");
+                most = most.max(taken);
+            }
+        }
+        println!("{size} bytes of content: at most {most} more");
+    }
+}
