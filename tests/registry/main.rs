@@ -15,6 +15,7 @@ mod errors;
 mod first_chunks;
 mod fixtures;
 mod jobs;
+mod large_manifests;
 mod logs;
 mod manifests;
 mod mounts;

@@ -8,12 +8,13 @@ use crate::{
     blobs::{Freshness, Located},
     layout::Key,
     oci::Digest,
-    storage::{Metadata, StorageError, both},
+    storage::{Metadata, Page, StorageError, both},
 };
 
-/// Limit of look-ups of one manifest at a time. Those above the platform's limit on connections wait there, and not
-/// for the answer of another.
-const LOOK_UPS: usize = 64;
+/// Limit of look-ups of one manifest. They run at the same time: those above the platform's limit on connections wait
+/// there. Of more digests, the repository's links are listed, which keeps a manifest of the usual sizes within the 50
+/// calls of a request on Workers Free.
+const MAX_LOOK_UPS: usize = 32;
 
 impl Stored {
     /// Costs one look-up, of the link. A link without metadata costs two more, those of [`Blobs::locate`]. If
@@ -47,19 +48,60 @@ impl Stored {
         }
     }
 
-    /// The digests that this repository lacks.
+    /// The digests that this repository lacks, of `digests`, which are sorted. Up to [`MAX_LOOK_UPS`] cost a look-up
+    /// each. More cost listings, one after another: at most one for each digest, and at most one for each 1,000 blobs of
+    /// the repository and another for each algorithm.
     pub(in crate::repository) async fn missing(
         &self,
         digests: &[Digest],
     ) -> Result<Vec<Digest>, StorageError> {
+        if digests.len() > MAX_LOOK_UPS {
+            let mut missing = Vec::new();
+            for digests in digests.chunk_by(|a, b| a.algorithm() == b.algorithm()) {
+                self.add_missing(digests, &mut missing).await?;
+            }
+            return Ok(missing);
+        }
         stream::iter(digests)
             .map(
                 async |digest| Ok((!self.has(Key::Layer(&self.name, digest)).await?).then(|| digest.clone())),
             )
-            .buffered(LOOK_UPS)
+            .buffered(MAX_LOOK_UPS)
             .try_filter_map(async |missing| Ok(missing))
             .try_collect()
             .await
+    }
+
+    /// Adds those of `digests` to `missing` that no listed link has. They are sorted and have one algorithm, so one pass
+    /// over the links finds them, and each listing starts at the next digest to look for.
+    async fn add_missing(&self, digests: &[Digest], missing: &mut Vec<Digest>) -> Result<(), StorageError> {
+        let Some(first) = digests.first() else { return Ok(()) };
+        let link = Key::Layer(&self.name, first).path();
+        let Some((prefix, _)) = link.as_str().split_once(first.hex()) else { return Ok(()) };
+        let hex = |path: &str| Some(path.strip_prefix(prefix)?.split('/').next()?.to_owned());
+        let mut wanted = digests.iter().peekable();
+        let mut after = String::new();
+        while let Some(next) = wanted.peek() {
+            // Sorts before the link of that digest, and after those of all lower ones.
+            after = after.max(format!("{prefix}{}", next.hex()));
+            let page = Page { after: Some(&after), ..Page::first() };
+            let listing = self.store().list(prefix, page).await?;
+            for found in listing.objects.iter().filter_map(|(path, _)| hex(path)) {
+                while let Some(digest) = wanted.next_if(|digest| digest.hex() < found.as_str()) {
+                    missing.push(digest.clone());
+                }
+                wanted.next_if(|digest| digest.hex() == found);
+            }
+            let Some(next) = listing.next else { break };
+            // A page may end behind its last object.
+            let reached = hex(&next).unwrap_or_default();
+            while let Some(digest) = wanted.next_if(|digest| digest.hex() < reached.as_str()) {
+                missing.push(digest.clone());
+            }
+            after = next;
+        }
+        missing.extend(wanted.cloned());
+        Ok(())
     }
 
     /// Writes both links concurrently; `false` if the blob was linked. A collector of unlinked bytes writes its marker
