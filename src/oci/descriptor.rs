@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::Digest;
+use super::{
+    Digest,
+    json::{InvalidJson, Reader},
+    media_type,
+};
 
-/// A content descriptor (image-spec, "OCI Content Descriptors"): the fields a registry reads and writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A content descriptor (image-spec, "OCI Content Descriptors"): the fields that a list of referrers has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The type of the content.
@@ -16,13 +20,28 @@ pub struct Descriptor {
     pub digest: Digest,
     /// The length of the content, in bytes.
     pub size: u64,
-    /// Other addresses of the content. Content with such addresses need not be in the registry.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub urls: Vec<String>,
     /// The artifact type of the content.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// Arbitrary properties.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// The artifact type in the JSON of a descriptor, if it has one. It may have any annotations: nothing is built of
+    /// them.
+    pub fn artifact_type_of(json: &[u8]) -> Result<Option<String>, InvalidJson> {
+        let mut reader = Reader::new(json)?;
+        let mut artifact_type = None;
+        reader.object(|reader, name| {
+            match &*name.name() {
+                "artifactType" => artifact_type = reader.text()?.decode(media_type::MAX_LEN),
+                _ => reader.skip()?,
+            }
+            Ok::<_, InvalidJson>(())
+        })?;
+        reader.end()?;
+        Ok(artifact_type)
+    }
 }

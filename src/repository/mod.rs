@@ -26,7 +26,7 @@ use futures_util::future::LocalBoxFuture;
 use self::writer::protocol::{CallError, Entry, Refused};
 use crate::{
     blobs::{Freshness, Located},
-    oci::{Descriptor, Digest, Manifest, Reference, Tag},
+    oci::{Digest, Manifest, Reference, Tag},
     storage::StorageError,
 };
 
@@ -90,6 +90,17 @@ impl NewManifest {
     }
 }
 
+/// A manifest that refers to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referrer {
+    /// Its digest.
+    pub digest: Digest,
+    /// The length of its descriptor, in bytes.
+    pub size: u64,
+    /// Its descriptor, as JSON. `None` if the list does not have it: read it with [`Repository::referrer`].
+    pub descriptor: Option<Bytes>,
+}
+
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListPage<T> {
@@ -134,8 +145,13 @@ pub trait Repository {
         subject: &'a Digest,
         after: Option<&'a Digest>,
         limit: usize,
-    ) -> Answer<'a, ListPage<Descriptor>> {
+    ) -> Answer<'a, ListPage<Referrer>> {
         self.inner().referrers(subject, after, limit)
+    }
+
+    /// The descriptor, as JSON, of a manifest that refers to `subject`.
+    fn referrer<'a>(&'a self, subject: &'a Digest, referrer: &'a Digest) -> Answer<'a, Option<Bytes>> {
+        self.inner().referrer(subject, referrer)
     }
 
     /// Pushes a manifest and points `tags` to it. Idempotent: writes content, then links, then tags.

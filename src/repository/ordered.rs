@@ -5,14 +5,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::{
-    Answer, ListPage, NewManifest, Repository, RepositoryError, Revision,
+    Answer, ListPage, NewManifest, Referrer, Repository, RepositoryError, Revision,
     deployment::Deployment,
     stored::{Stored, referrer_entry},
     writer::protocol::{Command, Entry, Reply, Writers},
 };
 use crate::{
     blobs::{Blobs, Freshness, Located},
-    oci::{Descriptor, Digest, Manifest, Reference, RepositoryName, Tag},
+    oci::{Digest, Manifest, Reference, RepositoryName, Tag},
     storage::both,
 };
 
@@ -73,8 +73,12 @@ impl Repository for Ordered {
         subject: &'a Digest,
         after: Option<&'a Digest>,
         limit: usize,
-    ) -> Answer<'a, ListPage<Descriptor>> {
+    ) -> Answer<'a, ListPage<Referrer>> {
         Box::pin(async move { Ok(self.stored.list_referrers(subject, after, limit).await?) })
+    }
+
+    fn referrer<'a>(&'a self, subject: &'a Digest, referrer: &'a Digest) -> Answer<'a, Option<Bytes>> {
+        Box::pin(async move { Ok(self.stored.read_referrer(subject, referrer).await?) })
     }
 
     /// Three rounds and a call: the content, while its blobs are looked up; then in the writer the links, and the tags.

@@ -1,6 +1,11 @@
 //! Listing the referrers of a manifest.
 
-use pierhead::oci::{Algorithm, Digest};
+use futures_executor::block_on;
+use pierhead::{
+    layout::Key,
+    oci::{Algorithm, Digest},
+    storage::{PutOptions, StorageDriver},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -173,18 +178,62 @@ fn following_links_lists_every_referrer_once() {
 #[test]
 fn a_page_is_at_most_4_mib() {
     let registry = TestRegistry::new();
-    let mut pushed: Vec<String> = (0..17)
+    let mut pushed: Vec<String> = (0..33)
         .map(|n| {
             let annotations = json!({"n": n.to_string(), "long": "x".repeat(255 * 1024)});
             digest_of(&push_referrer(&registry, INDEX, json!({"manifests": [], "annotations": annotations})))
         })
         .collect();
     pushed.sort();
+    // What is not in the page is not read.
+    let (calls, first) = registry.calls(&format!("GET {}", target("")), &[]);
+    assert_eq!((entries(&first).len(), calls), (16, [vec!["list"], vec!["get"; 16]].concat()));
     let pages = registry.pages(&target(""));
-    assert_eq!(pages.len(), 2);
+    assert_eq!(pages.len(), 3);
     assert!(pages.iter().all(|page| page.body.len() <= 4 * 1024 * 1024));
     let seen: Vec<String> = pages.iter().flat_map(entries).map(|entry| digest_of(&entry)).collect();
     assert_eq!(seen, pushed);
+}
+
+#[test]
+fn entries_of_earlier_versions_are_listed_one_a_page() {
+    let registry = TestRegistry::new();
+    let mut referrers = push_referrers(&registry);
+    // As long as the annotations of a manifest could be, many short ones, and one that is broken.
+    let annotations: String = (0..380_000).map(|n| format!("\"{n:x}\":\"\",")).collect();
+    for n in 0..2 {
+        let digest = sha256(n.to_string());
+        let text = format!(
+            r#"{{"mediaType":"{INDEX}","digest":"{digest}","size":1,"annotations":{{{annotations}"":""}}}}"#
+        );
+        assert!(text.len() > 3_900_000);
+        put_entry(&registry, &digest, text);
+        referrers.push(json!({"digest": digest}));
+    }
+    put_entry(&registry, &sha256("broken"), "{".to_owned());
+    referrers.sort_by_key(digest_of);
+    let pages = registry.pages(&target(""));
+    assert!(pages.iter().all(|page| page.body.len() <= 4 * 1024 * 1024 + 1024));
+    let seen: Vec<String> = pages.iter().flat_map(entries).map(|entry| digest_of(&entry)).collect();
+    assert_eq!(seen, referrers.iter().map(digest_of).collect::<Vec<_>>());
+    let (calls, _) = registry.calls(&format!("GET {}", target("")), &[]);
+    assert!(calls.iter().filter(|call| **call == "get").count() <= 4, "{calls:?}");
+}
+
+/// Writes an entry of the list, as this registry or an earlier version does.
+fn put_entry(registry: &TestRegistry, referrer: &Digest, content: String) {
+    let (name, subject) = ("a".parse().unwrap(), sha256("subject"));
+    let path = Key::Referrer { name: &name, subject: &subject, referrer }.path();
+    let body = pierhead::platform::Body::Bytes(content.into());
+    block_on(registry.storage.memory.put(&path, body, PutOptions::default())).unwrap();
+}
+
+#[test]
+fn the_filter_ignores_case() {
+    let registry = TestRegistry::new();
+    push_referrers(&registry);
+    let (listed, _) = list(&registry, "?artifactType=Application%2FSIG");
+    assert_eq!((listed.len(), &listed[0]["artifactType"]), (1, &json!("application/sig")));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Referrers of a repository's manifests.
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
 
-use super::{CONCURRENCY, Stored};
+use super::Stored;
 use crate::{
     blobs::Freshness,
     layout::{Key, trailing_digest},
     oci::{Descriptor, Digest, Manifest},
-    repository::{ListPage, writer::protocol::Entry},
+    repository::{ListPage, Referrer, writer::protocol::Entry},
     storage::{Metadata, ObjectMeta, Page, StorageError},
 };
 
@@ -38,7 +38,7 @@ impl Stored {
     }
 
     /// The content of a manifest's entry in the referrers of its subject, from the manifest's content.
-    pub(in crate::repository) async fn read_referrer(
+    pub(in crate::repository) async fn referrer_of(
         &self,
         entry: &Entry,
     ) -> Result<Option<String>, StorageError> {
@@ -47,35 +47,35 @@ impl Stored {
         Ok(manifest.map(|manifest| referrer_entry(entry, &manifest)))
     }
 
-    /// Costs one listing, and a read for each descriptor that is not in metadata.
+    /// Costs one listing. Descriptors that are in metadata come with it.
     pub(in crate::repository) async fn list_referrers(
         &self,
         subject: &Digest,
         after: Option<&Digest>,
         limit: usize,
-    ) -> Result<ListPage<Descriptor>, StorageError> {
+    ) -> Result<ListPage<Referrer>, StorageError> {
         let prefix = Key::Referrers(&self.name, subject).path().folder();
         let after = after.map(|referrer| Key::Referrer { name: &self.name, subject, referrer }.path());
         let page = Page { after: after.as_ref().map(|path| path.as_str()), limit, folders: false };
         let listing = self.store().list(&prefix, page).await?;
         let next = listing.next.as_deref().and_then(trailing_digest).map(|digest| digest.to_string());
-        Ok(ListPage { entries: self.descriptors(listing.objects).await?, next })
+        let entry = |(path, mut meta): (String, ObjectMeta)| {
+            let descriptor = meta.metadata.remove(DESCRIPTOR).map(Bytes::from);
+            Some(Referrer { digest: trailing_digest(&path)?, size: meta.size, descriptor })
+        };
+        Ok(ListPage { entries: listing.objects.into_iter().filter_map(entry).collect(), next })
     }
 
-    async fn descriptors(&self, entries: Vec<(String, ObjectMeta)>) -> Result<Vec<Descriptor>, StorageError> {
-        stream::iter(entries)
-            .map(async |(path, meta)| {
-                if let Some(descriptor) = meta.metadata.get(DESCRIPTOR) {
-                    return Ok(serde_json::from_str(descriptor).ok());
-                }
-                let Ok(path) = path.parse() else { return Ok(None) };
-                let content = self.store().read(&path, 2 * Manifest::MAX_BYTES).await?;
-                Ok(content.and_then(|(content, _)| serde_json::from_slice(&content).ok()))
-            })
-            .buffered(CONCURRENCY)
-            .try_filter_map(async |descriptor| Ok(descriptor))
-            .try_collect()
-            .await
+    /// Costs one read.
+    pub(in crate::repository) async fn read_referrer(
+        &self,
+        subject: &Digest,
+        referrer: &Digest,
+    ) -> Result<Option<Bytes>, StorageError> {
+        let path = Key::Referrer { name: &self.name, subject, referrer }.path();
+        // Twice our limit: earlier versions stored annotations of any size.
+        let content = self.store().read(&path, 2 * Manifest::MAX_BYTES).await?;
+        Ok(content.map(|(content, _)| content))
     }
 }
 
@@ -85,7 +85,6 @@ pub(in crate::repository) fn referrer_entry(entry: &Entry, manifest: &Manifest) 
         media_type: entry.media_type.clone(),
         digest: entry.digest.clone(),
         size: entry.size,
-        urls: Vec::new(),
         artifact_type: manifest.artifact_type.clone(),
         annotations: manifest.annotations.clone(),
     };

@@ -320,7 +320,7 @@ async fn referrer(
     match (&entry.subject, known) {
         (None, _) => Ok(None),
         (_, Some(known)) => Ok(Some(known)),
-        _ => stored.read_referrer(entry).await,
+        _ => stored.referrer_of(entry).await,
     }
 }
 
