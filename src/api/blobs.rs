@@ -156,8 +156,9 @@ impl BlobResponse<'_> {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return Ok(response);
         }
-        // A type that no proxy compresses.
+        // A type that no proxy compresses, and that browsers save.
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type::OCTET_STREAM));
+        fields.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
         let range = self.range(located.size)?;
         let length = range.and_then(|range| range.length).unwrap_or(located.size);
         fields.insert(header::CONTENT_LENGTH, length.into());

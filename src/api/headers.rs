@@ -24,6 +24,14 @@ pub const IMMUTABLE: HeaderValue =
 /// `Cache-Control` for a tag, which may move at any time.
 pub const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache, no-transform");
 
+/// Sets the headers of every response: clients recognize a registry, and browsers execute nothing of it, whatever was
+/// pushed. The page that is served from the same origin is not a response of the registry.
+pub fn set_common(headers: &mut HeaderMap) {
+    headers.insert(DOCKER_API_VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+}
+
 /// Sets a header. Skips a value that is not valid in HTTP.
 pub fn set(headers: &mut HeaderMap, name: HeaderName, value: impl ToString) {
     if let Ok(value) = value.to_string().parse() {

@@ -4,7 +4,7 @@ use http::{Method, StatusCode, header};
 
 use super::{Error, Registry, Request, Response, empty, headers, parameters};
 use crate::{
-    oci::{Algorithm, Manifest, Reference, RepositoryName, Tag},
+    oci::{Algorithm, Manifest, Reference, RepositoryName, Tag, media_type},
     platform::{Body, ReadError},
     repository::{NewManifest, Revision},
 };
@@ -46,7 +46,7 @@ impl Registry<'_> {
             body = Body::Bytes(content);
         }
         let (size, media_type) = description.ok_or_else(unknown)?;
-        headers::set(fields, header::CONTENT_TYPE, media_type);
+        headers::set(fields, header::CONTENT_TYPE, media_type::served(&media_type));
         fields.insert(header::CONTENT_LENGTH, size.into());
         *response.body_mut() = body;
         Ok(response)

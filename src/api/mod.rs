@@ -60,9 +60,7 @@ impl Handler for Api {
             if is_head {
                 *response.body_mut() = Body::Empty;
             }
-            let headers = response.headers_mut();
-            headers.insert(headers::DOCKER_API_VERSION, HeaderValue::from_static("registry/2.0"));
-            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            headers::set_common(response.headers_mut());
             response
         })
     }
@@ -146,6 +144,13 @@ impl Registry<'_> {
             false => self.app.repository_for_pull(name, &self.context),
         }
     }
+}
+
+/// The response to a request that does not reach the [`Api`].
+pub fn refuse(error: &Error) -> Response {
+    let mut response = respond(error);
+    headers::set_common(response.headers_mut());
+    response
 }
 
 /// Converts an error to a response; nothing else does.

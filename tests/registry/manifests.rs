@@ -1,6 +1,12 @@
 //! Pushing and pulling manifests.
 
-use pierhead::{oci::Algorithm, platform::memory::MemoryStream};
+use futures_executor::block_on;
+use pierhead::{
+    layout::Key,
+    oci::Algorithm,
+    platform::{Body as StoredBody, memory::MemoryStream},
+    storage::{Metadata, PutOptions, StorageDriver},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -286,6 +292,53 @@ fn every_kind_of_manifest_is_stored_with_its_media_type() {
                     ..CALL
                 },
             ]);
+        }
+    }
+}
+
+#[test]
+fn manifests_that_browsers_could_execute_are_refused() {
+    let registry = TestRegistry::new();
+    for media_type in
+        ["text/html", "image/svg+xml", "TEXT/HTML; charset=utf-8", "application/xhtml+xml", "text/x+json"]
+    {
+        for (header, field) in [(media_type, None), ("", Some(media_type.split(';').next()))] {
+            let content = json!({"mediaType": field, "a": "<script>alert(1)</script>"}).to_string();
+            let headers = [("content-type", header)];
+            let answer = registry.send("PUT /v2/a/manifests/v1", &headers, Some(MemoryStream::new(content)));
+            assert_well_formed("PUT", &answer);
+            assert_eq!((answer.status.as_u16(), answer.codes()), (400, vec!["MANIFEST_INVALID".to_owned()]));
+        }
+    }
+    assert!(registry.storage.memory.paths().is_empty(), "something is stored");
+}
+
+#[test]
+fn manifests_of_earlier_versions_are_served_as_what_browsers_save() {
+    let registry = TestRegistry::new();
+    let html = "{\"mediaType\":\"text/html\",\"a\":\"<script>alert(1)</script>\"}";
+    let (name, digest) = ("a".parse().unwrap(), sha256(html));
+    let put = |key: Key, content: String, metadata: Metadata| {
+        let options = PutOptions { metadata, ..PutOptions::default() };
+        block_on(registry.storage.memory.put(&key.path(), StoredBody::Bytes(content.into()), options))
+            .unwrap();
+    };
+    put(Key::Data(&digest), html.to_owned(), Metadata::new());
+    let described = Metadata::from([
+        ("size".to_owned(), html.len().to_string()),
+        ("media-type".to_owned(), "text/html".to_owned()),
+    ]);
+    // As an earlier version and as `distribution` wrote it.
+    for metadata in [described, Metadata::new()] {
+        put(Key::Revision(&name, &digest), digest.to_string(), metadata);
+        for method in ["GET", "HEAD"] {
+            let line = format!("{method} /v2/a/manifests/{digest}");
+            let answer = registry.get(&line);
+            assert_well_formed(&line, &answer);
+            assert_eq!(
+                (answer.status.as_u16(), answer.header("content-type")),
+                (200, "application/octet-stream")
+            );
         }
     }
 }

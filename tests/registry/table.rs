@@ -239,6 +239,7 @@ fn all(answer: &Answer, name: &str) -> String {
 pub fn assert_well_formed(line: &str, answer: &Answer) {
     assert_eq!(answer.header("docker-distribution-api-version"), "registry/2.0", "{line}");
     assert_eq!(answer.header("x-content-type-options"), "nosniff", "{line}");
+    assert_eq!(answer.header("content-security-policy"), "default-src 'none'; sandbox", "{line}");
     assert_eq!(answer.header("content-encoding"), "", "{line}");
     let has_no_body = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if line.starts_with("HEAD ") || has_no_body {
@@ -266,6 +267,7 @@ pub fn assert_served(registry: &TestRegistry, name: &str, digest: &Digest, conte
         for (name, value) in [
             ("content-length", &*content.len().to_string()),
             ("content-type", "application/octet-stream"),
+            ("content-disposition", "attachment"),
             ("docker-content-digest", &*digest.to_string()),
             ("etag", &*format!("\"{digest}\"")),
             ("accept-ranges", "bytes"),
