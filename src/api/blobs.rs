@@ -127,8 +127,10 @@ impl BlobResponse<'_> {
         // RFC 9110: a range applies to GET only, and only if `If-Range` matches.
         let headers = self.request.headers();
         let is_same = headers.get(header::IF_RANGE).is_none_or(|value| value == etag(self.digest).as_str());
-        let is_wanted = self.request.method() == Method::GET && is_same;
-        match headers::parse_range(headers.get(header::RANGE).filter(|_| is_wanted), size) {
+        if self.request.method() != Method::GET || !is_same {
+            return Ok(None);
+        }
+        match headers::parse_range(headers, size) {
             RequestedRange::Full => Ok(None),
             RequestedRange::Partial(range) => Ok(Some(range)),
             RequestedRange::NotSatisfiable => Err(Error::RangeNotSatisfiable { size }),

@@ -73,26 +73,48 @@ pub enum RequestedRange {
     NotSatisfiable,
 }
 
-/// Parses a `Range` (RFC 9110, section 14.2) for content of `size` bytes.
-pub fn parse_range(value: Option<&HeaderValue>, size: u64) -> RequestedRange {
-    let Some(spec) = value.and_then(|value| value.to_str().ok()?.trim().strip_prefix("bytes=")) else {
-        return RequestedRange::Full;
-    };
-    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else {
+/// Parses a `Range` (RFC 9110, section 14.2) for content of `size` bytes. A position may be larger than any content.
+pub fn parse_range(headers: &HeaderMap, size: u64) -> RequestedRange {
+    let mut values = headers.get_all(header::RANGE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return RequestedRange::Full };
+    let spec = value.to_str().ok().and_then(|value| value.trim().split_once('='));
+    let Some((first, last)) = spec
+        .filter(|(unit, spec)| unit.eq_ignore_ascii_case("bytes") && !spec.contains(','))
+        .and_then(|(_, spec)| spec.split_once('-'))
+    else {
         return RequestedRange::Full;
     };
     let part = |offset: u64, length: u64| RequestedRange::Partial(ByteRange { offset, length: Some(length) });
-    match (number(first.trim()), number(last.trim()), first.trim().is_empty(), last.trim().is_empty()) {
-        (Some(first), _, _, true) if first < size => part(first, size - first),
-        (Some(first), Some(last), ..) if first <= last && first < size => {
+    match (Position::parse(first), Position::parse(last)) {
+        (Position::At(first), Position::None) if first < size => part(first, size - first),
+        (Position::At(first), Position::At(last)) if first <= last && first < size => {
             part(first, last.min(size - 1) - first + 1)
         }
-        (None, Some(suffix), true, _) if suffix > 0 && size > 0 => {
+        (Position::None, Position::At(suffix)) if suffix > 0 && size > 0 => {
             let length = suffix.min(size);
             part(size - length, length)
         }
-        (Some(_), ..) | (None, Some(_), true, _) => RequestedRange::NotSatisfiable,
-        _ => RequestedRange::Full,
+        (Position::None, Position::None) | (Position::Malformed, _) | (_, Position::Malformed) => {
+            RequestedRange::Full
+        }
+        _ => RequestedRange::NotSatisfiable,
+    }
+}
+
+/// A position in a `Range`.
+enum Position {
+    None,
+    At(u64),
+    Malformed,
+}
+
+impl Position {
+    fn parse(text: &str) -> Self {
+        match text.trim() {
+            "" => Self::None,
+            text if text.bytes().all(|c| c.is_ascii_digit()) => Self::At(text.parse().unwrap_or(u64::MAX)),
+            _ => Self::Malformed,
+        }
     }
 }
 
@@ -134,6 +156,10 @@ mod tests {
         }
     }
 
+    fn ranges(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (header::RANGE, HeaderValue::from_str(value).unwrap())).collect()
+    }
+
     #[test]
     fn a_single_range_is_parsed_and_anything_else_is_ignored() {
         let part = |offset, length| RequestedRange::Partial(ByteRange { offset, length: Some(length) });
@@ -144,6 +170,11 @@ mod tests {
             ("bytes=-5000", 2048, part(0, 2048)),
             ("bytes=2000-5000", 2048, part(2000, 48)),
             ("bytes=0-0", 1, part(0, 1)),
+            ("Bytes=0-0", 1, part(0, 1)),
+            ("bytes=0-18446744073709551615", 2048, part(0, 2048)),
+            ("bytes=0-99999999999999999999999999", 2048, part(0, 2048)),
+            ("bytes=-99999999999999999999999999", 2048, part(0, 2048)),
+            ("bytes=99999999999999999999999999-", 2048, RequestedRange::NotSatisfiable),
             ("bytes=500-0", 2048, RequestedRange::NotSatisfiable),
             ("bytes=2048-", 2048, RequestedRange::NotSatisfiable),
             ("bytes=5000-10000", 2048, RequestedRange::NotSatisfiable),
@@ -154,17 +185,27 @@ mod tests {
             ("bytes=", 2048, RequestedRange::Full),
             ("bytes=-", 2048, RequestedRange::Full),
             ("bytes=a-b", 2048, RequestedRange::Full),
+            ("bytes=5-a", 2048, RequestedRange::Full),
+            ("bytes=a-5", 2048, RequestedRange::Full),
+            ("bytes=-a", 2048, RequestedRange::Full),
+            ("bytes=--5", 2048, RequestedRange::Full),
+            ("bytes=5--", 2048, RequestedRange::Full),
+            ("bytes=+1-2", 2048, RequestedRange::Full),
+            ("bytes=1", 2048, RequestedRange::Full),
+            ("bytes", 2048, RequestedRange::Full),
+            ("bytes 1-2", 2048, RequestedRange::Full),
             ("lines=1-2", 2048, RequestedRange::Full),
         ] {
-            assert_eq!(parse_range(Some(&HeaderValue::from_str(text).unwrap()), size), expected, "{text}");
+            assert_eq!(parse_range(&ranges(&[text]), size), expected, "{text}");
         }
-        assert_eq!(parse_range(None, 1), RequestedRange::Full);
+        assert_eq!(parse_range(&HeaderMap::new(), 1), RequestedRange::Full);
+        assert_eq!(parse_range(&ranges(&["bytes=0-1", "bytes=2-3"]), 10), RequestedRange::Full);
     }
 
     proptest! {
         #[test]
-        fn a_parsed_range_is_inside_the_content(text in "bytes=[0-9]{0,20}-[0-9]{0,20}", size: u64) {
-            if let RequestedRange::Partial(range) = parse_range(Some(&HeaderValue::from_str(&text).unwrap()), size) {
+        fn a_parsed_range_is_inside_the_content(text in "bytes=[0-9]{0,25}-[0-9]{0,25}", size: u64) {
+            if let RequestedRange::Partial(range) = parse_range(&ranges(&[&text]), size) {
                 let length = range.length.unwrap();
                 prop_assert!(length > 0 && range.offset.checked_add(length).unwrap() <= size);
             }

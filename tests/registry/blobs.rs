@@ -53,6 +53,7 @@ fn a_blob_is_served_only_from_its_repository() {
 #[test]
 fn a_range_is_a_part_of_the_blob() {
     for (range, content_range, content) in [
+        ("bytes=0-99999999999999999999999", "bytes 0-19/20", "0123456789abcdefghij"),
         ("bytes=5-14", "bytes 5-14/20", "56789abcde"),
         ("bytes=5-", "bytes 5-19/20", "56789abcdefghij"),
         ("bytes=-5", "bytes 15-19/20", "fghij"),
@@ -108,7 +109,7 @@ fn a_range_outside_the_blob_is_refused_with_its_length() {
 
 #[test]
 fn anything_but_a_single_range_gets_the_whole_blob() {
-    for range in ["bytes=0-1,5-6", "bytes=", "bytes=a-b", "lines=0-1"] {
+    for range in ["bytes=0-1,5-6", "bytes=", "bytes=a-b", "bytes=5-x", "lines=0-1"] {
         each_algorithm(&[Call {
             description: range,
             given: BLOB,
