@@ -10,7 +10,7 @@ use crate::{
     blobs::Freshness,
     context::Context,
     layout::{Key, Link},
-    oci::Manifest,
+    oci::{Manifest, Reference},
     repository::RepositoryError,
     storage::Page,
 };
@@ -44,14 +44,20 @@ impl Job for Rebuild {
                         }
                     }
                     Link::Revision(name, digest) => {
+                        let repository = app.repository(&name, context);
+                        let reference = Reference::Digest(digest.clone());
+                        let revision = repository.revision(&reference).await?;
+                        let pushed_as = revision.and_then(|revision| revision.description);
                         let content = blobs.manifest(&digest, Freshness::Strict).await?;
                         let manifest = content.as_ref().and_then(|content| {
-                            let media_type = Manifest::detect_media_type(content);
+                            let media_type = pushed_as.map(|(_, media_type)| media_type);
+                            let media_type =
+                                media_type.unwrap_or_else(|| Manifest::detect_media_type(content));
                             let manifest = Manifest::parse(Some(&media_type), content).ok()?;
                             Some((manifest, content.len() as u64))
                         });
                         let manifest = manifest.as_ref().map(|(manifest, size)| (manifest, *size));
-                        app.repository(&name, context).index_manifest(&digest, manifest).await?;
+                        repository.index_manifest(&digest, manifest).await?;
                     }
                 }
             }

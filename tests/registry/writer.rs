@@ -2,6 +2,8 @@
 
 use futures_executor::block_on;
 use pierhead::{
+    auth::Principal,
+    blobs::Freshness,
     layout::Key,
     platform::{Body, Clock, memory::MemoryStream},
     repository::writer::{
@@ -236,4 +238,51 @@ fn a_second_deployment_changes_nothing() {
     second.push_blob("a", "layer");
     block_on(registry.storage.delete(&[path])).unwrap();
     assert_eq!(put(&second, "PUT /v2/a/manifests/w", &index("two")), 201);
+}
+
+/// A manifest whose content does not tell its media type.
+const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+#[test]
+fn a_manifest_keeps_the_media_type_of_its_push() {
+    let registry = TestRegistry::new();
+    let subject = json!({"mediaType": IMAGE, "digest": sha256("subject"), "size": 1});
+    let list = json!({"schemaVersion": 2, "manifests": [], "subject": subject}).to_string();
+    let digest = registry.push_manifest("a", "v", LIST, &list);
+    let line = format!("GET /v2/a/referrers/{}", sha256("subject"));
+    let referrers = || registry.get(&line).json()["manifests"].clone();
+    assert_eq!(referrers()[0]["mediaType"], LIST);
+    let entry = |path: &String| path.starts_with("pierhead/referrers/");
+    let entries: Vec<_> = registry.storage.memory.paths().into_iter().filter(entry).collect();
+    let paths: Vec<_> = entries.iter().map(|path| path.parse().unwrap()).collect();
+    block_on(registry.storage.delete(&paths)).unwrap();
+    assert_eq!(referrers(), json!([]));
+    assert_eq!(status(&registry, "POST /v2/_pierhead/rebuild"), 200);
+    assert_eq!(referrers()[0]["mediaType"], LIST);
+    assert_eq!(registry.get("GET /v2/a/manifests/v").header("content-type"), LIST);
+    // Its entry goes with it.
+    assert_eq!(status(&registry, &format!("DELETE /v2/a/manifests/{digest}")), 202);
+    assert_eq!(referrers(), json!([]));
+}
+
+#[test]
+fn a_rebuild_brings_nothing_back() {
+    let registry = TestRegistry::new();
+    let name = "a".parse().unwrap();
+    let (manifest, subject) = (referring("subject"), Some(sha256("subject")));
+    let digest = registry.push_manifest("a", "v", INDEX, &manifest);
+    let size = manifest.len() as u64;
+    assert_eq!(status(&registry, &format!("DELETE /v2/a/manifests/{digest}")), 202);
+    // A step of the job that had read the manifest before.
+    let entry = Entry { digest, size, media_type: INDEX.to_owned(), subject };
+    let index = Command::Index { entry, referrer: None };
+    assert_eq!(block_on(registry.writers.call(&name, index)), Ok(Reply::Absent));
+    let blob = registry.push_blob("a", "layer");
+    let context = registry.context(Principal::Anonymous);
+    let repository = registry.app.repository(&name, &context);
+    let located = block_on(repository.locate(&blob, Freshness::Strict)).unwrap().unwrap();
+    assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);
+    block_on(repository.index_blob(&blob, &located)).unwrap();
+    assert_eq!(status(&registry, &format!("GET /v2/a/blobs/{blob}")), 404);
+    check_listed(&registry, "after the rebuild");
 }
