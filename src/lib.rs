@@ -6,6 +6,7 @@
 //! | endpoint handlers | `src/api/<noun>.rs`: blobs, uploads, manifests, tags, referrers, catalog, admin |
 //! | error codes and statuses | [`api::error`] |
 //! | repositories and their decorators | [`repository`] |
+//! | the order of a repository's changes | [`repository::writer`] |
 //! | uploads, from chunk to blob | [`uploads`] |
 //! | content by digest, and its caches | [`blobs`] |
 //! | redirects of blob pulls | [`redirect`] |

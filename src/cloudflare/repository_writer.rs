@@ -9,7 +9,11 @@ use futures_util::future::{LocalBoxFuture, join, join_all};
 use serde_json::json;
 use worker::{DurableObject, Env, ListOptions, Response, State, Storage, durable_object};
 
-use super::{clock::SystemClock, entry::isolate, writers::Call};
+use super::{
+    clock::{SystemClock, sleep},
+    entry::isolate,
+    writers::Call,
+};
 use crate::{
     auth::Principal,
     context::Context,
@@ -68,6 +72,11 @@ impl DurableObject for RepositoryWriter {
     }
 }
 
+fn report(error: &impl ToString) {
+    let message = error.to_string();
+    worker::console_error!("{}", json!({"level": "error", "alarm": "repository", "message": message}));
+}
+
 impl RepositoryWriter {
     fn writer(&self, repository: &RepositoryName) -> Rc<Writer> {
         let new = || Writer::new(repository.clone(), self.journal.clone(), Rc::new(SystemClock));
@@ -87,7 +96,11 @@ impl RepositoryWriter {
         let records = self.journal.load().await?;
         let Some((_, Record { repository, .. })) = records.first() else { return Ok(()) };
         let (_, stored) = self.open(repository).map_err(|error| error.to_string())?;
-        self.writer(repository).settle(&stored).await.map_err(|error| error.to_string())
+        let settled = self.writer(repository).settle(&stored).await.map_err(|error| error.to_string())?;
+        if let Err(error) = settled {
+            report(&error);
+        }
+        Ok(())
     }
 }
 
@@ -96,11 +109,15 @@ struct WaitUntil(Rc<State>);
 
 impl Background for WaitUntil {
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
-        self.0.wait_until(work);
+        self.spawn_after(0, work);
     }
 
+    /// Begins with a timer in any case: the answer goes out first.
     fn spawn_after(&self, milliseconds: u32, work: LocalBoxFuture<'static, ()>) {
-        self.spawn(super::bindings::after(milliseconds, work));
+        self.0.wait_until(async move {
+            sleep(milliseconds).await;
+            work.await;
+        });
     }
 }
 

@@ -70,7 +70,7 @@ describe("operations", () => {
   test("the free plan's limit on a manifest's blobs follows from the counts", async () => {
     const BLOBS = 11;
     const LIMIT = 50;
-    const columns = ["R2 A", "R2 B", "session calls"].map((column) => header.indexOf(column));
+    const columns = ["R2 A", "R2 B", "object calls"].map((column) => header.indexOf(column));
     const pushes = rows.filter(([name]) => /11 blobs|same manifest/.test(name));
     const others = pushes.map((row) => columns.reduce((sum, column) => sum + number(row[column]), 0) - BLOBS);
     const most = Math.max(...others);

@@ -82,7 +82,7 @@ impl MemoryWriters {
             .collect();
         for name in due {
             self.journal(&name).alarm.set(None::<Timestamp>);
-            self.writer(&name).settle(&(self.stored)(&name)).await?;
+            self.writer(&name).settle(&(self.stored)(&name)).await??;
         }
         Ok(())
     }

@@ -109,12 +109,17 @@ impl Writer {
     }
 
     /// Goes on with changes that are due, and forgets what need not be remembered. The host calls it by its alarm.
-    pub async fn settle(self: &Rc<Self>, stored: &Stored) -> Result<(), Refused> {
+    /// Returns the failure of a change, which the next alarm makes again.
+    pub async fn settle(self: &Rc<Self>, stored: &Stored) -> Result<Result<(), Refused>, Refused> {
         self.load().await?;
-        while self.resume(stored).await {}
+        let mut settled = Ok(());
+        while let Some(made) = self.resume(stored).await {
+            settled = settled.and(made);
+        }
         let (old, next) = self.with_order(|order, now| (order.forget(now), order.next(now)))?;
         let rows = old.into_iter().map(|number| (number, None)).collect();
-        self.journal.write(rows, next).await.map_err(Refused::Busy)
+        self.journal.write(rows, next).await.map_err(Refused::Busy)?;
+        Ok(settled)
     }
 
     async fn load(&self) -> Result<(), Refused> {
@@ -174,7 +179,8 @@ impl Writer {
                     if due > now {
                         self.clock.sleep(due.milliseconds_since(now)).await;
                     }
-                    self.resume(stored).await;
+                    // A failure leaves it open, for the next one who waits.
+                    let _made = self.resume(stored).await;
                 }
             }
         }
@@ -187,16 +193,18 @@ impl Writer {
         }
     }
 
-    /// Makes the next change that is due; `false` if there is none.
-    fn resume<'a>(self: &'a Rc<Self>, stored: &'a Stored) -> LocalBoxFuture<'a, bool> {
+    /// Makes the next change that is due; `None` if there is none.
+    fn resume<'a>(self: &'a Rc<Self>, stored: &'a Stored) -> LocalBoxFuture<'a, Option<Result<(), Refused>>> {
         Box::pin(async move {
-            let Ok(Some(number)) = self.with_order(|order, now| order.resume(now)) else { return false };
-            // A failure leaves it open.
-            if let Ok(Some(later)) = self.make(stored, Change::running(self, number), Hints::default()).await
-            {
-                later.await;
-            }
-            true
+            let number = self.with_order(|order, now| order.resume(now)).ok()??;
+            let made = self.make(stored, Change::running(self, number), Hints::default()).await;
+            Some(match made {
+                Ok(Some(later)) => {
+                    later.await;
+                    Ok(())
+                }
+                made => made.map(drop),
+            })
         })
     }
 

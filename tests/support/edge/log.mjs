@@ -79,6 +79,8 @@ export function current() {
 export function begin(invocation, about) {
   const from = ["object", "alarm"].includes(invocation.entry.kind) ? "object" : "request";
   const call = { ...about, from, number: ++order, began: order, start: now(), spans: [] };
+  // Nobody waits for what an object does after its answer.
+  if (from === "object" && invocation.entry.answered !== undefined) call.isLate = true;
   if (invocation.isOrphan) counters.orphans.push(`${about.class}.${about.kind}`);
   invocation.entry.calls.push(call);
   // What an object does for a request is that request's as well.

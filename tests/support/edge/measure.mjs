@@ -7,7 +7,10 @@
 // Calls that cross a distance. The Cache API and KV stand in the reader's data centre.
 export const FAR = ["r2", "object", "s3"];
 
-const flat = (calls) => calls.flatMap((call) => [call, ...flat(call.inner ?? [])]);
+// The calls of an object before its answer.
+const within = (call) => (call.inner ?? []).filter(({ isLate }) => !isLate);
+
+const flat = (calls) => calls.flatMap((call) => [call, ...flat(within(call))]);
 
 // The longest chain of calls of which each began after another had ended. The calls of an object are among them, and
 // those of an inner entry point.
@@ -34,7 +37,7 @@ function longestWait(calls, sleeps = []) {
   const waits = calls.map((call) => ({
     from: call.went ?? call.began,
     to: call.ended ?? Infinity,
-    time: call.spans.reduce((sum, [start, end]) => sum + end - start, longestWait(call.inner ?? [], call.sleeps)),
+    time: call.spans.reduce((sum, [start, end]) => sum + end - start, longestWait(within(call), call.sleeps)),
   }));
   waits.push(...sleeps.map(([start, end, from, to]) => ({ from, to, time: end - start })));
   for (const { from, to, time } of waits.sort((a, b) => a.from - b.from)) {
