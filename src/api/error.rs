@@ -145,6 +145,15 @@ pub enum Error {
         /// The expected value.
         expected: &'static str,
     },
+    /// A header that the registry reads has a value that is not visible ASCII, or one that HTTP does not allow.
+    #[error("the value of the header {0} has characters that are not visible ASCII")]
+    InvalidHeader(String),
+    /// Path and query are not a URI.
+    #[error("path and query are not a valid URI")]
+    InvalidTarget,
+    /// Path and query exceed [`MAX_TARGET`](super::MAX_TARGET).
+    #[error("path and query are longer than {} characters", super::MAX_TARGET)]
+    TargetTooLong,
     /// The client must authenticate, or its credentials are wrong.
     #[error("authentication required")]
     Unauthenticated {
@@ -271,7 +280,10 @@ impl Error {
             Self::ChunkLength(_) => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
             Self::BodyBroken(_) => (StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
             Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::SizeInvalid),
-            Self::InvalidParameter { .. } => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+            Self::InvalidParameter { .. } | Self::InvalidHeader(_) | Self::InvalidTarget => {
+                (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
+            }
+            Self::TargetTooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
             Self::Denied | Self::NotSigned => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),

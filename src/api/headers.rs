@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::Error;
 use crate::platform::ByteRange;
 
 /// The digest of the content.
@@ -30,6 +31,28 @@ pub fn set_common(headers: &mut HeaderMap) {
     headers.insert(DOCKER_API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+}
+
+/// The headers that the registry reads. It compares `User-Agent` with settings only, and clients send anything there.
+const READ: [HeaderName; 8] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::RANGE,
+];
+
+/// Refuses a header with a value that the registry would otherwise take for absent.
+pub fn check(headers: &HeaderMap) -> Result<(), Error> {
+    let is_unreadable =
+        |name: &&HeaderName| headers.get_all(*name).iter().any(|value| value.to_str().is_err());
+    match READ.iter().find(is_unreadable) {
+        Some(name) => Err(Error::InvalidHeader(name.to_string())),
+        None => Ok(()),
+    }
 }
 
 /// Sets a header. Skips a value that is not valid in HTTP.

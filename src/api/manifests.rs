@@ -9,6 +9,9 @@ use crate::{
     repository::{NewManifest, Revision},
 };
 
+/// Limit of `?tag=` in a request: each costs a few calls. The specification requires 10.
+const MAX_TAGS: usize = 64;
+
 impl Registry<'_> {
     /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up in the repository, then for a GET the
     /// content from the nearest cache.
@@ -61,8 +64,11 @@ impl Registry<'_> {
         request: Request,
     ) -> Result<Response, Error> {
         let (parts, body) = request.into_parts();
-        let extra: Vec<Tag> =
-            parameters(&parts.uri, "tag").iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
+        let extra = parameters(&parts.uri, "tag");
+        if extra.len() > MAX_TAGS {
+            return Err(Error::InvalidParameter { name: "tag", expected: "at most 64 of them in a request" });
+        }
+        let extra: Vec<Tag> = extra.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         // The content, which may be copied once to the next larger buffer, and what is read of it.
         let length = body.content_length().unwrap_or(u64::MAX).min(Manifest::MAX_BYTES as u64) as usize;

@@ -31,6 +31,9 @@ use crate::{
 
 pub use error::{Error, ErrorCode};
 
+/// The longest path and query, in characters: Cloudflare's limit for a URL.
+pub const MAX_TARGET: usize = 16 * 1024;
+
 /// A request.
 pub type Request = http::Request<Body>;
 /// A response. Its extensions hold a [`LogLine`] if the operator should see a failure.
@@ -68,6 +71,10 @@ impl Handler for Api {
 
 impl Api {
     async fn dispatch(&self, request: Request, context: Context) -> Result<Response, Error> {
+        if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET) {
+            return Err(Error::TargetTooLong);
+        }
+        headers::check(request.headers())?;
         let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
         let route = Route::parse(request.method(), &path)?;
         let registry = match route.access() {

@@ -3,6 +3,10 @@
 use http::{HeaderMap, header};
 
 use super::{Error, headers, parameter};
+use crate::oci::RepositoryName;
+
+/// The longest entry to start after, in characters: the longest name.
+const MAX_LAST: usize = RepositoryName::MAX_LEN;
 
 /// The requested page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +33,16 @@ impl PageRequest {
                 });
             }
         };
-        Ok(Self { n, last: parameter(uri, "last").filter(|last| !last.is_empty()) })
+        let last = parameter(uri, "last").filter(|last| !last.is_empty());
+        // It becomes part of a key of the bucket.
+        if last
+            .as_ref()
+            .is_some_and(|last| last.len() > MAX_LAST || !last.bytes().all(|c| c.is_ascii_graphic()))
+        {
+            let expected = "an entry of the list, of at most 255 characters";
+            return Err(Error::InvalidParameter { name: "last", expected });
+        }
+        Ok(Self { n, last })
     }
 }
 

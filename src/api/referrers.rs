@@ -20,6 +20,9 @@ const MAX_REFERRERS: usize = 500;
 /// descriptor is always in the page: those of earlier versions may be longer.
 const MAX_PAGE: u64 = Manifest::MAX_BYTES as u64 - 1024;
 
+/// The query parameter that filters the list.
+const FILTER: &str = "artifactType";
+
 /// Limit of concurrent reads: the platform's limit on connections.
 const READS: usize = 6;
 
@@ -35,7 +38,10 @@ impl Registry<'_> {
         uri: &Uri,
     ) -> Result<Response, Error> {
         let asked = PageRequest::from_uri(uri)?;
-        let filter = parameter(uri, "artifactType").filter(|filter| !filter.is_empty());
+        let filter = parameter(uri, FILTER).filter(|filter| !filter.is_empty());
+        if filter.as_ref().is_some_and(|filter| filter.len() > media_type::MAX_LEN) {
+            return Err(Error::InvalidParameter { name: FILTER, expected: "at most 255 characters" });
+        }
         let after = asked.last.as_deref().map(str::parse::<Digest>).transpose()?;
         let limit = asked.n.unwrap_or(MAX_REFERRERS).clamp(1, MAX_REFERRERS);
         let repository = self.repository(name);
@@ -84,7 +90,7 @@ impl Registry<'_> {
         let fields = response.headers_mut();
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type::OCI_INDEX));
         if filter.is_some() {
-            fields.insert(headers::OCI_FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+            fields.insert(headers::OCI_FILTERS_APPLIED, HeaderValue::from_static(FILTER));
         }
         if let Some(next) = page.next {
             link_next(fields, uri, asked.n, &next);

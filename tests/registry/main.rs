@@ -16,6 +16,7 @@ mod first_chunks;
 mod fixtures;
 mod jobs;
 mod large_manifests;
+mod limits;
 mod logs;
 mod manifests;
 mod mounts;

@@ -344,6 +344,15 @@ impl TestRegistry {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        self.answer_with(request, body)
+    }
+
+    /// Sends a request without a body.
+    pub fn answer(&self, request: http::request::Builder) -> Answer {
+        self.answer_with(request, None)
+    }
+
+    fn answer_with(&self, request: http::request::Builder, body: Option<MemoryStream>) -> Answer {
         let request = request.body(body.map_or(Body::Empty, |stream| Body::Stream(stream.into()))).unwrap();
         let context = self.context(Principal::Anonymous);
         let (parts, body) = block_on(self.handler.handle(request, context)).into_parts();
