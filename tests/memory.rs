@@ -2,8 +2,22 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+#[path = "registry/support.rs"]
+#[allow(dead_code, reason = "the tests of the API use the rest")]
+mod support;
+
+use std::sync::Mutex;
+
+use futures_executor::block_on;
 use peak_alloc::PeakAlloc;
-use pierhead::oci::{Algorithm, Manifest, media_type};
+use pierhead::{
+    layout::Key,
+    oci::{Algorithm, Manifest, media_type},
+    platform::Body,
+    storage::{PutOptions, StorageDriver},
+};
+
+use crate::support::TestRegistry;
 
 /// Counts what is allocated. A buffer that grows counts with its old and its new size: memory has to hold both.
 #[global_allocator]
@@ -96,6 +110,9 @@ fn contents(size: usize) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// One test at a time: all allocate in the same memory.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// The most that `work` has allocated at a time, in bytes.
 fn peak<T>(work: impl FnOnce() -> T) -> usize {
     ALLOCATOR.reset_peak_usage();
@@ -106,6 +123,7 @@ fn peak<T>(work: impl FnOnce() -> T) -> usize {
 
 #[test]
 fn reading_a_manifest_takes_little_memory_whatever_it_contains() {
+    let _alone = ALONE.lock().unwrap();
     for size in [512, 4096, 32 << 10, Manifest::MAX_BYTES] {
         let (limit, mut most) = (Manifest::memory(size), 0);
         for (name, content) in contents(size) {
@@ -129,4 +147,37 @@ fn reading_a_manifest_takes_little_memory_whatever_it_contains() {
         }
         println!("{size} bytes of content: at most {most} more");
     }
+}
+
+/// A registry with 60 referrers of `{sha256:subject}`, whose entries are as long as earlier versions stored them; and
+/// the request for their list.
+fn with_long_referrers() -> (TestRegistry, String) {
+    let registry = TestRegistry::new();
+    let (name, subject) = ("a".parse().unwrap(), Algorithm::Sha256.digest(b"subject"));
+    let annotations = filled(Manifest::MAX_BYTES - 4096, "", |n| format!("\"{n:x}\":\"\""), "");
+    let annotations = String::from_utf8(annotations).unwrap();
+    for n in 0..60u8 {
+        let referrer = Algorithm::Sha256.digest(&[n]);
+        let entry = format!(
+            r#"{{"mediaType":"a/b","digest":"{referrer}","size":1,"annotations":{{{annotations}}}}}"#
+        );
+        let path = Key::Referrer { name: &name, subject: &subject, referrer: &referrer }.path();
+        let put = registry.storage.memory.put(&path, Body::Bytes(entry.into()), PutOptions::default());
+        block_on(put).unwrap();
+    }
+    (registry, format!("GET /v2/a/referrers/{subject}"))
+}
+
+#[test]
+fn a_page_of_referrers_takes_at_most_twice_its_size() {
+    let _alone = ALONE.lock().unwrap();
+    let (registry, request) = with_long_referrers();
+    let taken = peak(|| {
+        let answer = registry.get(&request);
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.len() > Manifest::MAX_BYTES - 8192);
+    });
+    // The test itself copies the answer.
+    println!("a page of 4 MiB: {taken} bytes");
+    assert!(taken <= 3 * Manifest::MAX_BYTES, "{taken}");
 }
