@@ -70,6 +70,9 @@ impl Registry<'_> {
         }
         let extra: Vec<Tag> = extra.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if body.content_length().is_some_and(|length| length > Manifest::MAX_BYTES as u64) {
+            return Err(Error::ManifestTooLarge);
+        }
         // The content, which may be copied once to the next larger buffer, and what is read of it.
         let length = body.content_length().unwrap_or(u64::MAX).min(Manifest::MAX_BYTES as u64) as usize;
         let _held = self.app.reserve(2 * length + Manifest::memory(length)).await?;
@@ -121,9 +124,6 @@ async fn new_manifest(
     content_type: Option<&str>,
     body: Body,
 ) -> Result<NewManifest, Error> {
-    if body.content_length().is_some_and(|length| length > Manifest::MAX_BYTES as u64) {
-        return Err(Error::ManifestTooLarge);
-    }
     let content = body.read(Manifest::MAX_BYTES).await.map_err(|error| match error {
         ReadError::TooLarge { .. } => Error::ManifestTooLarge,
         error => error.into(),
