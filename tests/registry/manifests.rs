@@ -344,6 +344,21 @@ fn manifests_of_earlier_versions_are_served_as_what_browsers_save() {
 }
 
 #[test]
+fn content_of_two_types_has_that_of_the_push_by_tag_and_of_the_last_push_by_digest() {
+    const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let registry = TestRegistry::new();
+    let untyped = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let digest = registry.push_manifest("a", "oci", INDEX, untyped);
+    registry.push_manifest("a", "docker", LIST, untyped);
+    let served = |reference: &str| {
+        registry.get(&format!("HEAD /v2/a/manifests/{reference}")).header("content-type").to_owned()
+    };
+    assert_eq!([served("oci"), served("docker"), served(&digest.to_string())], [INDEX, LIST, LIST]);
+    registry.push_manifest("a", "oci", INDEX, untyped);
+    assert_eq!([served("oci"), served("docker"), served(&digest.to_string())], [INDEX, LIST, INDEX]);
+}
+
+#[test]
 fn malformed_manifests_are_refused() {
     let config = descriptor(CONFIG, "config");
     for (description, content_type, content) in [
