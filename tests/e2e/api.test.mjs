@@ -36,6 +36,7 @@ test("answers pass through the runtime unchanged", async () => {
     const answer = await registry.expect(line, status);
     assert.equal(answer.headers.get("docker-distribution-api-version"), "registry/2.0", line);
     assert.equal(answer.headers.get("x-content-type-options"), "nosniff", line);
+    assert.equal(answer.headers.get("content-security-policy"), "default-src 'none'; sandbox", line);
     assert.equal(answer.headers.get("content-type"), "application/json", line);
     assert.equal(answer.headers.get("allow"), status === 405 ? "GET, HEAD" : null, line);
     assert.equal((await errorOf(answer)).code, code, line);
@@ -57,6 +58,7 @@ for (const algorithm of ["sha256", "sha512"]) {
         assert.equal(answer.headers.get("etag"), `"${digest}"`);
         assert.equal(answer.headers.get("accept-ranges"), "bytes");
         assert.equal(answer.headers.get("content-encoding"), null);
+        assert.equal(answer.headers.get("content-disposition"), "attachment");
         assert.match(answer.headers.get("cache-control"), /immutable.*no-transform/);
       }
       assert.ok(bytes.equals(Buffer.from(await got.arrayBuffer())), "wrong bytes");
@@ -160,7 +162,7 @@ test("a large chunk out of order is refused, and the upload continues until it i
 // The largest manifest passes the bindings, and the runtime delivers a refusal before the body is read.
 test("manifests of 4 MiB are accepted, larger ones are refused", async () => {
   const padded = (length) => {
-    const empty = JSON.stringify({ schemaVersion: 2, mediaType: INDEX, manifests: [], annotations: { pad: "" } });
+    const empty = JSON.stringify({ schemaVersion: 2, mediaType: INDEX, manifests: [], pad: "" });
     return Buffer.from(empty.replace('"pad":""', `"pad":"${"x".repeat(length - empty.length)}"`));
   };
   const largest = padded(4 * 1024 * 1024);
