@@ -26,7 +26,12 @@ function failAll(error) {
 
 function internalError() {
   const errors = [{ code: "UNKNOWN", message: "something went wrong in the registry" }];
-  return Response.json({ errors }, { status: 500, headers: { "docker-distribution-api-version": "registry/2.0" } });
+  const headers = {
+    "docker-distribution-api-version": "registry/2.0",
+    "content-security-policy": "default-src 'none'; sandbox",
+    "x-content-type-options": "nosniff",
+  };
+  return Response.json({ errors }, { status: 500, headers });
 }
 
 class Entrypoint extends WorkerEntrypoint {

@@ -11,7 +11,7 @@ use super::{
     http::{read_request, write_response},
 };
 use crate::{
-    api::{Error, Handler},
+    api::{Error, Handler, refuse},
     app::App,
     auth::Principal,
     middleware,
@@ -73,7 +73,10 @@ async fn fetch(request: worker::Request, env: Env, context: Context) -> worker::
                 false => bindings::edge_cache(&app.config, context.as_ref()),
             };
             let mut context = app.context(Principal::Anonymous, id, Rc::new(WaitUntil(context)));
-            let request = read_request(&request)?;
+            let request = match read_request(&request) {
+                Ok(request) => request,
+                Err(error) => return write_response(refuse(&error)),
+            };
             if is_inner {
                 middleware::inner(&app).handle(request, context).await
             } else {
@@ -83,7 +86,7 @@ async fn fetch(request: worker::Request, env: Env, context: Context) -> worker::
         }
         Err(error) => {
             Console.line(json!({"level": "error", "message": error.log_line()}));
-            error.response()
+            refuse(&error)
         }
     };
     write_response(response)

@@ -1,29 +1,37 @@
 //! Conversion of requests and responses between the runtime's types and the `http` crate's.
 
-use ::http::StatusCode;
+use ::http::{HeaderValue, StatusCode, Uri};
 
 use super::stream::{JsStream, raw};
 use crate::{
-    api::{Request, Response},
+    api::{Error, MAX_TARGET, Request, Response},
     platform::Body,
 };
 
-/// Converts a request. Its body is passed as a handle.
-pub fn read_request(request: &worker::Request) -> worker::Result<Request> {
+/// Converts a request. Its body is passed as a handle. An error is the client's: the runtime lets values through that
+/// HTTP does not allow.
+pub fn read_request(request: &worker::Request) -> Result<Request, Error> {
     let inner = request.inner();
-    let url = request.url()?;
-    let mut builder = ::http::Request::builder()
-        .method(inner.method().as_str())
-        .uri(&url[url::Position::BeforePath..url::Position::AfterQuery]);
+    let url = request.url().map_err(|_| Error::InvalidTarget)?;
+    let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
+    if target.len() > MAX_TARGET {
+        return Err(Error::TargetTooLong);
+    }
+    let uri: Uri = target.parse().map_err(|_| Error::InvalidTarget)?;
+    let mut builder = ::http::Request::builder().method(inner.method().as_str()).uri(uri);
+    let mut length = None;
     for (name, value) in request.headers() {
+        if name == "content-length" {
+            length = value.parse().ok();
+        }
+        let value = HeaderValue::try_from(value).map_err(|_| Error::InvalidHeader(name.clone()))?;
         builder = builder.header(name, value);
     }
-    let length = request.headers().get("content-length")?.and_then(|length| length.parse().ok());
     let body = match inner.body() {
         Some(stream) if length != Some(0) => JsStream::body(stream, length),
         _ => Body::Empty,
     };
-    builder.body(body).map_err(|error| worker::Error::RustError(error.to_string()))
+    builder.body(body).map_err(|_| Error::InvalidTarget)
 }
 
 /// Converts a response. A stream is passed as a handle, so that no byte enters WebAssembly.

@@ -3,6 +3,8 @@
 // connections.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { connect } from "node:net";
+import { text } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { INDEX, MANIFEST, PART, Registry, digestOf, errorOf } from "../support/registry.mjs";
 
@@ -40,6 +42,30 @@ test("answers pass through the runtime unchanged", async () => {
     assert.equal(answer.headers.get("content-type"), "application/json", line);
     assert.equal(answer.headers.get("allow"), status === 405 ? "GET, HEAD" : null, line);
     assert.equal((await errorOf(answer)).code, code, line);
+  }
+});
+
+// Sends a request byte by byte as given; returns status, headers and body as text.
+function raw(head) {
+  const socket = connect(registry.port, "127.0.0.1");
+  socket.write(Buffer.from(`${head}\r\nHost: ${registry.host}\r\nConnection: close\r\n\r\n`, "latin1"));
+  return text(socket);
+}
+
+// What the runtime lets through is more than HTTP allows, and than the registry's types hold.
+test("requests that HTTP does not allow get an error of the registry", async () => {
+  for (const [head, status] of [
+    ["GET /v2/ HTTP/1.1\r\nRange: a\x01b", 400],
+    ["GET /v2/ HTTP/1.1\r\nContent-Type: a\x7fb", 400],
+    ["GET /v2/ HTTP/1.1\r\nX-Other: a\x1bb", 400],
+    ["GET /v2/ HTTP/1.1\r\nAuthorization: Basic \xe9\xff", 400],
+    ["GET /v2/a/manifests/%ff HTTP/1.1", 400],
+    [`GET /v2/a/tags/list?last=${"x".repeat(20_000)} HTTP/1.1`, 414],
+  ]) {
+    const answer = await raw(head);
+    assert.match(answer, new RegExp(`^HTTP/1.1 ${status} `), head.slice(0, 60));
+    assert.match(answer, /content-security-policy: default-src 'none'; sandbox/i, head.slice(0, 60));
+    assert.match(answer, /"errors":\[\{"code":"/, head.slice(0, 60));
   }
 });
 
