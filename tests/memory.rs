@@ -1,6 +1,6 @@
 //! The memory that hostile content takes. In a binary of its own: a binary has one allocator.
 #![cfg(not(target_arch = "wasm32"))]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
 #[path = "registry/support.rs"]
 #[allow(dead_code, reason = "the tests of the API use the rest")]
