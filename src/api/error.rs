@@ -131,6 +131,9 @@ pub enum Error {
     /// The client's connection broke.
     #[error("the request body ended early")]
     BodyBroken(ReadError),
+    /// The client fell silent, or was slow while others waited for memory.
+    #[error("{0}: an upload continues where GET of its location says")]
+    BodyStalled(ReadError),
     /// A range outside the content.
     #[error("the requested range is not inside the content of {size} bytes")]
     RangeNotSatisfiable {
@@ -209,6 +212,7 @@ impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::NoMemory => Self::Busy(error.to_string()),
+            ReadError::Silent | ReadError::Slow => Self::BodyStalled(error),
             error => Self::BodyBroken(error),
         }
     }
@@ -279,6 +283,7 @@ impl Error {
             }
             Self::ChunkLength(_) => (StatusCode::BAD_REQUEST, ErrorCode::SizeInvalid),
             Self::BodyBroken(_) => (StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
+            Self::BodyStalled(_) => (StatusCode::REQUEST_TIMEOUT, ErrorCode::BlobUploadInvalid),
             Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::SizeInvalid),
             Self::InvalidParameter { .. } | Self::InvalidHeader(_) | Self::InvalidTarget => {
                 (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)

@@ -1,9 +1,15 @@
 //! Buffers in JavaScript's memory, within the memory budget of the isolate.
+//!
+//! The table of lent memory owns it, not the requests: the runtime may drop a request without running any of its
+//! code, for instance half a minute after its client has gone. What the request holds then stays for ever. So the
+//! memory of a request without a sign of life is taken back, and its loan ends together with it.
 
-use std::{any::Any, cell::RefCell, ops::Range};
+use std::{any::Any, cell::RefCell, collections::HashMap, ops::Range};
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use js_sys::{ArrayBuffer, Uint8Array};
+use js_sys::{ArrayBuffer, Function, Uint8Array};
+use wasm_bindgen::{JsValue, prelude::*};
 
 use super::{
     clock::{SystemClock, sleep},
@@ -12,10 +18,10 @@ use super::{
 use crate::{
     oci::Hasher,
     platform::{
-        Buffer, Buffers, Clock, ReadError, Reserved,
+        Buffer, Buffers, Clock, ReadError, Reserved, Timestamp,
         budget::{
-            Budget,
-            limits::{BUDGET, RESERVE},
+            Budget, End,
+            limits::{BUFFERS, CONTENT, RESERVE},
         },
     },
     uploads::PART_SIZE,
@@ -27,39 +33,103 @@ const SMALL: usize = 64 * 1024;
 /// Retry interval of a request that waits for memory, in milliseconds.
 const RETRY: u32 = 10;
 
+/// Time that a request waits for memory, in milliseconds.
+const PATIENCE: u64 = 60_000;
+
+/// Interval of the signs of life of a request that holds memory, in milliseconds.
+const BEAT: u32 = 20_000;
+
 thread_local! {
-    static LENT: RefCell<Lent> = const { RefCell::new(Lent { budget: Budget::new(BUDGET, RESERVE), idle: Vec::new() }) };
+    static LENT: RefCell<Lent> = RefCell::new(Lent {
+        budget: Budget::new(BUFFERS, RESERVE),
+        memory: HashMap::new(),
+        idle: Vec::new(),
+    });
+    /// Content in WebAssembly's memory. Its loans are never abandoned: nothing can take that memory back.
+    static CONTENTS: RefCell<Budget> = const { RefCell::new(Budget::new(CONTENT, 0)) };
 }
 
-/// The buffers in use, and idle ones for reuse.
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = setInterval)]
+    fn set_interval(run: &Function, milliseconds: u32) -> JsValue;
+    #[wasm_bindgen(js_name = clearInterval)]
+    fn clear_interval(id: &JsValue);
+
+    /// Missing in `js-sys`: a buffer that takes over the memory, here to free all of it at once.
+    #[wasm_bindgen(js_name = ArrayBuffer)]
+    type Transfer;
+    #[wasm_bindgen(method, catch)]
+    fn transfer(this: &Transfer, length: u32) -> Result<ArrayBuffer, JsValue>;
+}
+
+/// The buffers in use, by loan, and idle ones for reuse.
 struct Lent {
     budget: Budget,
+    memory: HashMap<u64, ArrayBuffer>,
     idle: Vec<ArrayBuffer>,
 }
 
 impl Lent {
     /// Allocates memory that the budget has granted. Idle buffers count towards the budget too.
     fn allocate(&mut self, bytes: usize) -> ArrayBuffer {
-        let at = self.idle.iter().rposition(|idle| idle.byte_length() as usize == bytes);
+        let at = self.idle.iter().rposition(|idle| length(idle) == bytes);
         let reused = at.map(|at| self.idle.remove(at));
+        self.trim();
+        reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32))
+    }
+
+    /// Keeps a buffer for reuse, if there is room for it.
+    fn keep(&mut self, memory: ArrayBuffer) {
+        self.idle.push(memory);
+        self.trim();
+    }
+
+    /// Frees the idle buffers for which there is no room.
+    fn trim(&mut self) {
         let mut room = self.budget.free();
         self.idle.retain(|idle| {
-            let length = idle.byte_length() as usize;
-            let fits = length <= room;
-            room -= if fits { length } else { 0 };
+            let fits = length(idle) <= room;
+            if fits {
+                room -= length(idle);
+            } else {
+                free(idle);
+            }
             fits
         });
-        reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32))
+    }
+
+    /// Takes back the memory of requests that the runtime has dropped.
+    fn take_back(&mut self, now: Timestamp) {
+        for id in self.budget.abandoned(now) {
+            self.end(id);
+        }
+    }
+
+    /// Ends a loan, with its memory.
+    fn end(&mut self, id: u64) {
+        if let Some(memory) = self.memory.remove(&id) {
+            free(&memory);
+        }
+        self.budget.end(id);
     }
 }
 
-/// Time that a request waits for memory, in milliseconds.
-const PATIENCE: u64 = 30_000;
+fn length(memory: &ArrayBuffer) -> usize {
+    memory.byte_length() as usize
+}
 
-/// Waits until a request may hold `bytes`. Polls with a timer of this request: another request cannot wake it.
-async fn granted(id: u64, bytes: usize) -> Result<(), ReadError> {
+/// Frees memory at once: a buffer that is only dropped waits for the garbage collector, and many pile up before it
+/// runs. If a read or a write of the runtime still uses the memory, it is freed when that ends.
+fn free(memory: &ArrayBuffer) {
+    // An error means that it is detached already.
+    let _ = memory.unchecked_ref::<Transfer>().transfer(0);
+}
+
+/// Waits until `grow` grants memory. Polls with a timer of this request: another request cannot wake it.
+async fn granted(mut grow: impl FnMut(Timestamp) -> bool) -> Result<(), ReadError> {
     let started = SystemClock.now();
-    while !LENT.with_borrow_mut(|lent| lent.budget.grow(id, bytes, SystemClock.now())) {
+    while !grow(SystemClock.now()) {
         if SystemClock.now().milliseconds_since(started) > PATIENCE {
             return Err(ReadError::NoMemory);
         }
@@ -68,24 +138,68 @@ async fn granted(id: u64, bytes: usize) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Memory held by a request, given back when it is dropped.
-struct Loan(u64);
+/// A buffer's memory, given back when this is dropped. It tells that its request is alive, with a timer that ends with
+/// the request.
+struct Loan {
+    id: u64,
+    beat: Option<(JsValue, Closure<dyn FnMut()>)>,
+}
 
 impl Loan {
     async fn of(bytes: usize) -> Result<Self, ReadError> {
-        let loan = Self(LENT.with_borrow_mut(|lent| lent.budget.id()));
-        granted(loan.0, bytes).await?;
+        let mut loan = Self { id: LENT.with_borrow_mut(|lent| lent.budget.id()), beat: None };
+        loan.grow(bytes).await?;
+        let id = loan.id;
+        let beat =
+            Closure::new(move || LENT.with_borrow_mut(|lent| lent.budget.touch(id, SystemClock.now())));
+        let timer = set_interval(beat.as_ref().unchecked_ref(), BEAT);
+        loan.beat = Some((timer, beat));
         Ok(loan)
+    }
+
+    /// Waits until the request may hold `bytes`, and allocates them. The bytes there are stay in front.
+    async fn grow(&self, bytes: usize) -> Result<(), ReadError> {
+        granted(|now| {
+            LENT.with_borrow_mut(|lent| {
+                lent.take_back(now);
+                lent.budget.grow(self.id, bytes, now)
+            })
+        })
+        .await?;
+        LENT.with_borrow_mut(|lent| {
+            let memory = lent.allocate(bytes);
+            let outgrown = lent.memory.remove(&self.id);
+            if let Some(outgrown) = &outgrown {
+                Uint8Array::new(&memory).set(&Uint8Array::new(outgrown), 0);
+            }
+            lent.memory.insert(self.id, memory);
+            if let Some(outgrown) = outgrown {
+                lent.keep(outgrown);
+            }
+        });
+        Ok(())
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        LENT.with_borrow_mut(|lent| lent.budget.end(self.0));
+        if let Some((timer, _)) = &self.beat {
+            clear_interval(timer);
+        }
+        LENT.with_borrow_mut(|lent| lent.end(self.id));
     }
 }
 
-impl Reserved for Loan {}
+/// Content counted in WebAssembly's memory, until this is dropped.
+struct Counted(u64);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        CONTENTS.with_borrow_mut(|contents| contents.end(self.0));
+    }
+}
+
+impl Reserved for Counted {}
 
 /// The isolate's buffers.
 pub struct JsBuffers;
@@ -97,81 +211,112 @@ impl Buffers for JsBuffers {
 
     fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Result<Box<dyn Buffer>, ReadError>> {
         Box::pin(async move {
-            let bytes = capacity.min(SMALL);
-            let loan = Loan::of(bytes).await?;
-            let memory = LENT.with_borrow_mut(|lent| lent.allocate(bytes));
-            Ok(Box::new(JsBuffer { memory, capacity, loan }) as Box<dyn Buffer>)
+            let loan = Loan::of(capacity.min(SMALL)).await?;
+            Ok(Box::new(JsBuffer { capacity, loan }) as Box<dyn Buffer>)
         })
     }
 
     fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Result<Box<dyn Reserved>, ReadError>> {
-        Box::pin(async move { Ok(Box::new(Loan::of(bytes).await?) as Box<dyn Reserved>) })
+        Box::pin(async move {
+            let counted = Counted(CONTENTS.with_borrow_mut(Budget::id));
+            granted(|now| CONTENTS.with_borrow_mut(|contents| contents.grow(counted.0, bytes, now))).await?;
+            Ok(Box::new(counted) as Box<dyn Reserved>)
+        })
     }
 }
 
-/// A buffer in JavaScript's memory. It has less memory than its capacity until that is needed.
+/// A buffer in JavaScript's memory. It has little of its capacity until that is full.
 pub struct JsBuffer {
-    memory: ArrayBuffer,
     capacity: usize,
     loan: Loan,
 }
 
 impl Buffer for JsBuffer {
     fn hash(&self, range: Range<usize>, hasher: &mut Hasher) {
-        stream::hash(&self.view(range), &mut Vec::new(), hasher);
+        if let Some(view) = self.view(range) {
+            stream::hash(&view, &mut Vec::new(), hasher);
+        }
     }
 
-    /// A buffer that is only dropped waits for the garbage collector, and many pile up before it runs.
+    fn copy(&self, range: Range<usize>) -> Bytes {
+        self.view(range).map(|view| view.to_vec().into()).unwrap_or_default()
+    }
+
     fn recycle(&self) {
-        if self.length() >= SMALL {
-            LENT.with_borrow_mut(|lent| lent.idle.push(self.memory.clone()));
-        }
+        LENT.with_borrow_mut(|lent| {
+            if let Some(memory) = lent.memory.remove(&self.loan.id) {
+                lent.budget.end(self.loan.id);
+                lent.keep(memory);
+            }
+        });
     }
 }
 
 impl JsBuffer {
-    fn length(&self) -> usize {
-        self.memory.byte_length() as usize
-    }
-
-    /// A view of a range, without a copy.
-    pub fn view(&self, range: Range<usize>) -> Uint8Array {
-        Uint8Array::new_with_byte_offset_and_length(&self.memory, range.start as u32, range.len() as u32)
+    /// A view of a range, without a copy; `None` if the memory was taken back.
+    pub fn view(&self, range: Range<usize>) -> Option<Uint8Array> {
+        let memory = LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).cloned())?;
+        let (start, length) = (range.start as u32, range.len() as u32);
+        Some(Uint8Array::new_with_byte_offset_and_length(&memory, start, length))
     }
 
     /// Makes room after the first `used` bytes, and returns the end of it.
     pub(super) async fn make_room(&mut self, used: usize) -> Result<usize, ReadError> {
-        if used >= self.length() && self.length() < self.capacity {
-            let bytes = (used + SMALL).max(self.length() * 4).min(self.capacity);
-            granted(self.loan.0, bytes).await?;
-            let memory = LENT.with_borrow_mut(|lent| lent.allocate(bytes));
-            Uint8Array::new(&memory).set(&self.view(0..self.length()), 0);
-            let outgrown = std::mem::replace(&mut self.memory, memory);
-            LENT.with_borrow_mut(|lent| lent.idle.push(outgrown));
+        let room = LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).map(length));
+        let room = room.ok_or_else(taken_back)?;
+        if used < room || room >= self.capacity {
+            return Ok(room);
         }
-        Ok(self.length())
+        self.loan.grow(self.capacity).await?;
+        Ok(self.capacity)
     }
 
-    /// The request still reads into this buffer.
-    pub(super) fn touch(&self) {
-        LENT.with_borrow_mut(|lent| lent.budget.touch(self.loan.0, SystemClock.now()));
+    /// Keeps the memory that a read has detached and returns as a new object.
+    pub(super) fn put_back(&mut self, memory: ArrayBuffer) -> Result<(), ReadError> {
+        LENT.with_borrow_mut(|lent| {
+            let ours = lent.memory.get_mut(&self.loan.id).ok_or_else(taken_back)?;
+            *ours = memory;
+            Ok(())
+        })
     }
 
-    /// Restores the memory after a read has detached it.
-    pub(super) fn put_back(&mut self, memory: ArrayBuffer) {
-        self.memory = memory;
-        self.touch();
+    /// The request reads from its client, and these bytes have arrived.
+    pub(super) fn arrived(&self, bytes: usize) {
+        LENT.with_borrow_mut(|lent| lent.budget.arrived(self.loan.id, bytes, SystemClock.now()));
+    }
+
+    /// Whether the client is too slow. To be asked every few seconds.
+    pub(super) fn must_end(&self) -> Option<End> {
+        LENT.with_borrow_mut(|lent| lent.budget.must_end(self.loan.id, SystemClock.now()))
+    }
+
+    /// The request reads no more.
+    pub(super) fn rest(&self) {
+        LENT.with_borrow_mut(|lent| lent.budget.rest(self.loan.id));
     }
 }
 
-/// A view of a range of a [`JsBuffer`], without a copy; `None` for a buffer of another platform.
+/// The error of a request that was taken for dead.
+pub(super) fn taken_back() -> ReadError {
+    ReadError::Broken("the request gave no sign of life, and its memory was taken back".into())
+}
+
+/// A view of a range of a [`JsBuffer`], without a copy; `None` for a buffer of another platform, or if its memory was
+/// taken back.
 pub fn view(buffer: &dyn Buffer, range: Range<usize>) -> Option<Uint8Array> {
     let buffer: &dyn Any = buffer;
-    buffer.downcast_ref::<JsBuffer>().map(|buffer| buffer.view(range))
+    buffer.downcast_ref::<JsBuffer>()?.view(range)
 }
 
-/// The bytes that requests hold.
+/// The bytes of buffers lent, of idle buffers, and of contents counted.
+#[cfg(any(test, feature = "test-endpoints"))]
+pub fn used() -> (usize, usize, usize) {
+    let (lent, idle) = LENT.with_borrow(|lent| (lent.budget.used(), lent.idle.iter().map(length).sum()));
+    (lent, idle, CONTENTS.with_borrow(Budget::used))
+}
+
+/// Takes back what requests without a sign of life hold, as if it were this much later, in milliseconds.
 #[cfg(test)]
-pub fn used() -> usize {
-    LENT.with_borrow(|lent| lent.budget.used())
+pub fn take_back(later: u64) {
+    LENT.with_borrow_mut(|lent| lent.take_back(Timestamp(SystemClock.now().0 + later)));
 }

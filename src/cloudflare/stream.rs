@@ -9,29 +9,39 @@ use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{ReadableStream, ReadableStreamDefaultReader};
 
-use super::{buffers::JsBuffer, clock::sleep};
+use super::{
+    buffers::{JsBuffer, taken_back},
+    clock::sleep,
+};
 use crate::{
     oci::Hasher,
-    platform::{Body, Buffer, ByteStream, ReadError, Stream},
+    platform::{
+        Body, Buffer, ByteStream, ReadError, Stream,
+        budget::{End, SILENCE},
+    },
 };
 
-/// Size of one read from a stream, in bytes: large, since each read costs a few microseconds, but small
+/// Limit of one read from a stream, in bytes: large, since each read costs a few microseconds, but small
 /// enough for hashing to overlap with the next read.
 const STRIDE: usize = 1024 * 1024;
 
-/// Interval at which a request that waits for its client says that it is alive, in milliseconds.
-const TOUCH: u32 = 30_000;
+/// Size of one read of bytes that are dropped: no budget counts them.
+const DROPPED: usize = 64 * 1024;
+
+/// Interval at which the pace of a client is looked at, in milliseconds.
+const TICK: u32 = 1_000;
 
 /// Size of one copy into WebAssembly for hashing, in bytes: fits the processor's cache.
 const WINDOW: usize = 64 * 1024;
 
 #[wasm_bindgen]
 extern "C" {
-    /// Missing in `web-sys`: a read that waits for `min` bytes or the end of the stream.
     #[wasm_bindgen(js_name = ReadableStreamBYOBReader)]
     type ByobReader;
     #[wasm_bindgen(method, catch)]
-    fn read(this: &ByobReader, view: Uint8Array, options: &JsValue) -> Result<js_sys::Promise, JsValue>;
+    fn read(this: &ByobReader, view: Uint8Array) -> Result<js_sys::Promise, JsValue>;
+    #[wasm_bindgen(method, catch)]
+    fn cancel(this: &ByobReader) -> Result<js_sys::Promise, JsValue>;
 }
 
 /// A `ReadableStream` of bytes.
@@ -63,12 +73,29 @@ impl JsStream {
         self.reader.as_ref().ok_or(JsValue::NULL)
     }
 
-    /// Reads until `view` is full or the stream ends. Returns the bytes as a view of a new buffer.
+    /// Reads what has arrived into `view`, or waits for it; nothing is the end of the stream. Returns the bytes as a
+    /// view of a new buffer. A read of all the bytes of `view` would hide those of a slow client.
     async fn fill(&mut self, view: Uint8Array) -> Result<Uint8Array, JsValue> {
-        let options = js_sys::Object::new();
-        Reflect::set(&options, &"min".into(), &view.length().into())?;
-        let promise = self.reader()?.read(view, &options)?;
+        let promise = self.reader()?.read(view)?;
         Reflect::get(&JsFuture::from(promise).await?, &"value".into())?.dyn_into()
+    }
+
+    /// Ends the read that is under way, which holds the memory it reads into.
+    fn give_up(&self) {
+        let cancel = self.reader.as_ref().map(ByobReader::cancel);
+        wasm_bindgen_futures::spawn_local(async {
+            if let Some(Ok(cancelled)) = cancel {
+                let _ = JsFuture::from(cancelled).await;
+            }
+        });
+    }
+}
+
+/// Waits for a read, but not for ever.
+async fn unless_silent<T>(read: impl Future<Output = Result<T, JsValue>>) -> Result<T, ReadError> {
+    match future::select(pin!(read), pin!(sleep(SILENCE as u32))).await {
+        Either::Left((read, _)) => read.map_err(broken),
+        Either::Right(_) => Err(ReadError::Silent),
     }
 }
 
@@ -117,30 +144,40 @@ impl ByteStream for JsStream {
             let Some(buffer) = buffer.downcast_mut::<JsBuffer>() else {
                 return Err(ReadError::Broken("the buffer belongs to another platform".into()));
             };
-            let mut window = Vec::new();
-            let mut at = range.start;
+            let (mut window, mut at) = (Vec::new(), range.start);
+            let mut tick = Box::pin(sleep(TICK));
             while at < range.end {
                 let room = buffer.make_room(at).await?.min(range.end);
-                let want = STRIDE.min(room - at);
-                let mut read = pin!(self.fill(buffer.view(at..at + want)));
-                let read = loop {
-                    match future::select(read.as_mut(), pin!(sleep(TOUCH))).await {
-                        Either::Left((read, _)) => break read.map_err(broken)?,
-                        // The client is slow, and the request is alive.
-                        Either::Right(_) => buffer.touch(),
+                buffer.arrived(0);
+                let view = buffer.view(at..room.min(at + STRIDE)).ok_or_else(taken_back)?;
+                let read = {
+                    let mut read = pin!(self.fill(view));
+                    loop {
+                        match future::select(read.as_mut(), tick.as_mut()).await {
+                            Either::Left((read, _)) => break Ok(read.map_err(broken)?),
+                            Either::Right(_) => tick.set(sleep(TICK)),
+                        }
+                        match buffer.must_end() {
+                            Some(End::Silent) => break Err(ReadError::Silent),
+                            Some(End::Slow) => break Err(ReadError::Slow),
+                            None => {}
+                        }
                     }
                 };
+                let read = read.inspect_err(|_| self.give_up())?;
                 // A read detaches the memory and returns it as a new object.
-                buffer.put_back(read.buffer());
+                buffer.put_back(read.buffer())?;
                 let length = read.length() as usize;
+                if length == 0 {
+                    break;
+                }
+                buffer.arrived(length);
                 if let Some(hasher) = hasher.as_deref_mut() {
                     hash(&read, &mut window, hasher);
                 }
                 at += length;
-                if length < want {
-                    break;
-                }
             }
+            buffer.rest();
             Ok(at)
         })
     }
@@ -150,7 +187,8 @@ impl ByteStream for JsStream {
             let reader: ReadableStreamDefaultReader = self.raw.get_reader().unchecked_into();
             let mut bytes = Vec::new();
             loop {
-                let read = JsFuture::from(reader.read()).await.map_err(broken)?;
+                let read = unless_silent(JsFuture::from(reader.read())).await;
+                let read = read.inspect_err(|_| drop(reader.cancel()))?;
                 let value = Reflect::get(&read, &"value".into()).map_err(broken)?;
                 // No value: the end.
                 let Ok(piece) = value.dyn_into::<Uint8Array>() else { return Ok(bytes.into()) };
@@ -170,15 +208,18 @@ impl ByteStream for JsStream {
         mut hasher: Option<&'a mut Hasher>,
     ) -> LocalBoxFuture<'a, Result<(), ReadError>> {
         Box::pin(async move {
-            let (mut view, mut window) = (Uint8Array::new_with_length(STRIDE as u32), Vec::new());
-            for _ in 0..limit / STRIDE as u64 {
-                let read = self.fill(view).await.map_err(broken)?;
+            let (mut view, mut window) = (Uint8Array::new_with_length(DROPPED as u32), Vec::new());
+            let mut left = limit;
+            while left > 0 {
+                let read = unless_silent(self.fill(view)).await;
+                let read = read.inspect_err(|_| self.give_up())?;
+                if read.length() == 0 {
+                    break;
+                }
                 if let Some(hasher) = hasher.as_deref_mut() {
                     hash(&read, &mut window, hasher);
                 }
-                if (read.length() as usize) < STRIDE {
-                    break;
-                }
+                left = left.saturating_sub(read.length().into());
                 view = Uint8Array::new(&read.buffer());
             }
             Ok(())

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::clock::sleep;
+use super::{buffers, clock::sleep};
 
 /// The response of a test endpoint; `None` for any other request.
 #[expect(clippy::panic, reason = "the tests check the recovery")]
@@ -15,7 +15,10 @@ pub async fn answer(request: &worker::Request) -> Option<worker::Result<worker::
         }
         (_, "/v2/_test/memory") => {
             let wasm = core::arch::wasm32::memory_size(0) * 64 * 1024;
-            Some(worker::Response::from_json(&json!({"wasm": wasm})))
+            let (lent, idle, contents) = buffers::used();
+            Some(worker::Response::from_json(
+                &json!({"wasm": wasm, "lent": lent, "idle": idle, "contents": contents}),
+            ))
         }
         _ => None,
     }

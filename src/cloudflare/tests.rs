@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     oci::Algorithm,
-    platform::{Body, Buffers, ByteStream, ReadError, budget::limits::BUDGET},
+    platform::{Body, Buffer, Buffers, ByteStream, ReadError, budget::limits::BUFFERS},
     storage::{
         PutOptions, Store, contract,
         s3::{S3, S3Bucket},
@@ -183,30 +183,80 @@ async fn discarded_bytes_are_hashed() {
 }
 
 #[wasm_bindgen_test]
-async fn a_buffer_takes_memory_as_it_is_filled() {
-    let before = buffers::used();
+async fn a_buffer_takes_memory_once_bytes_have_arrived() {
+    let lent = || buffers::used().0;
+    let before = lent();
     let mut buffer = JsBuffers.lend(PART_SIZE).await.unwrap();
-    assert!(buffers::used() - before <= 64 * 1024);
+    assert_eq!(lent() - before, 64 * 1024);
     let bytes = noise(300_000);
     let mut short = stream(&bytes, &[70_000], false);
     let end = short.read_into(&mut *buffer, 0..PART_SIZE, None).await.unwrap();
-    assert!(buffers::view(&*buffer, 0..end).unwrap().to_vec() == bytes);
-    assert!(buffers::used() - before <= 4 * bytes.len());
+    assert!(buffer.copy(0..end) == bytes);
+    assert_eq!(lent() - before, PART_SIZE);
     drop(buffer);
-    assert_eq!(buffers::used(), before);
+    assert_eq!(lent(), before);
 }
 
 #[wasm_bindgen_test]
 async fn uploads_wait_while_the_memory_budget_is_exhausted() {
     let mut held = Vec::new();
-    for _ in 0..BUDGET / PART_SIZE {
-        held.push(JsBuffers.reserve(PART_SIZE).await.unwrap());
+    for _ in 0..BUFFERS / PART_SIZE {
+        held.push(full().await);
     }
-    let mut waiting = JsBuffers.lend(PART_SIZE);
+    // The first in line has the reserve.
+    held.push(full().await);
+    let mut waiting = Box::pin(full());
     match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
         futures_util::future::Either::Left(_) => panic!("lent more than the budget"),
         futures_util::future::Either::Right(_) => {}
     }
     held.pop();
-    waiting.await.unwrap().recycle();
+    waiting.await.recycle();
+    drop(held);
+    let (lent, idle, _) = buffers::used();
+    assert_eq!(lent, 0);
+    assert!(idle <= BUFFERS, "{idle}");
+}
+
+/// A buffer of a part, which has arrived.
+async fn full() -> Box<dyn Buffer> {
+    let mut buffer = JsBuffers.lend(PART_SIZE).await.unwrap();
+    stream(&noise(PART_SIZE), &[PART_SIZE], false).read_into(&mut *buffer, 0..PART_SIZE, None).await.unwrap();
+    buffer
+}
+
+#[wasm_bindgen_test]
+async fn the_memory_of_a_request_that_the_runtime_dropped_is_taken_back() {
+    let lent = || buffers::used().0;
+    let before = lent();
+    // A dropped request runs no destructor, and its timers end.
+    let mut dead = full().await;
+    assert_eq!(lent() - before, PART_SIZE);
+    buffers::take_back(119_000);
+    assert_eq!(lent() - before, PART_SIZE, "too early");
+    buffers::take_back(121_000);
+    assert_eq!(lent(), before);
+    // The memory is gone too: nobody who is not dead after all can use it.
+    assert!(buffers::view(&*dead, 0..1).is_none() && dead.copy(0..1).is_empty());
+    let read = stream(&noise(10), &[10], false).read_into(&mut *dead, 0..10, None).await;
+    assert!(matches!(read, Err(ReadError::Broken(_))), "{read:?}");
+    dead.recycle();
+    drop(dead);
+    assert_eq!(lent(), before);
+}
+
+#[wasm_bindgen_test]
+async fn a_body_is_counted_when_it_is_complete() {
+    let before = buffers::used();
+    for (length, limit) in [(0, 10), (100_000, 100_000), (100_001, 100_000)] {
+        let body = Body::Stream(Box::new(stream(&noise(length), &[7_000], false)));
+        match body.read_counted(limit, 3, &JsBuffers).await {
+            Ok(content) => {
+                assert!(content.bytes == noise(length) && length <= limit);
+                assert_eq!(buffers::used().2 - before.2, 3 * length);
+            }
+            Err(error) => assert!(length > limit && error == ReadError::TooLarge { limit }, "{error:?}"),
+        }
+        assert_eq!((buffers::used().0, buffers::used().2), (before.0, before.2));
+    }
 }

@@ -8,6 +8,7 @@ use std::{any::Any, ops::Range, rc::Rc};
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
+use super::budget::{PACE, SILENCE};
 use crate::oci::Hasher;
 
 /// A failed read of a stream.
@@ -22,6 +23,12 @@ pub enum ReadError {
     /// Other requests hold the memory for it.
     #[error("the registry has no memory for the body now")]
     NoMemory,
+    /// The other side has sent nothing for [`SILENCE`](super::budget::SILENCE).
+    #[error("no byte arrived for {} s", SILENCE / 1000)]
+    Silent,
+    /// Others wait for memory, and the other side sends too slowly to keep it: see [`budget`](super::budget).
+    #[error("others wait for memory, and the body arrives with less than {} KiB/s", PACE / 1024)]
+    Slow,
     /// The other side closed the connection or broke the protocol.
     #[error("the body ended early: {0}")]
     Broken(String),
@@ -81,6 +88,9 @@ pub trait Buffer: Any {
     /// Updates `hasher` with a range of the bytes.
     fn hash(&self, range: Range<usize>, hasher: &mut Hasher);
 
+    /// Copies a range of the bytes.
+    fn copy(&self, range: Range<usize>) -> Bytes;
+
     /// Gives the memory back for reuse: nothing may read from it any more.
     fn recycle(&self);
 }
@@ -90,16 +100,24 @@ pub trait Buffers {
     /// The usual size of an upload's parts, in bytes.
     fn part_size(&self) -> usize;
 
-    /// Lends a buffer of `capacity` bytes, which takes memory as it is filled. Waits while the budget is exhausted, but
-    /// not for ever: [`ReadError::NoMemory`].
+    /// Lends a buffer of `capacity` bytes. It takes little memory until bytes have arrived. Waits while the budget is
+    /// exhausted, but not for ever: [`ReadError::NoMemory`].
     fn lend(&self, capacity: usize) -> LocalBoxFuture<'static, Result<Box<dyn Buffer>, ReadError>>;
 
-    /// Counts `bytes` that a request holds elsewhere, until the answer is dropped. Waits as [`lend`](Self::lend) does.
+    /// Counts `bytes` of content that a request holds elsewhere, until the answer is dropped. Waits as
+    /// [`lend`](Self::lend) does. Who holds such bytes must not wait for a buffer.
     fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Result<Box<dyn Reserved>, ReadError>>;
 }
 
 /// Memory counted by [`Buffers::reserve`].
 pub trait Reserved {}
+
+/// Content in memory, counted by [`Buffers`] until it is dropped.
+pub struct Content {
+    /// The bytes.
+    pub bytes: Bytes,
+    _held: Option<Box<dyn Reserved>>,
+}
 
 /// The content of a request, of a response, or of an object on its way to storage.
 pub enum Body {
@@ -155,6 +173,31 @@ impl Body {
         if let Self::Stream(stream) = self {
             stream.cancel();
         }
+    }
+
+    /// Reads a client's whole body into memory and fails once it exceeds `limit` bytes. It takes memory as it arrives;
+    /// once it is complete, `times` its length is counted.
+    pub async fn read_counted(
+        self,
+        limit: usize,
+        times: usize,
+        buffers: &dyn Buffers,
+    ) -> Result<Content, ReadError> {
+        let Self::Stream(mut stream) = self else {
+            return Ok(Content { bytes: self.read(limit).await?, _held: None });
+        };
+        // One byte more, to detect a longer one.
+        let most = stream.content_length().map_or(limit + 1, |length| length.min(limit as u64 + 1) as usize);
+        let mut buffer = buffers.lend(most).await?;
+        let end = stream.read_into(&mut *buffer, 0..most, None).await?;
+        if end > limit {
+            stream.cancel();
+            return Err(ReadError::TooLarge { limit });
+        }
+        let held = buffers.reserve(end * times).await?;
+        let bytes = buffer.copy(0..end);
+        buffer.recycle();
+        Ok(Content { bytes, _held: Some(held) })
     }
 
     /// Reads the whole body into memory and fails once it exceeds `limit` bytes.

@@ -1,34 +1,63 @@
-//! The memory budget of an isolate: who holds how much, and who is next.
+//! The memory budget of an isolate: who holds how much, who is next, and who must give way.
 //!
-//! A request starts with little memory and grows with the bytes that arrive, so that a slow client holds little.
-//! Requests that want more wait in line, those that hold memory before those that hold none. The first in line may
-//! grow in a reserve that only one uses at a time: that one can end, and gives its memory back, whatever the others hold.
+//! A request starts with little memory and gets the rest once that is full, so that a client that sends nothing holds
+//! little. There are no steps between: requests that hold a part of what they need, and wait for more, would stop one
+//! another. Requests that want more wait in line, those that hold memory before those that hold none. The first in line
+//! may grow in a reserve that only one uses at a time: that one can end, and gives its memory back, whatever the others
+//! hold.
+//!
+//! A client may be as slow as it likes, but not silent: after [`SILENCE`] its request ends. While others wait for
+//! memory, the request that holds the most of those below a minimum pace ends too.
 
 use super::Timestamp;
 
 /// What an isolate holds in memory at most, in bytes. The platform ends an isolate above 128 MB.
 pub mod limits {
-    /// Buffers of uploads, and manifests being pushed.
-    pub const BUDGET: usize = 48 << 20;
+    /// Buffers in JavaScript's memory: parts of uploads, and manifests while they arrive.
+    pub const BUFFERS: usize = 32 << 20;
     /// The buffer of the request that is first in line: the largest part.
     pub const RESERVE: usize = 16 << 20;
+    /// Content in WebAssembly's memory, which only grows: manifests while they are read and stored.
+    pub const CONTENT: usize = 12 << 20;
     /// Manifests and locations of blobs, kept between requests.
-    pub const CACHE: usize = 16 << 20;
+    pub const CACHE: usize = 8 << 20;
     /// Code, stacks and tables of the WebAssembly instance, and the heap of JavaScript, as measured with idle
     /// buffers: about 20 MiB.
     pub const RUNTIME: usize = 24 << 20;
 
-    /// The platform's limit.
-    const ISOLATE: usize = 128_000_000;
-    const _: () = assert!(BUDGET + RESERVE + CACHE + RUNTIME < ISOLATE / 10 * 9, "no margin is left");
+    /// What an isolate holds at most: a margin below the platform's limit.
+    const ISOLATE: usize = 100_000_000;
+    const _: () =
+        assert!(BUFFERS + RESERVE + CONTENT + CACHE + RUNTIME < ISOLATE, "the parts exceed the sum");
 }
 
-/// Time after which memory counts as abandoned, in milliseconds: the runtime may drop a request silently. Whoever
-/// holds memory says so more often, with [`Budget::touch`].
+/// Time without a byte after which a request ends, in milliseconds.
+pub const SILENCE: u64 = 60_000;
+
+/// The pace of a client that may keep its memory while others wait, in bytes per second. At this pace, the usual part
+/// arrives in about two minutes.
+pub const PACE: usize = 64 * 1024;
+
+/// The time over which a client's pace is measured, in milliseconds.
+const WINDOW: u64 = 5_000;
+
+/// Time that others have waited before slow clients give way, in milliseconds.
+const WAITED: u64 = 2_000;
+
+/// Time without a sign of life after which a request is gone, in milliseconds.
 const ABANDONED: u64 = 120_000;
 
 /// Time after which a request in line that asked no more is gone, in milliseconds.
 const GONE: u64 = 2_000;
+
+/// Why a request must give its memory back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Its client has sent nothing for [`SILENCE`].
+    Silent,
+    /// Others wait for memory, and of the clients below [`PACE`], this one's request holds the most.
+    Slow,
+}
 
 /// Memory of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +65,28 @@ struct Loan {
     id: u64,
     bytes: usize,
     in_reserve: bool,
+    /// The last sign of life.
     seen: Timestamp,
+    /// What arrives, while the request reads from its client.
+    arriving: Option<Arriving>,
+}
+
+/// What arrives from a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Arriving {
+    last: Timestamp,
+    /// The start of the window.
+    since: Timestamp,
+    /// The bytes in this window.
+    bytes: usize,
+    /// Whether the last whole window was below the pace.
+    is_slow: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Waiting {
     id: u64,
+    since: Timestamp,
     seen: Timestamp,
 }
 
@@ -69,11 +114,11 @@ impl Budget {
 
     /// Lets a request hold `bytes`, more than it does; `false` if it must wait, and ask again.
     pub fn grow(&mut self, id: u64, bytes: usize, now: Timestamp) -> bool {
-        self.forget(now);
-        if !self.line.iter().any(|waiting| waiting.id == id) {
-            self.line.push(Waiting { id, seen: now });
+        self.line.retain(|waiting| waiting.id == id || now.milliseconds_since(waiting.seen) < GONE);
+        match self.line.iter_mut().find(|waiting| waiting.id == id) {
+            Some(waiting) => waiting.seen = now,
+            None => self.line.push(Waiting { id, since: now, seen: now }),
         }
-        self.line.iter_mut().filter(|waiting| waiting.id == id).for_each(|waiting| waiting.seen = now);
         self.touch(id, now);
         if self.first() != Some(id) {
             return false;
@@ -90,7 +135,7 @@ impl Budget {
         }
         self.line.retain(|waiting| waiting.id != id);
         self.loans.retain(|loan| loan.id != id);
-        self.loans.push(Loan { id, bytes, in_reserve, seen: now });
+        self.loans.push(Loan { id, bytes, in_reserve, seen: now, arriving: None });
         true
     }
 
@@ -103,14 +148,55 @@ impl Budget {
         first.map(|waiting| waiting.id)
     }
 
-    fn forget(&mut self, now: Timestamp) {
-        self.loans.retain(|loan| now.milliseconds_since(loan.seen) < ABANDONED);
-        self.line.retain(|waiting| now.milliseconds_since(waiting.seen) < GONE);
-    }
-
-    /// The request still holds its memory.
+    /// The request is alive.
     pub fn touch(&mut self, id: u64, now: Timestamp) {
         self.loans.iter_mut().filter(|loan| loan.id == id).for_each(|loan| loan.seen = now);
+    }
+
+    /// The request reads from its client, and these bytes have arrived. The first time after it has grown, that is none.
+    pub fn arrived(&mut self, id: u64, bytes: usize, now: Timestamp) {
+        let Some(loan) = self.loans.iter_mut().find(|loan| loan.id == id) else { return };
+        let new = Arriving { last: now, since: now, bytes: 0, is_slow: false };
+        let arriving = loan.arriving.get_or_insert(new);
+        if bytes > 0 {
+            arriving.last = now;
+            arriving.bytes += bytes;
+        }
+    }
+
+    /// Whether a request that reads from its client must end. To be asked every few seconds.
+    pub fn must_end(&mut self, id: u64, now: Timestamp) -> Option<End> {
+        let others_wait = self.line.iter().any(|waiting| {
+            let has_waited = waiting.seen.milliseconds_since(waiting.since) >= WAITED;
+            waiting.id != id && has_waited && now.milliseconds_since(waiting.seen) < GONE
+        });
+        let loan = self.loans.iter_mut().find(|loan| loan.id == id)?;
+        let arriving = loan.arriving.as_mut()?;
+        if now.milliseconds_since(arriving.last) >= SILENCE {
+            return Some(End::Silent);
+        }
+        let window = now.milliseconds_since(arriving.since);
+        if window >= WINDOW {
+            let is_slow =
+                (arriving.bytes as u64).saturating_mul(1_000) < (PACE as u64).saturating_mul(window);
+            *arriving = Arriving { since: now, bytes: 0, is_slow, ..*arriving };
+        }
+        let (bytes, is_slow) = (loan.bytes, arriving.is_slow);
+        let slow = |loan: &&Loan| loan.arriving.is_some_and(|arriving| arriving.is_slow);
+        let most = self.loans.iter().filter(slow).map(|loan| loan.bytes).max();
+        (is_slow && others_wait && most == Some(bytes)).then_some(End::Slow)
+    }
+
+    /// The request stops reading: it waits for something else.
+    pub fn rest(&mut self, id: u64) {
+        self.loans.iter_mut().filter(|loan| loan.id == id).for_each(|loan| loan.arriving = None);
+    }
+
+    /// The requests that have given no sign of life for so long that the runtime must have dropped them. Their
+    /// memory is to be taken back, and their loans ended.
+    pub fn abandoned(&self, now: Timestamp) -> Vec<u64> {
+        let is_gone = |loan: &&Loan| now.milliseconds_since(loan.seen) >= ABANDONED;
+        self.loans.iter().filter(is_gone).map(|loan| loan.id).collect()
     }
 
     /// The request gives its memory back, and leaves the line.
@@ -160,16 +246,61 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_requests_that_vanished_is_lent_again() {
+    fn a_loan_ends_only_when_it_is_ended() {
         let mut budget = Budget::new(100, 50);
         let [a, b, c] = [budget.id(), budget.id(), budget.id()];
         assert!(budget.grow(a, 100, NOW));
         assert!(!budget.grow(b, 100, NOW));
         budget.touch(a, Timestamp(100_000));
+        assert!(budget.abandoned(Timestamp(219_999)).is_empty());
         // `b` asks no more.
-        assert!(!budget.grow(c, 100, Timestamp(120_000)));
+        assert!(!budget.grow(c, 100, Timestamp(220_000)));
+        assert_eq!((budget.abandoned(Timestamp(220_000)), budget.used()), (vec![a], 100));
+        budget.end(a);
         assert!(budget.grow(c, 100, Timestamp(220_000)));
-        assert_eq!(budget.used(), 100);
+    }
+
+    #[test]
+    fn a_silent_client_is_ended_and_a_slow_one_is_not() {
+        let mut budget = Budget::new(100, 50);
+        let [silent, slow] = [budget.id(), budget.id()];
+        assert!(budget.grow(silent, 10, NOW) && budget.grow(slow, 10, NOW));
+        budget.arrived(silent, 0, NOW);
+        for second in (0..100_000).step_by(5) {
+            let now = Timestamp(second * 1_000);
+            if second % 55 == 0 {
+                budget.arrived(slow, 1, now);
+            }
+            assert_eq!(budget.must_end(slow, now), None, "{second}");
+            assert_eq!(budget.must_end(silent, now).is_some(), second >= 60, "{second}");
+        }
+        assert_eq!(budget.must_end(silent, Timestamp(60_000)), Some(End::Silent));
+        // It waits for storage, not for its client.
+        budget.rest(silent);
+        assert_eq!(budget.must_end(silent, Timestamp(60_000)), None);
+    }
+
+    #[test]
+    fn slow_clients_give_way_only_while_others_wait_and_the_largest_first() {
+        let mut budget = Budget::new(100, 50);
+        let [small, large, fast, other] = [budget.id(), budget.id(), budget.id(), budget.id()];
+        for (id, bytes) in [(small, 10), (large, 30), (fast, 60)] {
+            assert!(budget.grow(id, bytes, NOW));
+            budget.arrived(id, 0, NOW);
+        }
+        let ends = |budget: &mut Budget, now| [small, large, fast].map(|id| budget.must_end(id, now));
+        budget.arrived(small, 1, Timestamp(4_000));
+        budget.arrived(large, 5 * PACE - 1, Timestamp(4_000));
+        budget.arrived(fast, 5 * PACE, Timestamp(4_000));
+        assert_eq!(ends(&mut budget, Timestamp(5_000)), [None; 3], "nobody waits");
+        for second in 5..=7 {
+            assert!(!budget.grow(other, 20, Timestamp(second * 1_000)));
+            let end = (second == 7).then_some(End::Slow);
+            assert_eq!(ends(&mut budget, Timestamp(second * 1_000)), [None, end, None], "{second}");
+        }
+        budget.end(large);
+        assert!(budget.grow(other, 20, Timestamp(7_000)));
+        assert_eq!(ends(&mut budget, Timestamp(7_000)), [None; 3]);
     }
 
     proptest! {
@@ -205,6 +336,95 @@ mod tests {
             }
             prop_assert!(requests.is_empty(), "{} of {} wait for ever", requests.len(), sizes.len());
             prop_assert_eq!(budget.used(), 0);
+        }
+
+        /// Clients that send this much at once, and then a byte every so many seconds, take all the memory there is. A
+        /// client of a usual pace is never ended, and has its part stored within minutes, although they come again.
+        #[test]
+        fn others_make_progress_whatever_slow_clients_do(
+            slow in prop::collection::vec((1usize..8_000, 1u64..90), 1..30),
+            start in 0u64..60,
+        ) {
+            const K: usize = 1 << 10;
+            const PART: usize = 8_000 * K;
+            let mut budget = Budget::new(32_000 * K, 16_000 * K);
+            let mut clients: Vec<_> = slow.into_iter().map(|(burst, every)| Client::new(burst * K, every, 0)).collect();
+            clients.push(Client::new(PART, 1, start));
+            let usual = clients.len() - 1;
+            let mut stored = None;
+            for second in 0..600 {
+                let now = Timestamp(second * 1_000);
+                for (n, client) in clients.iter_mut().enumerate() {
+                    match client.step(&mut budget, PART, now) {
+                        Some(Outcome::Ended) => prop_assert!(n != usual, "ended"),
+                        Some(Outcome::Stored) if n == usual => stored = Some(second),
+                        _ => {}
+                    }
+                }
+                prop_assert!(budget.used() <= 48_000 * K);
+                if stored.is_some() {
+                    break;
+                }
+            }
+            prop_assert!(stored.is_some());
+        }
+    }
+
+    /// A client that sends a burst at 1 MB/s, then a byte every so many seconds, for one part.
+    struct Client {
+        id: Option<u64>,
+        held: usize,
+        received: usize,
+        burst: usize,
+        every: u64,
+        start: u64,
+        waits: Option<Timestamp>,
+    }
+
+    enum Outcome {
+        Stored,
+        Refused,
+        Ended,
+    }
+
+    impl Client {
+        fn new(burst: usize, every: u64, start: u64) -> Self {
+            Self { id: None, held: 0, received: 0, burst, every, start, waits: None }
+        }
+
+        /// One second. A client whose request has ended comes again.
+        fn step(&mut self, budget: &mut Budget, part: usize, now: Timestamp) -> Option<Outcome> {
+            let second = now.0 / 1_000;
+            if second < self.start {
+                return None;
+            }
+            let id = *self.id.get_or_insert_with(|| budget.id());
+            let outcome = if self.received >= self.held && self.held < part {
+                let next = if self.held == 0 { 64 << 10 } else { part };
+                if budget.grow(id, next, now) {
+                    budget.arrived(id, 0, now);
+                    (self.held, self.waits) = (next, None);
+                    return None;
+                }
+                let since = *self.waits.get_or_insert(now);
+                (now.milliseconds_since(since) > 30_000).then_some(Outcome::Refused)
+            } else {
+                let bytes = match self.received < self.burst {
+                    true => (1 << 20).min(self.held - self.received),
+                    false => usize::from(second.is_multiple_of(self.every)),
+                };
+                self.received += bytes;
+                budget.arrived(id, bytes, now);
+                match budget.must_end(id, now) {
+                    Some(_) => Some(Outcome::Ended),
+                    None => (self.received >= part).then_some(Outcome::Stored),
+                }
+            };
+            if outcome.is_some() {
+                budget.end(id);
+                *self = Self::new(self.burst, self.every, second + 1);
+            }
+            outcome
         }
     }
 }

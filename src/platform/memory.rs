@@ -8,18 +8,19 @@ use futures_util::future::{LocalBoxFuture, ready};
 use super::{Buffer, Buffers, ByteStream, Clock, ReadError, Reserved, Stream, Timestamp};
 use crate::oci::Hasher;
 
-/// A stream over bytes in memory. It can hide its length, or fail at its end like a lost connection.
+/// A stream over bytes in memory. It can hide its length, or fail at its end, like a client that hangs up or falls
+/// silent.
 #[derive(Debug, Clone)]
 pub struct MemoryStream {
     bytes: Bytes,
     knows_length: bool,
-    breaks: bool,
+    ends: Option<ReadError>,
 }
 
 impl MemoryStream {
     /// A stream of known length.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), knows_length: true, breaks: false }
+        Self { bytes: bytes.into(), knows_length: true, ends: None }
     }
 
     /// A stream of unknown length, like a request with chunked transfer coding.
@@ -29,13 +30,19 @@ impl MemoryStream {
 
     /// A stream that fails at its end.
     pub fn broken(bytes: impl Into<Bytes>) -> Self {
-        Self { knows_length: false, breaks: true, ..Self::new(bytes) }
+        let ends = Some(ReadError::Broken("the connection was cut".into()));
+        Self { knows_length: false, ends, ..Self::new(bytes) }
+    }
+
+    /// A stream that falls silent at its end. No time passes.
+    pub fn silent(bytes: impl Into<Bytes>) -> Self {
+        Self { ends: Some(ReadError::Silent), ..Self::broken(bytes) }
     }
 
     fn take(&mut self, limit: usize, hasher: Option<&mut Hasher>) -> Result<Bytes, ReadError> {
         let bytes = self.bytes.split_to(self.bytes.len().min(limit));
-        if bytes.len() < limit && self.breaks {
-            return Err(ReadError::Broken("the connection was cut".into()));
+        if let Some(error) = self.ends.clone().filter(|_| bytes.len() < limit) {
+            return Err(error);
         }
         if let Some(hasher) = hasher {
             hasher.update(&bytes);
@@ -75,7 +82,7 @@ impl ByteStream for MemoryStream {
 
     fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, ReadError>> {
         Box::pin(ready(match *self {
-            Self { breaks: true, .. } => Err(ReadError::Broken("the connection was cut".into())),
+            Self { ends: Some(error), .. } => Err(error),
             Self { bytes, .. } if bytes.len() > limit => Err(ReadError::TooLarge { limit }),
             Self { bytes, .. } => Ok(bytes),
         }))
@@ -99,6 +106,10 @@ pub struct MemoryBuffer(pub(crate) Vec<u8>);
 impl Buffer for MemoryBuffer {
     fn hash(&self, range: Range<usize>, hasher: &mut Hasher) {
         hasher.update(self.0.get(range).unwrap_or_default());
+    }
+
+    fn copy(&self, range: Range<usize>) -> Bytes {
+        Bytes::copy_from_slice(self.0.get(range).unwrap_or_default())
     }
 
     fn recycle(&self) {}

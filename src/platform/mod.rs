@@ -10,7 +10,7 @@ pub mod log;
 pub mod memory;
 
 pub use background::Background;
-pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, ReadError, Reserved, Stream};
+pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, Content, ReadError, Reserved, Stream};
 pub use clock::{Clock, Timestamp};
 pub use edge_cache::EdgeCache;
 pub use http_client::HttpClient;

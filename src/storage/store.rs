@@ -293,7 +293,7 @@ impl Store {
 
     /// The error of an object whose content could not be read: the store's, not a client's.
     pub fn unreadable(&self, path: &Path, error: ReadError) -> StorageError {
-        let retryable = matches!(error, ReadError::Broken(_));
+        let retryable = !matches!(error, ReadError::TooLarge { .. });
         self.error(
             path,
             StorageErrorKind::Backend { operation: "get", message: error.to_string(), retryable },

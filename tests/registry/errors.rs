@@ -83,6 +83,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("chunk_length", WrongLength { declared: 100, received: 50 }.into()),
         ("blob_too_large", Error::BlobTooLarge("the blob is larger than 78 GiB".to_owned())),
         ("body_broken", Error::BodyBroken(ReadError::Broken("the connection was cut".to_owned()))),
+        ("body_stalled", Error::BodyStalled(ReadError::Silent)),
         ("range_not_satisfiable", Error::RangeNotSatisfiable { size: 2048 }),
         ("invalid_parameter", Error::InvalidParameter { name: "n", expected: "a number" }),
         ("invalid_header", Error::InvalidHeader("content-type".to_owned())),
