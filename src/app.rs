@@ -8,7 +8,9 @@ use crate::{
     config::{CacheConfig, Config},
     context::Context,
     oci::{RepositoryName, UploadId},
-    platform::{Background, Buffers, Clock, EdgeCache, ReadError, RequestLog, Reserved, Sink, budget},
+    platform::{
+        Background, Body, Buffers, Clock, Content, EdgeCache, ReadError, RequestLog, Reserved, Sink, budget,
+    },
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{
         Repository, cached::Cached, deployment::Deployment, facts::Facts, ordered::Ordered, stored::Stored,
@@ -143,6 +145,11 @@ impl App {
         };
         let (name, context) = (name.clone(), context.clone());
         Rc::new(Cached { inner: Rc::new(ordered), name, facts, freshness, blobs, context })
+    }
+
+    /// Reads a client's body into memory: see [`Body::read_counted`].
+    pub async fn read(&self, body: Body, limit: usize, times: usize) -> Result<Content, ReadError> {
+        body.read_counted(limit, times, &*self.buffers).await
     }
 
     /// Counts memory that a request holds, until the answer is dropped; waits while too much is in use.

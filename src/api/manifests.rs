@@ -1,5 +1,6 @@
 //! Manifest endpoints: pull, push and delete.
 
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
 
 use super::{Error, Registry, Request, Response, empty, headers, parameters};
@@ -11,6 +12,10 @@ use crate::{
 
 /// Limit of `?tag=` in a request: each costs a few calls. The specification requires 10.
 const MAX_TAGS: usize = 64;
+
+/// The memory that a manifest takes while it is pushed, in multiples of its length: the content, a copy of it, and what is
+/// read of it ([`Manifest::memory`]).
+const PARSED: usize = 3;
 
 impl Registry<'_> {
     /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up in the repository, then for a GET the
@@ -73,10 +78,12 @@ impl Registry<'_> {
         if body.content_length().is_some_and(|length| length > Manifest::MAX_BYTES as u64) {
             return Err(Error::ManifestTooLarge);
         }
-        // The content, which may be copied once to the next larger buffer, and what is read of it.
-        let length = body.content_length().unwrap_or(u64::MAX).min(Manifest::MAX_BYTES as u64) as usize;
-        let _held = self.app.reserve(2 * length + Manifest::memory(length)).await?;
-        let new = new_manifest(reference, content_type, body).await?;
+        let read = self.app.read(body, Manifest::MAX_BYTES, PARSED).await;
+        let content = read.map_err(|error| match error {
+            ReadError::TooLarge { .. } => Error::ManifestTooLarge,
+            error => error.into(),
+        })?;
+        let new = new_manifest(reference, content_type, content.bytes.clone())?;
         let mut tags = extra.clone();
         if let Reference::Tag(tag) = reference {
             tags.push(tag.clone());
@@ -118,16 +125,12 @@ impl Registry<'_> {
     }
 }
 
-/// Reads and validates the body of a push.
-async fn new_manifest(
+/// Validates the body of a push.
+fn new_manifest(
     reference: &Reference,
     content_type: Option<&str>,
-    body: Body,
+    content: Bytes,
 ) -> Result<NewManifest, Error> {
-    let content = body.read(Manifest::MAX_BYTES).await.map_err(|error| match error {
-        ReadError::TooLarge { .. } => Error::ManifestTooLarge,
-        error => error.into(),
-    })?;
     let digest = match reference {
         Reference::Tag(_) => Algorithm::Sha256.digest(&content),
         Reference::Digest(digest) if digest.algorithm().digest(&content) == *digest => digest.clone(),
