@@ -1,5 +1,6 @@
 //! Upload endpoints: every method of the specification to push a blob. [`crate::uploads`] stores the bytes.
 
+use futures_util::future::select;
 use http::{HeaderMap, StatusCode, Uri, header};
 
 use super::{Error, Registry, Request, Response, empty, headers, parameter};
@@ -7,7 +8,7 @@ use crate::{
     auth::{Access, Action},
     blobs::{Freshness, Located},
     oci::{Algorithm, Digest, RepositoryName, UploadId},
-    platform::Body,
+    platform::{Body, ReadError},
     repository::catalog::repositories_of,
     secret::Secret,
     uploads::{CallError, Chunk, Refused, UploadAt, UploadError, UploadState},
@@ -19,6 +20,9 @@ const MAX_SOURCES: usize = 20;
 /// Limit of bytes to drain from a refused chunk. Without draining, a client that is still sending may miss
 /// the response when the connection closes.
 const DRAIN: u64 = 64 * 1024 * 1024;
+
+/// Limit of the time to drain, in milliseconds.
+const DRAIN_TIME: u64 = 30_000;
 
 impl Registry<'_> {
     /// end-4a: `POST /v2/<name>/blobs/uploads/`; end-4b: with `?digest=` and the blob as the body;
@@ -45,7 +49,7 @@ impl Registry<'_> {
         let state = UploadState { expires, algorithm, has_session: false, first: None };
         let at = UploadAt { repository: name.clone(), id: self.app.new_upload_id()?, state };
         match digest {
-            Some(digest) => self.finish(at, &digest, request).await,
+            Some(digest) => self.finish(at, &digest, request, true).await,
             None => self.progress(&at, 0, StatusCode::ACCEPTED).await,
         }
     }
@@ -79,15 +83,26 @@ impl Registry<'_> {
     ) -> Result<Response, Error> {
         let digest = parameter(request.uri(), "digest").ok_or(Error::DigestMissing)?.parse()?;
         let at = self.upload_at(name, id, request.uri()).await?;
-        self.finish(at, &digest, request).await
+        self.finish(at, &digest, request, false).await
     }
 
-    async fn finish(&self, at: UploadAt, digest: &Digest, request: Request) -> Result<Response, Error> {
+    async fn finish(
+        &self,
+        at: UploadAt,
+        digest: &Digest,
+        request: Request,
+        is_new: bool,
+    ) -> Result<Response, Error> {
         let (parts, mut body) = request.into_parts();
         let finished = async {
             let range = self.content_range(&at, &parts.headers).await?;
             let uploads = self.app.uploads(&at.repository, &self.context);
-            uploads.finish(&at, Chunk { body: &mut body, range }, digest).await
+            let chunk = Chunk { body: &mut body, range };
+            if is_new {
+                uploads.put(&at, chunk, digest).await
+            } else {
+                uploads.finish(&at, chunk, digest).await
+            }
         };
         match finished.await {
             Ok(()) => Ok(created(&at.repository, digest)),
@@ -185,9 +200,13 @@ impl Registry<'_> {
 
     /// Drains the body of a refused chunk, then returns the error for the client.
     async fn refused(&self, at: &UploadAt, error: UploadError, body: &mut Body) -> Result<Error, Error> {
-        if let Body::Stream(stream) = body {
+        let is_gone =
+            matches!(error, UploadError::Body(ReadError::Broken(_) | ReadError::Silent | ReadError::Slow));
+        if let Body::Stream(stream) = body
+            && !is_gone
+        {
             // Best effort: the client may have disconnected.
-            let _ = stream.discard(DRAIN, None).await;
+            let _ = select(stream.discard(DRAIN, None), self.app.clock.sleep(DRAIN_TIME)).await;
         }
         match error {
             UploadError::Session(CallError::Refused(Refused::OutOfOrder { offset })) => {

@@ -220,6 +220,15 @@ impl Writer {
         self.work.settle(&mut self.ledger).await
     }
 
+    /// Waits for what is under way, whatever becomes of it: it holds memory until it has ended.
+    pub async fn abandon(&mut self) {
+        while self.work.storing.next().await.is_some() {}
+        if let Some(recording) = self.work.recording.take() {
+            // The failure that ended the chunk is the one to report.
+            let _ = recording.await;
+        }
+    }
+
     /// Ends the last chunk of an upload with parts: stores its rest as the last part. Returns what the session
     /// must record.
     pub async fn finish(&mut self, mut tail: Tail) -> Result<Checkpoint, UploadError> {

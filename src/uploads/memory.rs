@@ -24,6 +24,8 @@ pub struct MemorySessions<C> {
     sessions: RefCell<HashMap<UploadId, Session>>,
     /// The number of calls.
     pub calls: Cell<usize>,
+    /// Runs at each call, before the command.
+    pub on_call: RefCell<Option<Box<dyn Fn()>>>,
 }
 
 /// A session's state, and its parts by number.
@@ -32,7 +34,13 @@ type Session = (State, BTreeMap<u16, Part>);
 impl<C: Clock> MemorySessions<C> {
     /// An empty set of sessions.
     pub fn new(clock: C, store: Store) -> Self {
-        Self { clock, store, sessions: RefCell::default(), calls: Cell::default() }
+        Self {
+            clock,
+            store,
+            sessions: RefCell::default(),
+            calls: Cell::default(),
+            on_call: RefCell::default(),
+        }
     }
 
     /// The number of open sessions.
@@ -42,6 +50,9 @@ impl<C: Clock> MemorySessions<C> {
 
     async fn carry_out(&self, id: &UploadId, command: &Command) -> Result<Reply, CallError> {
         self.calls.set(self.calls.get() + 1);
+        if let Some(hook) = &*self.on_call.borrow() {
+            hook();
+        }
         let before = self.sessions.borrow().get(id).cloned();
         let (state, mut parts) = match before.clone() {
             Some((state, parts)) => (Some(state), parts),
@@ -53,11 +64,13 @@ impl<C: Clock> MemorySessions<C> {
         }
         parts.extend(rows.insert.into_iter().map(|part| (part.number, part)));
         let listed: Vec<Part> = parts.values().filter(|_| rows.list).cloned().collect();
-        self.sessions.borrow_mut().insert(*id, (state, parts));
+        let made = (state, parts);
+        self.sessions.borrow_mut().insert(*id, made.clone());
         if let (true, Command::Commit { digest, .. }) = (join, command) {
             if let Err(error) = join_parts(&self.store, id, &upload, digest, listed).await {
-                // As if the commit had never come.
-                if let Some(before) = before {
+                // As if the commit had never come, unless another command has changed the state since.
+                let is_unchanged = self.sessions.borrow().get(id) == Some(&made);
+                if let Some(before) = before.filter(|_| is_unchanged) {
                     self.sessions.borrow_mut().insert(*id, before);
                 }
                 return Err(error.into());

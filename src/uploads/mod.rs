@@ -191,11 +191,20 @@ impl Uploads {
         Ok(digest)
     }
 
+    /// Stores a blob that comes with the request that starts its upload: nobody can have cancelled it.
+    pub async fn put(&self, at: &UploadAt, chunk: Chunk<'_>, digest: &Digest) -> Result<(), UploadError> {
+        if !self.is_whole(&chunk, digest) {
+            return self.finish(at, chunk, digest).await;
+        }
+        let body = std::mem::replace(chunk.body, Body::Empty);
+        self.put_whole(at, body, digest, false).await
+    }
+
     /// Adds the last chunk, which may be empty, and makes a linked blob of the upload.
     pub async fn finish(&self, at: &UploadAt, chunk: Chunk<'_>, digest: &Digest) -> Result<(), UploadError> {
         if !at.state.has_session && self.is_whole(&chunk, digest) {
             let body = std::mem::replace(chunk.body, Body::Empty);
-            return self.put_whole(at, body, digest).await;
+            return self.put_whole(at, body, digest, true).await;
         }
         if !chunk.is_empty() {
             return self.finish_with_chunk(at, chunk, digest).await;
@@ -335,12 +344,26 @@ impl Uploads {
         match writer.write(body, declared).await {
             Ok(tail) => Ok((writer, tail)),
             Err(error) => {
+                writer.abandon().await;
                 // What a cut client has sent is recorded.
-                if matches!(error, UploadError::Body(_)) {
+                if let UploadError::Body(read) = &error {
+                    self.log_cut(writer.ledger.upload.offset, read);
                     self.tidy(writer.ledger);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Logs that a client hung up or fell silent, which is no failure of the registry, and how many bytes are kept.
+    fn log_cut(&self, kept: u64, error: &ReadError) {
+        let log = &self.context.log;
+        if *error != ReadError::NoMemory {
+            let message = error.to_string();
+            log.write(
+                Level::Info,
+                || json!({"level": "info", "id": log.id, "message": message, "upload": {"kept": kept}}),
+            );
         }
     }
 

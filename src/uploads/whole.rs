@@ -8,7 +8,7 @@ use crate::{
     blobs::{Freshness, Located, Put},
     layout::Key,
     oci::{Digest, Hasher},
-    platform::{Body, ReadError},
+    platform::{Body, ReadError, Stream},
     storage::{Path, PutOptions, StorageError, StorageErrorKind},
 };
 
@@ -22,33 +22,51 @@ impl Uploads {
             && (length > 0 || is_empty_blob())
     }
 
-    /// Stores a whole blob, verified by the store, and links it. Costs two rounds: the bytes, then the links.
+    /// Stores a whole blob, verified by the store, and links it. Costs two rounds: the bytes, then the links. If it
+    /// `may_be_over`, it asks the session at the same time as it stores the bytes: the upload may be cancelled.
     pub(super) async fn put_whole(
         &self,
         at: &UploadAt,
         body: Body,
         digest: &Digest,
+        may_be_over: bool,
     ) -> Result<(), UploadError> {
         let size = body.content_length().unwrap_or_default();
-        let stored = match body {
-            Body::Stream(mut stream) if size <= self.buffers.part_size() as u64 => {
-                let mut buffer = self.buffers.lend(size as usize).await?;
-                let end = stream.read_into(&mut *buffer, 0..size as usize, None).await?;
-                if (end as u64) < size {
-                    return Err(ReadError::Broken(format!("{end} of {size} bytes")).into());
+        let stored = async {
+            match body {
+                Body::Stream(stream) if size <= self.buffers.part_size() as u64 => {
+                    let body = self.read_whole(stream, size as usize).await?;
+                    self.put_small(body, digest, false).await.map(|()| None)
                 }
-                let body = Body::Buffer { buffer: buffer.into(), range: 0..end };
-                self.put_small(body, digest, false).await.map(|()| None)
+                Body::Stream(_) => self.put_large(body, digest, size).await.map(Some),
+                body => self.put_small(body, digest, false).await.map(|()| None),
             }
-            Body::Stream(_) => self.put_large(body, digest, size).await.map(Some),
-            body => self.put_small(body, digest, false).await.map(|()| None),
         };
+        let over = async { if may_be_over { self.offset(at).await.map(drop) } else { Ok(()) } };
+        let (stored, over) = join(stored, over).await;
+        if let Err(error) = over {
+            if let Ok(Some((blob, _))) = stored {
+                self.forget_blob(blob, Key::Blob(blob).path());
+            }
+            return Err(error);
+        }
         match stored {
             Ok(None) => self.link(digest, size).await,
             Ok(Some((blob, located))) => self.describe(digest, blob, size, located).await,
             Err(error @ UploadError::DigestMismatch(_)) => Err(self.wrong_digest(at, error).await?),
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads a blob of at most a part into a buffer.
+    async fn read_whole(&self, mut stream: Stream, size: usize) -> Result<Body, UploadError> {
+        let mut buffer = self.buffers.lend(size).await?;
+        let read = match stream.read_into(&mut *buffer, 0..size, None).await {
+            Ok(end) if end < size => Err(ReadError::Broken(format!("{end} of {size} bytes"))),
+            read => read,
+        };
+        let end = read.inspect_err(|error| self.log_cut(0, error))?;
+        Ok(Body::Buffer { buffer: buffer.into(), range: 0..end })
     }
 
     /// Stores content of at most a part at its canonical path, if there is none. Unless `is_verified`, the content

@@ -10,7 +10,7 @@ use futures_executor::block_on;
 use futures_util::future::{LocalBoxFuture, ready};
 use http::{HeaderMap, Method, StatusCode};
 use pierhead::{
-    api::Handler,
+    api::{Handler, Request, Response},
     app::{App, Platform},
     auth::Principal,
     blobs::{Blobs, Cache, Edge},
@@ -337,6 +337,11 @@ impl TestRegistry {
         (self.storage.calls.borrow().clone(), answer)
     }
 
+    /// Handles a request.
+    pub fn handle(&self, request: Request) -> LocalBoxFuture<'_, Response> {
+        self.handler.handle(request, self.context(Principal::Anonymous))
+    }
+
     /// Sends a request; `line` is its method and target.
     pub fn send(&self, line: &str, headers: &[(&str, &str)], body: Option<MemoryStream>) -> Answer {
         let (method, target) = line.split_once(' ').unwrap();
@@ -354,8 +359,7 @@ impl TestRegistry {
 
     fn answer_with(&self, request: http::request::Builder, body: Option<MemoryStream>) -> Answer {
         let request = request.body(body.map_or(Body::Empty, |stream| Body::Stream(stream.into()))).unwrap();
-        let context = self.context(Principal::Anonymous);
-        let (parts, body) = block_on(self.handler.handle(request, context)).into_parts();
+        let (parts, body) = block_on(self.handle(request)).into_parts();
         let body = block_on(body.read(usize::MAX)).unwrap().to_vec();
         Answer { status: parts.status, headers: parts.headers, body }
     }

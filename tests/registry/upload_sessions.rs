@@ -1,9 +1,12 @@
 //! Upload sessions: chunk order, lengths, signed locations, cancelling.
 
+use std::{cell::Cell, rc::Rc};
+
 use futures_executor::block_on;
+use futures_util::FutureExt;
 use pierhead::{
     oci::{Algorithm, UploadId},
-    platform::{Timestamp, memory::MemoryStream},
+    platform::{self, Timestamp, memory::MemoryStream},
     uploads::{UploadAt, UploadState},
 };
 
@@ -336,4 +339,147 @@ fn a_location_of_an_earlier_version_still_works() {
     let digest = Algorithm::Sha256.digest(&bytes);
     assert_eq!(registry.get(&format!("PUT {location}&digest={digest}")).status, 201);
     assert_eq!(registry.get(&format!("GET /v2/a/blobs/{digest}")).body, bytes);
+}
+
+/// Polls a request that never waits, from inside another one.
+fn nested(registry: &TestRegistry, line: &str) -> u16 {
+    let (method, target) = line.split_once(' ').unwrap();
+    let request = http::Request::builder().method(method).uri(target).body(platform::Body::Empty).unwrap();
+    registry.handle(request).now_or_never().map_or(0, |response| response.status().as_u16())
+}
+
+/// An upload, and a request to it that is in flight while it is cancelled.
+struct InFlight {
+    name: &'static str,
+    /// What was sent before.
+    chunks: &'static [usize],
+    /// The request: its method, and the length of its body.
+    request: (&'static str, usize),
+}
+
+#[test]
+fn a_request_whose_upload_is_cancelled_gets_404_whenever_that_happens() {
+    let cases = [
+        InFlight { name: "a first chunk smaller than a part", chunks: &[], request: ("PATCH", 5) },
+        InFlight { name: "a first chunk of several parts", chunks: &[], request: ("PATCH", 4 * PART + 5) },
+        InFlight { name: "a later chunk", chunks: &[PART + 5], request: ("PATCH", 4 * PART) },
+        InFlight { name: "a chunk after a first one", chunks: &[5], request: ("PATCH", 4 * PART) },
+        InFlight { name: "a chunk after two", chunks: &[5, 7], request: ("PATCH", 11) },
+        InFlight { name: "the end of one chunk", chunks: &[5], request: ("PUT", 0) },
+        InFlight { name: "the end of two chunks", chunks: &[5, 7], request: ("PUT", 0) },
+        InFlight { name: "the end of parts", chunks: &[3 * PART + 5], request: ("PUT", 0) },
+        InFlight { name: "the end of whole parts", chunks: &[PART, PART], request: ("PUT", 0) },
+        InFlight { name: "a last chunk", chunks: &[PART + 5], request: ("PUT", 2 * PART) },
+        InFlight { name: "a small last chunk", chunks: &[5], request: ("PUT", 7) },
+        InFlight { name: "a whole blob", chunks: &[], request: ("PUT", 5) },
+        InFlight { name: "a large whole blob", chunks: &[], request: ("PUT", 4 * PART) },
+    ];
+    for InFlight { name, chunks, request: (method, length) } in cases {
+        let mut cancelled = 0;
+        for n in 0_u32.. {
+            let registry = Rc::new(TestRegistry::new());
+            let content = bytes(chunks.iter().sum::<usize>() + length);
+            let mut location = registry.start_upload("");
+            let mut at = 0;
+            for chunk in chunks {
+                location = patch(&registry, &location, &content[at..at + chunk]);
+                at += chunk;
+            }
+            registry.run_background();
+            // Cancels the upload at the nth call to storage or to the session.
+            let (left, status) = (Rc::new(Cell::new(n)), Rc::new(Cell::new(None)));
+            let hook = || {
+                let (left, status, registry) = (left.clone(), status.clone(), Rc::downgrade(&registry));
+                let cancel = format!("DELETE {location}");
+                Box::new(move || {
+                    if left.get() == 0 && status.get().is_none() {
+                        status.set(Some(0));
+                        status.set(Some(nested(&registry.upgrade().unwrap(), &cancel)));
+                    }
+                    left.set(left.get().saturating_sub(1));
+                }) as Box<dyn Fn()>
+            };
+            *registry.storage.on_call.borrow_mut() = Some(hook());
+            *registry.sessions.on_call.borrow_mut() = Some(hook());
+            let digest = Algorithm::Sha256.digest(&content);
+            let line = if method == "PUT" {
+                format!("PUT {location}&digest={digest}")
+            } else {
+                format!("PATCH {location}")
+            };
+            let body = (length > 0).then(|| MemoryStream::new(content[at..].to_vec()));
+            let answer = registry.send(&line, &[], body);
+            let linked = registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status.as_u16();
+            let Some(status) = status.get() else { break };
+            let what = format!("{name}, cancelled at call {n}: {answer:?}");
+            match (status, answer.status.as_u16()) {
+                // The request was over.
+                (404, 201) => assert_eq!(linked, 200, "{what}"),
+                (204, 404) => {
+                    assert_eq!(linked, 404, "{what}");
+                    assert_eq!(answer.codes(), ["BLOB_UPLOAD_UNKNOWN"], "{what}");
+                    cancelled += 1;
+                }
+                // It was decided before.
+                (204, 201) => assert_eq!(linked, 200, "{what}"),
+                (204, 202) => assert_eq!(linked, 404, "{what}"),
+                _ => panic!("{status} {what}"),
+            }
+            registry.run_background();
+            registry.check_content();
+            let after = registry.get(&format!("GET {location}")).status.as_u16();
+            assert_eq!(after, 404, "{what}");
+        }
+        assert!(cancelled > 0, "{name}: never cancelled in time");
+    }
+}
+
+#[test]
+fn the_location_of_a_cancelled_upload_takes_no_whole_blob() {
+    for length in [5, 4 * PART] {
+        let registry = TestRegistry::new();
+        let location = registry.start_upload("");
+        assert_eq!(registry.get(&format!("DELETE {location}")).status, 204);
+        let content = bytes(length);
+        let digest = Algorithm::Sha256.digest(&content);
+        let line = format!("PUT {location}&digest={digest}");
+        let answer = registry.send(&line, &[], Some(MemoryStream::new(content)));
+        assert_eq!((answer.status.as_u16(), answer.codes()), (404, vec!["BLOB_UPLOAD_UNKNOWN".into()]));
+        assert_eq!(registry.get(&format!("HEAD /v2/a/blobs/{digest}")).status, 404);
+        registry.run_background();
+        assert!(registry.storage.memory.paths().iter().all(|path| !path.starts_with("pierhead/blobs/")));
+    }
+}
+
+#[test]
+fn an_upload_whose_client_falls_silent_or_hangs_up_keeps_its_parts() {
+    type Make = fn(Vec<u8>) -> MemoryStream;
+    for (make, status, message) in [
+        (MemoryStream::silent as Make, 408, "no byte arrived for 60 s"),
+        (MemoryStream::broken, 400, "the connection was cut"),
+    ] {
+        for (sent, kept) in [(0, 0), (5, 0), (3 * PART + 5, 3 * PART)] {
+            let registry = TestRegistry::new();
+            let first = registry.start_upload("");
+            let content = bytes(5 * PART);
+            let answer = registry.send(&format!("PATCH {first}"), &[], Some(make(content[..sent].to_vec())));
+            assert_eq!(
+                (answer.status.as_u16(), answer.codes()),
+                (status, vec!["BLOB_UPLOAD_INVALID".into()]),
+                "{sent}"
+            );
+            {
+                let lines = registry.lines.0.borrow();
+                assert_eq!(lines.len(), 1, "{lines:?}");
+                assert_eq!((&lines[0]["level"], &lines[0]["upload"]["kept"]), (&"info".into(), &kept.into()));
+                assert!(lines[0]["message"].as_str().unwrap().contains(message), "{lines:?}");
+            }
+            let answer = registry.get(&format!("GET {first}"));
+            assert_eq!(answer.header("range"), format!("0-{}", kept.saturating_sub(1)));
+            let location = patch(&registry, answer.header("location"), &content[kept..]);
+            let digest = Algorithm::Sha256.digest(&content);
+            assert_created(&registry.get(&format!("PUT {location}&digest={digest}")), "a", &digest);
+            assert_eq!(registry.leftovers(), Vec::<String>::new());
+        }
+    }
 }
