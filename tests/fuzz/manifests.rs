@@ -1,0 +1,169 @@
+//! Manifests and descriptors. What is accepted is read a second time, as a tree.
+
+use std::collections::BTreeMap;
+
+use pierhead::oci::{Descriptor, Digest, Manifest, media_type};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use serde_json::{Value, json};
+
+use crate::{
+    cases,
+    fixtures::{EMPTY_INDEX, IMAGE, INDEX, descriptor, image},
+    mutate::{mutated, text},
+};
+
+pub const TYPES: [&str; 7] = [
+    IMAGE,
+    INDEX,
+    media_type::DOCKER_MANIFEST,
+    media_type::DOCKER_MANIFEST_LIST,
+    "application/json",
+    "application/octet-stream",
+    "application/vnd.example+json; charset=utf-8",
+];
+
+fn artifact() -> Value {
+    let mut foreign = descriptor("application/x", "foreign");
+    foreign["urls"] = json!(["https://example.com/layer"]);
+    json!({
+        "schemaVersion": 2,
+        "mediaType": IMAGE,
+        "artifactType": "application/vnd.example.sbom+json",
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": descriptor("", "{}")["digest"], "size": 2, "data": "e30="},
+        "layers": [descriptor("application/x", "layer"), foreign],
+        "subject": descriptor(IMAGE, "subject"),
+        "annotations": {"org.opencontainers.image.created": "2025-01-01T00:00:00Z", "": "ü\u{1}😀"},
+    })
+}
+
+fn list() -> Value {
+    let mut child = descriptor(IMAGE, "child");
+    child["platform"] = json!({"architecture": "arm", "os": "linux", "variant": "v7"});
+    child["annotations"] = json!({"k": "v"});
+    json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child, descriptor(INDEX, "index")], "subject": descriptor(IMAGE, "subject")})
+}
+
+pub fn manifests() -> Vec<String> {
+    let escaped = artifact().to_string().replace("layers", "l\\u0061yers");
+    let other = json!({"mediaType": "application/vnd.example+json", "subject": descriptor(IMAGE, "x"), "deep": [[[[]]]]});
+    let schema_1 = json!({"schemaVersion": 1, "name": "a", "tag": "v1", "fsLayers": [], "signatures": []});
+    let texts = [EMPTY_INDEX.to_owned(), image(&["layer", "another"]), escaped];
+    let values = [artifact(), list(), other, schema_1].map(|value| value.to_string());
+    texts.into_iter().chain(values).collect()
+}
+
+/// The digests of a list of descriptors, or of one.
+fn digests(value: &Value) -> Vec<Digest> {
+    let items = value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    items.iter().map(|item| item["digest"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+fn content_type() -> impl Strategy<Value = Option<String>> {
+    prop_oneof![
+        Just(None),
+        select(TYPES.to_vec()).prop_map(|of| Some(of.to_owned())),
+        text(&TYPES).prop_map(Some)
+    ]
+}
+
+/// Asserts that a second reading finds the same.
+fn check(manifest: &Manifest, sent_as: Option<&str>, content: &[u8]) {
+    let tree: Value = serde_json::from_slice(content).unwrap();
+    assert!(tree.is_object());
+    let named = tree["mediaType"].as_str().filter(|named| !named.is_empty());
+    let sent = sent_as.map(|sent| sent.split(';').next().unwrap().trim());
+    let sent = sent.filter(|sent| !["", "application/json", "application/octet-stream"].contains(sent));
+    let is_type = |of: &str| of.eq_ignore_ascii_case(&manifest.media_type);
+    assert!(named.or(sent).is_some_and(is_type), "{}", manifest.media_type);
+    assert!(sent.is_none_or(is_type), "{sent:?}");
+
+    let is_image = [IMAGE, media_type::DOCKER_MANIFEST].iter().any(|of| is_type(of));
+    let is_index = [INDEX, media_type::DOCKER_MANIFEST_LIST].iter().any(|of| is_type(of));
+    if !is_image && !is_index {
+        assert!(manifest.blobs.is_empty() && manifest.children.is_empty());
+        if let Some(subject) = &manifest.subject {
+            assert_eq!(&digests(&tree["subject"])[0], subject);
+        }
+        return;
+    }
+    let given = |key: &str| Some(&tree[key]).filter(|value| !value.is_null());
+    assert_eq!(manifest.subject, given("subject").map(|subject| digests(subject).remove(0)));
+    let config_type = given("config").and_then(|config| config["mediaType"].as_str());
+    let artifact_type = tree["artifactType"].as_str().filter(|of| !of.is_empty()).or(config_type);
+    assert_eq!(manifest.artifact_type.as_deref(), artifact_type);
+    let annotations: BTreeMap<String, String> =
+        given("annotations").map(|given| serde_json::from_value(given.clone()).unwrap()).unwrap_or_default();
+    assert_eq!(manifest.annotations, annotations);
+    if is_index {
+        assert!(given("config").is_none() && given("layers").is_none());
+        assert_eq!(manifest.children, digests(&tree["manifests"]));
+        assert!(manifest.blobs.is_empty());
+        return;
+    }
+    assert!(given("manifests").is_none() && manifest.children.is_empty());
+    let layers = given("layers").and_then(Value::as_array).cloned().unwrap_or_default();
+    let is_here = |blob: &Value| blob["urls"].as_array().is_none_or(Vec::is_empty);
+    let blobs: Vec<Value> = layers.into_iter().chain([tree["config"].clone()]).filter(is_here).collect();
+    let mut blobs = digests(&Value::Array(blobs));
+    blobs.sort();
+    blobs.dedup();
+    assert_eq!(manifest.blobs, blobs);
+}
+
+fn blob() -> impl Strategy<Value = Value> {
+    ("[a-z]{0,3}", option::of(vec("https://[a-z]{1,5}", 0..2))).prop_map(|(content, urls)| {
+        let mut blob = descriptor("application/x", &content);
+        if let Some(urls) = urls {
+            blob["urls"] = json!(urls);
+        }
+        blob
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(2500))]
+
+    #[test]
+    fn a_manifest_is_what_a_second_reading_finds(
+        sent_as in content_type(),
+        content in mutated(&manifests()),
+    ) {
+        Manifest::detect_media_type(&content);
+        if let Ok(manifest) = Manifest::parse(sent_as.as_deref(), &content) {
+            check(&manifest, sent_as.as_deref(), &content);
+        }
+    }
+
+    /// Every valid image is accepted, whatever else it holds.
+    #[test]
+    fn images_are_accepted(
+        (config, layers, subject) in (blob(), vec(blob(), 0..6), option::of(blob())),
+        annotations in prop::collection::btree_map(".{0,5}", ".{0,9}", 0..4),
+        (key, other) in ("x[a-z]{0,5}", select(vec![json!(null), json!(1.5), json!([{"a": []}]), json!("")])),
+    ) {
+        let mut image = json!({"schemaVersion": 2, "mediaType": IMAGE, "config": config, "layers": layers, "annotations": annotations});
+        if let Some(subject) = subject {
+            image["subject"] = subject;
+        }
+        image[key] = other;
+        let content = image.to_string().into_bytes();
+        let manifest = Manifest::parse(Some(IMAGE), &content);
+        prop_assert!(manifest.is_ok(), "{manifest:?}");
+        check(&manifest.unwrap(), Some(IMAGE), &content);
+    }
+
+    #[test]
+    fn descriptors_round_trip(bytes in mutated(&[blob_text(), artifact()["config"].to_string(), list()["manifests"][0].to_string()])) {
+        let Ok(descriptor) = serde_json::from_slice::<Descriptor>(&bytes) else { return Ok(()) };
+        let again: Descriptor = serde_json::from_str(&serde_json::to_string(&descriptor).unwrap()).unwrap();
+        prop_assert_eq!(again, descriptor);
+    }
+}
+
+fn blob_text() -> String {
+    let mut blob = descriptor("application/x", "x");
+    blob["urls"] = json!(["https://example.com"]);
+    blob["annotations"] = json!({"k": "v"});
+    blob["artifactType"] = json!("application/y");
+    blob.to_string()
+}

@@ -1,0 +1,98 @@
+//! Paths.
+
+use http::Method;
+use pierhead::{api::route::Route, oci::UploadId};
+use proptest::{prelude::*, sample::select};
+
+use crate::{
+    cases,
+    mutate::text,
+    names::{digests, names, tags},
+};
+
+pub const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", "TRACE", "get"];
+
+fn paths() -> Vec<String> {
+    let (digest, id) = (&digests()[0], UploadId::unique([1; 32]));
+    let [algorithm, hex] = digest.split(':').collect::<Vec<_>>()[..] else { unreachable!() };
+    let mut paths = ["/v2", "/v2/", "/v2/_catalog", "/v2/_pierhead/rebuild"].map(str::to_owned).to_vec();
+    paths.push(format!("/v2/_pierhead/blobs/{algorithm}/{hex}"));
+    for name in names().iter().take(4) {
+        paths.extend([
+            format!("/v2/{name}/blobs/{digest}"),
+            format!("/v2/{name}/manifests/{digest}"),
+            format!("/v2/{name}/manifests/v1"),
+            format!("/v2/{name}/blobs/uploads"),
+            format!("/v2/{name}/blobs/uploads/"),
+            format!("/v2/{name}/blobs/uploads/{id}"),
+            format!("/v2/{name}/tags/list"),
+            format!("/v2/{name}/referrers/{digest}"),
+        ]);
+    }
+    paths
+}
+
+/// The methods and the path of a route.
+fn printed(route: &Route) -> (&'static [&'static str], String) {
+    let upload = |name, id| format!("/v2/{name}/blobs/uploads/{id}");
+    match route {
+        Route::Base => (&["GET", "HEAD"], "/v2/".into()),
+        Route::Catalog => (&["GET", "HEAD"], "/v2/_catalog".into()),
+        Route::Rebuild => (&["POST"], "/v2/_pierhead/rebuild".into()),
+        Route::GetSignedBlob { digest } => {
+            (&["GET"], format!("/v2/_pierhead/blobs/{}/{}", digest.algorithm(), digest.hex()))
+        }
+        Route::GetBlob { name, digest } => (&["GET", "HEAD"], format!("/v2/{name}/blobs/{digest}")),
+        Route::DeleteBlob { name, digest } => (&["DELETE"], format!("/v2/{name}/blobs/{digest}")),
+        Route::GetManifest { name, reference } => {
+            (&["GET", "HEAD"], format!("/v2/{name}/manifests/{reference}"))
+        }
+        Route::PutManifest { name, reference } => (&["PUT"], format!("/v2/{name}/manifests/{reference}")),
+        Route::DeleteManifest { name, reference } => {
+            (&["DELETE"], format!("/v2/{name}/manifests/{reference}"))
+        }
+        Route::ListTags { name } => (&["GET", "HEAD"], format!("/v2/{name}/tags/list")),
+        Route::ListReferrers { name, digest } => (&["GET", "HEAD"], format!("/v2/{name}/referrers/{digest}")),
+        Route::StartUpload { name } => (&["POST"], format!("/v2/{name}/blobs/uploads/")),
+        Route::PatchUpload { name, id } => (&["PATCH"], upload(name, id)),
+        Route::FinishUpload { name, id } => (&["PUT"], upload(name, id)),
+        Route::UploadStatus { name, id } => (&["GET", "HEAD"], upload(name, id)),
+        Route::CancelUpload { name, id } => (&["DELETE"], upload(name, id)),
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(6000))]
+
+    /// A route is found for its own path and methods only.
+    #[test]
+    fn routes_round_trip(method in select(METHODS.to_vec()), path in text(&paths())) {
+        let Ok(route) = Route::parse(&method.parse::<Method>().unwrap(), &path) else { return Ok(()) };
+        let (methods, printed) = printed(&route);
+        prop_assert!(methods.contains(&method));
+        prop_assert!(printed == path || printed.strip_suffix('/') == Some(path.as_str()));
+    }
+
+    /// Every route of every name is found, also of names that look like an endpoint.
+    #[test]
+    fn routes_are_found(
+        name in "[a-z0-9]{1,3}(/([a-z0-9]{1,3}|blobs|uploads|manifests|tags|list|referrers|v2)){0,4}",
+        (tag, digest) in (select(tags()), select(digests())),
+    ) {
+        let id = UploadId::unique([1; 32]);
+        for (method, rest) in [
+            ("GET", format!("blobs/{digest}")),
+            ("DELETE", format!("blobs/{digest}")),
+            ("PUT", format!("manifests/{tag}")),
+            ("DELETE", format!("manifests/{digest}")),
+            ("GET", "tags/list".to_owned()),
+            ("GET", format!("referrers/{digest}")),
+            ("POST", "blobs/uploads/".to_owned()),
+            ("PATCH", format!("blobs/uploads/{id}")),
+        ] {
+            let path = format!("/v2/{name}/{rest}");
+            let route = Route::parse(&method.parse().unwrap(), &path).unwrap();
+            prop_assert_eq!(printed(&route).1, path);
+        }
+    }
+}
