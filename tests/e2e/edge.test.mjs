@@ -210,6 +210,30 @@ describe("calls that fail", () => {
     assert.equal(after.value.key, name);
   });
 
+  test("held before or after the effect, and what follows, until the rules are set", async () => {
+    const held = async (count) => {
+      for (const deadline = Date.now() + 10_000; (await registry.held()).here !== count;) {
+        assert.ok(Date.now() < deadline, JSON.stringify(await registry.held()));
+      }
+    };
+    for (const [when, stored] of [
+      ["before", null],
+      ["after", "1"],
+    ]) {
+      const name = key();
+      await fault({ kind: "hold", name: "here", key: `^${name}$`, when, freezes: `^${name}/` });
+      const put = step("bucket", "put", name, "1");
+      await held(1);
+      const following = step("bucket", "delete", ["other", `${name}/2`]);
+      await held(2);
+      assert.equal((await step("read", name)).value, stored, when);
+      await registry.edge({ rule: "none" });
+      for (const { error } of [await put, await following]) assert.equal(error, undefined);
+      assert.equal((await step("read", name)).value, "1");
+      assert.deepEqual(await registry.held(), {});
+    }
+  });
+
   test("at keys that match, and from an object", async () => {
     await registry.edge({ rule: "none", faults: [{ call: "r2", key: "/bad$", from: "object", kind: "error" }] });
     const results = await run([["bucket", "put", "a/bad", "1"]], [["object", null, "put a/good"]]);

@@ -177,6 +177,11 @@ export class Registry {
     return this.#control("GET", "?log");
   }
 
+  // How many calls the strict edge holds, by the name of their fault.
+  async held() {
+    return (await this.#control("GET")).held;
+  }
+
   // Moves the clock; alarms that are due have run afterwards.
   advance(seconds) {
     return this.#control("POST", `?advance=${seconds}`);

@@ -1,7 +1,7 @@
 // The way of every call through the edge: logged, queued, as far away as its profile says, failing as told.
 import { now, wait, work } from "./clock.mjs";
 import { distance } from "./distances.mjs";
-import { ERRORS, faultOf } from "./faults.mjs";
+import { ERRORS, faultOf, hold } from "./faults.mjs";
 import { begin, counters, current, end, event } from "./log.mjs";
 import { chance } from "./rules.mjs";
 
@@ -79,6 +79,15 @@ async function failing(fault, about, invocation, { operation, copy, fail }, entr
   if (fail) {
     const failed = await fail(fault, entry);
     if (failed) throw failed;
+  }
+  if (fault.kind === "hold") {
+    if (fault.when === "after") {
+      const result = await working(operation, entry);
+      await hold(fault);
+      return result;
+    }
+    await hold(fault);
+    return working(operation, entry);
   }
   if (fault.kind === "late") {
     await copy?.();

@@ -106,6 +106,9 @@ function virtualClearTimeout(id) {
   timers.delete(id);
 }
 
+// Waits in real time.
+export const pause = (milliseconds) => new Promise((resolve) => realSetTimeout(resolve, milliseconds));
+
 export const wait = (milliseconds) =>
   milliseconds > 0 ? new Promise((resolve) => virtualSetTimeout(resolve, milliseconds)) : Promise.resolve();
 

@@ -1,8 +1,10 @@
 // The control endpoint, which never reaches the registry. `PUT /v2/_edge` sets rules (see rules.mjs) and starts
 // the counters and the log anew, `GET` answers the counters, with `?log` the log as well, `DELETE` resets the
-// rules, and `POST ?advance=<seconds>` moves the clock and rings the alarms that are due.
+// rules, and `POST ?advance=<seconds>` moves the clock and rings the alarms that are due. What is held goes on when rules
+// are set.
 import * as alarms from "./alarms.mjs";
 import * as clock from "./clock.mjs";
+import { holds, letGo } from "./faults.mjs";
 import * as kv from "./kv.mjs";
 import { counters, log, misuse, reset } from "./log.mjs";
 import * as multipart from "./multipart.mjs";
@@ -31,6 +33,7 @@ export function begin(text) {
 }
 
 function apply(given) {
+  letGo();
   setRules(given);
   clock.setLeaps(rules.leaps);
   writes.reset();
@@ -73,7 +76,7 @@ export async function control(request, env) {
     return Response.json({ error: String(error.stack) }, { status: 400 });
   }
   const faults = rules.faults.map(({ seen, done }) => ({ seen, done }));
-  const answer = { now: clock.now(), counters, faults, misuse: misuse(), state: save() };
+  const answer = { now: clock.now(), counters, faults, held: holds(), misuse: misuse(), state: save() };
   if (searchParams.has("log")) answer.log = log();
   return Response.json(answer);
 }

@@ -33,7 +33,7 @@ async function change(kind, keys, operation, { body, fail } = {}) {
   let content = body;
   try {
     return await call(
-      { class: "r2", kind, key: keys[0] ?? "" },
+      { class: "r2", kind, key: keys[0] ?? "", keys },
       {
         far: "write",
         limit: ["put", "delete", "complete"].includes(kind) ? (rules) => write(rules.rule, keys, kind) : undefined,
