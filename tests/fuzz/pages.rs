@@ -43,6 +43,10 @@ proptest! {
         let Some(target) = sendable(&format!("/v2/a/tags/list?{query}")) else { return Ok(()) };
         let query = target.split_once('?').unwrap().1;
         let answer = REGISTRY.with(|registry| registry.get(&format!("GET {target}")));
+        if answer.status == 414 {
+            prop_assert!(target.len() > 8_000);
+            return Ok(());
+        }
         let n = match first(query, "n") {
             None => None,
             Some(n) if !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()) => {
