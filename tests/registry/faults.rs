@@ -260,3 +260,24 @@ fn every_change_survives_a_failure_of_any_call() {
     println!("{cases:?}");
     assert!(cases.values().all(|reached| *reached >= 4), "{cases:#?}");
 }
+
+/// The link of a blob is written without the writer: what a deletion does later must not remove a newer one.
+#[test]
+fn a_blob_pushed_after_its_deletion_stays() {
+    let line = format!("DELETE /v2/a/blobs/{}", sha256("loose"));
+    for kind in KINDS {
+        for at in 0..10 {
+            let about = format!("{kind:?} at call {at}");
+            let registry = world();
+            registry.storage.fail_at(Some((at, kind)));
+            let deleted = registry.get(&line).status.as_u16();
+            registry.storage.fail_at(None);
+            assert!([202, 500, 503].contains(&deleted), "{about}: {deleted}");
+            let again = registry.get(&line).status.as_u16();
+            assert!([202, 404].contains(&again), "{about}: {again}");
+            let digest = registry.push_blob("a", "loose");
+            recover(&registry);
+            assert_eq!(registry.get(&format!("GET /v2/a/blobs/{digest}")).status, 200, "{about}");
+        }
+    }
+}
