@@ -1,7 +1,8 @@
-// Fails each R2 call of an upload in turn, in workerd: busy, an error, or a lost answer.
+// Fails each call to R2 and to an object of every operation in turn, in workerd: busy, an error, or a lost answer.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, before, test } from "node:test";
+import { changesOf, forEach } from "../support/changes.mjs";
 import { PART, Registry, digestOf } from "../support/registry.mjs";
 
 let registry;
@@ -85,5 +86,94 @@ for (const kind of ["busy", "error", "lost"]) {
     // The driver retries a busy call unless it carries a stream, so most failures never reach the client.
     if (kind === "busy") assert.ok(seen <= 2, `${seen} busy answers reached the client`);
     if (kind === "error") assert.ok(seen > 10, `only ${seen} errors reached the client`);
+  });
+}
+
+const KINDS = {
+  r2: ["busy", "error", "lost"],
+  object: ["overloaded", "error", "lost"],
+};
+
+// Those of which a part is too large to send many at once come first.
+const OPERATIONS = [
+  "wholeLarge",
+  "ofOnePart",
+  "commitOfParts",
+  "cancel",
+  "put",
+  "wholeSmall",
+  "small",
+  "commitOfFirst",
+  "mount",
+  "push",
+  "move",
+  "retag",
+  "tagged",
+  "attach",
+  "untag",
+  "remove",
+  "detach",
+  "unlink",
+  "rebuild",
+];
+
+// The calls of a request, with those that its objects made for it.
+const callsOf = (request) => request.calls.flatMap((call) => [call, ...callsOf({ calls: call.inner ?? [] })]);
+
+for (const operation of OPERATIONS) {
+  test(`${operation} survives a failure of any call, to R2 and to an object`, async (t) => {
+    const all = changesOf(registry);
+    const change = { ...all, ofOnePart: all.chunk(() => PART + 1000) }[operation];
+    const middle = (from, to) => Math.floor((from + to) / 2);
+    // A step of a rebuild covers what follows: nothing does.
+    const folder = operation === "rebuild" ? "z" : operation.toLowerCase();
+    let last = 0;
+
+    // Sends the request with these faults, in a repository of its own.
+    const send = async (faults) => {
+      const about = await change.begin(`${folder}/${String(++last).padStart(4, "0")}`, middle);
+      await registry.advance(2);
+      const tag = randomBytes(8).toString("hex");
+      const mark = { "x-edge": JSON.stringify({ faults, tag }) };
+      const answer = await change.send(about, (line, { headers, ...options } = {}) => {
+        const [method, target] = line.split(" ");
+        return registry.fetch(target, { method, ...options, headers: { ...headers, ...mark } });
+      });
+      return { about, tag, status: answer.status, text: await answer.text() };
+    };
+    const callsBy = async () => {
+      const { log } = await registry.edgeLog();
+      return new Map(log.filter(({ tag }) => tag).map((request) => [request.tag, callsOf(request)]));
+    };
+
+    await registry.edge();
+    const { tag } = await send([]);
+    const calls = (await callsBy()).get(tag);
+    const cases = Object.entries(KINDS).flatMap(([of, kinds]) => {
+      const own = calls.filter((call) => call.class === of);
+      return kinds.flatMap((kind) => own.map((_, at) => ({ call: of, at, kind })));
+    });
+    const wrong = [];
+    await forEach(cases, async (fault) => {
+      try {
+        const { about, tag, status, text } = await send([fault]);
+        fault.tag = tag;
+        assert.ok([...change.statuses, 500, 503].includes(status), `${status}: ${text}`);
+        await change.check(about, status, { isRecovered: false });
+      } catch (error) {
+        wrong.push(`${fault.kind} at call ${fault.at} to ${fault.call}: ${error.message}`);
+      }
+    });
+
+    // How many calls failed, of each kind.
+    const made = await callsBy();
+    const hits = {};
+    for (const { call, kind, tag } of cases) {
+      const hasFailed = made.get(tag)?.some((made) => made.class === call && made.outcome !== "ok");
+      hits[`${call}: ${kind}`] = (hits[`${call}: ${kind}`] ?? 0) + Number(hasFailed ?? false);
+    }
+    t.diagnostic(JSON.stringify(hits));
+    assert.ok(Object.keys(hits).length >= KINDS.r2.length && Object.values(hits).every((count) => count > 0));
+    assert.deepEqual(wrong, []);
   });
 }

@@ -1,6 +1,7 @@
 // Kills of the runtime at chosen moments. The strict edge holds a call of a request before or after its effect. When
 // every chosen call is held, the runtime is killed, and started again on the same state.
 import { randomInt } from "node:crypto";
+import { forEach } from "./changes.mjs";
 import { random } from "./edge/random.mjs";
 
 // KILLS_SEED repeats a run. KILLS_ROUNDS kills more often than once at each moment of manifests.
@@ -10,15 +11,6 @@ export const ROUNDS = Number(process.env.KILLS_ROUNDS ?? 1);
 
 // The patience with a call that is to be held, in milliseconds.
 const PATIENCE = 60_000;
-
-// Does something with each, a few at a time.
-async function some(list, use) {
-  const queue = [...list];
-  const work = async () => {
-    for (let next; (next = queue.shift());) await use(next);
-  };
-  await Promise.all(Array.from({ length: 6 }, work));
-}
 
 export class Kills {
   // Hits by moment, and what was wrong after them.
@@ -46,10 +38,9 @@ export class Kills {
   //
   //   name     of the moment
   //   call     the call to hold, and `when`: see tests/support/edge/faults.mjs. A `key` may hold NAME, the repository
-  //   begin    prepares the repository; returns what the request is about
-  //   send     sends the request
-  //   check    looks what is there afterwards; gets the status of the answer that came before the kill, if any
-  //   isOwn    whether only the request's own calls are meant: with a key that others may use too
+  //   isAnswered  whether the answer has come by then
+  //
+  // and the fields of a change: see changes.mjs.
   async at(moments) {
     const { registry } = this;
     const T = [Date.now()];
@@ -59,9 +50,9 @@ export class Kills {
     };
     const round = ++this.rounds;
     const chosen = moments.map((moment, at) => ({ ...moment, repository: `${this.name}${round}/r${at}` }));
-    await some(chosen, async (moment) => {
+    await forEach(chosen, async (moment) => {
       this.hits[moment.name] ??= 0;
-      moment.about = await moment.begin(moment.repository, this);
+      moment.about = await moment.begin(moment.repository, (from, to) => this.pick(from, to));
     });
     for (const moment of chosen) {
       const { key, ...call } = moment.call;
@@ -101,11 +92,11 @@ export class Kills {
     // Alarms that are due have run.
     await registry.advance(60);
     lap("advance");
-    await some(chosen, async (moment) => {
+    await forEach(chosen, async (moment) => {
       if (!isReached(moment)) return;
       this.hits[moment.name]++;
       try {
-        await moment.check(moment.about, moment.status);
+        await moment.check(moment.about, moment.status, { isRecovered: true });
       } catch (error) {
         const frozen = moment.fault.freezes === undefined ? "" : ", the rest frozen";
         this.wrong.push(`${moment.name}${frozen}: ${error.message}`);

@@ -152,7 +152,8 @@ export class Registry {
   // Asks the strict edge's control endpoint, and keeps what a restart must not lose.
   async #control(method, query = "", body = undefined) {
     if (!this.isStrict) return null;
-    const signal = AbortSignal.timeout(5000);
+    // Alarms that are due may have much to do.
+    const signal = AbortSignal.timeout(method === "POST" ? 60_000 : 5000);
     const answer = await fetch(`${this.url}/v2/_edge${query}`, {
       method,
       ...(body && { body: JSON.stringify(body) }),
