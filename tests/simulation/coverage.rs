@@ -1,0 +1,104 @@
+//! What a run has exercised: which kinds of operations met, and which faults fell on them while they did.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::clients::Kind;
+
+/// What the scheduler does to calls and isolates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A call fails without effect.
+    Error,
+    /// A call takes effect, but its answer is lost.
+    Lost,
+    /// The answer is lost, and the call takes effect later, or never.
+    Late,
+    /// An isolate crashes.
+    Crash,
+}
+
+impl Fault {
+    pub const ALL: [Self; 4] = [Self::Error, Self::Lost, Self::Late, Self::Crash];
+}
+
+/// Two kinds, in order.
+type Pair = (Kind, Kind);
+
+fn pair(a: Kind, b: Kind) -> Pair {
+    (a.min(b), a.max(b))
+}
+
+/// Counts of a run.
+#[derive(Debug, Default, Clone)]
+pub struct Coverage {
+    /// How often two operations were in flight at once.
+    met: BTreeMap<Pair, u64>,
+    /// How often a fault happened while both were.
+    faults: BTreeMap<(Pair, Fault), u64>,
+    /// The calls at which faults happened, by operation and kind of key.
+    points: BTreeMap<(Fault, String), u64>,
+}
+
+impl Coverage {
+    /// An operation starts while others are in flight.
+    pub fn begin(&mut self, kind: Kind, others: impl Iterator<Item = Kind>) {
+        for other in others {
+            *self.met.entry(pair(kind, other)).or_default() += 1;
+        }
+    }
+
+    /// A fault happens at a call (`operation` of a key of this kind) while these are in flight.
+    pub fn fault(&mut self, fault: Fault, at: String, in_flight: &[Kind]) {
+        *self.points.entry((fault, at)).or_default() += 1;
+        for (n, a) in in_flight.iter().enumerate() {
+            for b in in_flight.iter().skip(n + 1) {
+                *self.faults.entry((pair(*a, *b), fault)).or_default() += 1;
+            }
+        }
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        let add = |(total, count): (&mut u64, u64)| *total += count;
+        other.met.iter().for_each(|(pair, n)| add((self.met.entry(*pair).or_default(), *n)));
+        other.faults.iter().for_each(|(key, n)| add((self.faults.entry(*key).or_default(), *n)));
+        other.points.iter().for_each(|(key, n)| add((self.points.entry(key.clone()).or_default(), *n)));
+    }
+
+    fn pairs() -> impl Iterator<Item = Pair> {
+        Kind::ALL.iter().enumerate().flat_map(|(n, a)| Kind::ALL[n..].iter().map(|b| (*a, *b)))
+    }
+
+    /// The pairs that never met, and those that never met under some fault.
+    pub fn gaps(&self) -> Vec<String> {
+        let met = Self::pairs().filter(|pair| !self.met.contains_key(pair)).map(|pair| format!("{pair:?}"));
+        let faults = Self::pairs().flat_map(|pair| Fault::ALL.map(|fault| (pair, fault)));
+        met.chain(
+            faults
+                .filter(|key| !self.faults.contains_key(key))
+                .map(|(pair, fault)| format!("{pair:?} {fault:?}")),
+        )
+        .collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:30}{:>8}", "in flight at once", "times")?;
+        Fault::ALL.iter().try_for_each(|fault| write!(f, "{:>8}", format!("{fault:?}")))?;
+        writeln!(f)?;
+        for pair in Self::pairs() {
+            let (a, b) = pair;
+            let count = self.met.get(&pair).unwrap_or(&0);
+            write!(f, "{:30}{count:>8}", format!("{a:?} {b:?}"))?;
+            for fault in Fault::ALL {
+                write!(f, "{:>8}", self.faults.get(&(pair, fault)).unwrap_or(&0))?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "faults, by call:")?;
+        for ((fault, at), count) in &self.points {
+            writeln!(f, "{count:>8} {fault:?} at {at}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,444 @@
+//! What may be true, by the history of operations: a register for each tag, manifest and blob link of a
+//! repository, with every value that some order of the operations explains.
+//!
+//! An operation takes effect at one moment between its start and its answer. One that failed, or whose answer was
+//! lost, may take effect at any time, or never, until the registry has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    clients::{Kind, Operation, Read},
+    universe::{BLOBS, MANIFESTS, REPOSITORIES, TAGS, UNIVERSE},
+};
+
+/// A register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Register {
+    /// A tag of a repository: the manifest that it points to.
+    Tag(usize, usize),
+    /// A manifest of a repository.
+    Manifest(usize, usize),
+    /// A blob of a repository.
+    Blob(usize, usize),
+}
+
+impl Register {
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..REPOSITORIES).flat_map(|repository| {
+            let tags = (0..TAGS).map(move |tag| Self::Tag(repository, tag));
+            let manifests = (0..MANIFESTS).map(move |manifest| Self::Manifest(repository, manifest));
+            tags.chain(manifests).chain((0..BLOBS).map(move |blob| Self::Blob(repository, blob)))
+        })
+    }
+}
+
+/// `None` is absent. A tag that is there has the number of its manifest, anything else 0.
+pub type Value = Option<u8>;
+
+/// A value that is there and that no operation wrote.
+pub const FOREIGN: u8 = u8::MAX;
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wrong {
+    /// An acknowledged tag is gone, and no deletion explains it.
+    TagGone,
+    /// A tag points to a manifest that was replaced before.
+    TagStale,
+    /// A deleted tag is there again.
+    TagCameBack,
+    /// A tag points to a manifest that the repository does not have.
+    TagDangling,
+    /// A tag is listed that does not exist.
+    TagListed,
+    /// An acknowledged manifest is gone, and no deletion explains it.
+    ManifestGone,
+    /// A deleted manifest is there again.
+    ManifestCameBack,
+    /// An acknowledged manifest lacks its referrer entry, its catalog entry or its content.
+    ManifestIncomplete,
+    /// A referrer is listed that does not exist.
+    ReferrerListed,
+    /// An acknowledged blob is gone, and no deletion explains it.
+    BlobGone,
+    /// A deleted blob is there again.
+    BlobCameBack,
+    /// A push was acknowledged for an image whose blobs were not there.
+    ImageLacksBlob,
+    /// A link lacks its reverse link.
+    ReverseLinkMissing,
+    /// A read gave what no order of the operations explains.
+    ReadWrong,
+    /// A status that no order of the operations explains.
+    StatusWrong,
+    /// Something listed could not be read or removed when nothing else was going on.
+    NotRemovable,
+    /// The registry did not come to rest.
+    Stuck,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub wrong: Wrong,
+    pub detail: String,
+}
+
+pub fn violation<T>(wrong: Wrong, detail: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { wrong, detail: detail.into() })
+}
+
+/// The effect of an operation on a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Write {
+    Set(Value),
+    /// Removes this value; leaves others.
+    Clear(u8),
+}
+
+impl Write {
+    fn apply(self, value: Value) -> Value {
+        match self {
+            Self::Set(value) => value,
+            Self::Clear(old) if value == Some(old) => None,
+            Self::Clear(_) => value,
+        }
+    }
+}
+
+/// The values that a register may have, each with the operations in flight that have taken effect in it.
+#[derive(Default)]
+struct History {
+    states: BTreeSet<(Value, u32)>,
+    /// Operations in flight. Each has the bit of its place.
+    open: Vec<Option<(u64, Write)>>,
+    /// Operations without an answer.
+    loose: Vec<Write>,
+}
+
+impl History {
+    fn begin(&mut self, operation: u64, write: Write) {
+        match self.open.iter_mut().find(|open| open.is_none()) {
+            Some(free) => *free = Some((operation, write)),
+            None => self.open.push(Some((operation, write))),
+        }
+    }
+
+    /// Every state after any of the operations in flight and without an answer.
+    fn reachable(&self) -> BTreeSet<(Value, u32)> {
+        let mut reached = self.states.clone();
+        let mut new: Vec<(Value, u32)> = reached.iter().copied().collect();
+        while let Some((value, applied)) = new.pop() {
+            let open = self.open.iter().enumerate().filter_map(|(n, open)| {
+                let (_, write) = open.as_ref()?;
+                (applied & (1 << n) == 0).then(|| (write.apply(value), applied | 1 << n))
+            });
+            let loose = self.loose.iter().map(|write| (write.apply(value), applied));
+            for state in open.chain(loose) {
+                if reached.insert(state) {
+                    new.push(state);
+                }
+            }
+        }
+        reached
+    }
+
+    fn possible(&self) -> BTreeSet<Value> {
+        if self.open.iter().all(Option::is_none) && self.loose.is_empty() {
+            return self.states.iter().map(|(value, _)| *value).collect();
+        }
+        self.reachable().into_iter().map(|(value, _)| value).collect()
+    }
+
+    fn end(&mut self, operation: u64, end: End) {
+        let Some(place) =
+            self.open.iter().position(|open| open.as_ref().is_some_and(|(id, _)| *id == operation))
+        else {
+            return;
+        };
+        let bit = 1 << place;
+        let reached = if end == End::Refused { self.states.clone() } else { self.reachable() };
+        self.states = reached
+            .into_iter()
+            .filter(|(_, applied)| match end {
+                End::Done => applied & bit != 0,
+                End::Refused => applied & bit == 0,
+                End::Perhaps | End::Lost => true,
+            })
+            .map(|(value, applied)| (value, applied & !bit))
+            .collect();
+        if let (Some((_, write)), End::Lost) = (self.open[place].take(), end)
+            && !self.loose.contains(&write)
+        {
+            self.loose.push(write);
+        }
+    }
+}
+
+/// How an operation ended, for one register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It took effect.
+    Done,
+    /// It had no effect.
+    Refused,
+    /// It may have taken effect, and does so no more.
+    Perhaps,
+    /// It may have taken effect, and may still do so.
+    Lost,
+}
+
+/// The values that a register may have had while an operation was in flight.
+struct Watch {
+    operation: u64,
+    register: Register,
+    seen: BTreeSet<Value>,
+}
+
+/// The answer to an operation.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    Answer {
+        status: u16,
+        /// `Docker-Content-Digest`.
+        digest: String,
+        body: Vec<u8>,
+    },
+    /// The isolate crashed.
+    Lost,
+}
+
+impl Outcome {
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answer { status, .. } => Some(*status),
+            Self::Lost => None,
+        }
+    }
+}
+
+/// The registers, and what was seen of them.
+pub struct Model {
+    histories: BTreeMap<Register, History>,
+    watches: Vec<Watch>,
+}
+
+impl Model {
+    /// Everything is absent.
+    pub fn new() -> Self {
+        let absent = || History { states: BTreeSet::from([(None, 0)]), ..History::default() };
+        Self {
+            histories: Register::all().map(|register| (register, absent())).collect(),
+            watches: Vec::new(),
+        }
+    }
+
+    pub fn possible(&self, register: Register) -> BTreeSet<Value> {
+        self.histories[&register].possible()
+    }
+
+    fn writes(operation: &Operation) -> Vec<(Register, Write)> {
+        let Operation { repository, manifest, blob, tags, .. } = operation;
+        let (here, gone) = (Write::Set(Some(0)), Write::Set(None));
+        let manifest_register = Register::Manifest(*repository, *manifest);
+        match operation.kind {
+            Kind::PushBlob | Kind::Mount => vec![(Register::Blob(*repository, *blob), here)],
+            Kind::DeleteBlob => vec![(Register::Blob(*repository, *blob), gone)],
+            Kind::DeleteTag => vec![(Register::Tag(*repository, tags[0]), gone)],
+            Kind::DeleteManifest => {
+                let tags =
+                    (0..TAGS).map(|tag| (Register::Tag(*repository, tag), Write::Clear(*manifest as u8)));
+                tags.chain([(manifest_register, gone)]).collect()
+            }
+            Kind::Rebuild | Kind::Read => Vec::new(),
+            Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag => {
+                let moved = operation.moved_tags().iter();
+                let tags =
+                    moved.map(|tag| (Register::Tag(*repository, *tag), Write::Set(Some(*manifest as u8))));
+                tags.chain([(manifest_register, here)]).collect()
+            }
+        }
+    }
+
+    /// The registers on which the answer depends.
+    fn watched(operation: &Operation) -> Vec<Register> {
+        let Operation { repository, manifest, blob, tags, read, .. } = operation;
+        match operation.kind {
+            Kind::Mount => vec![Register::Blob(operation.source(), *blob)],
+            Kind::Read => match read {
+                Read::Tag => vec![Register::Tag(*repository, tags[0])],
+                Read::Manifest => vec![Register::Manifest(*repository, *manifest)],
+                Read::Blob => vec![Register::Blob(*repository, *blob)],
+                Read::Tags => (0..TAGS).map(|tag| Register::Tag(*repository, tag)).collect(),
+                Read::Referrers => (0..MANIFESTS)
+                    .filter(|manifest| UNIVERSE.manifests[*manifest].has_subject)
+                    .map(|manifest| Register::Manifest(*repository, manifest))
+                    .collect(),
+                Read::Catalog => Vec::new(),
+            },
+            _ if operation.pushes_manifest() => {
+                let blobs = UNIVERSE.manifests[*manifest].blobs.iter();
+                blobs.map(|blob| Register::Blob(*repository, *blob)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// An operation is sent.
+    pub fn begin(&mut self, id: u64, operation: &Operation) {
+        for (register, write) in Self::writes(operation) {
+            self.histories.get_mut(&register).unwrap().begin(id, write);
+            let possible = self.possible(register);
+            let watches = self.watches.iter_mut().filter(|watch| watch.register == register);
+            watches.for_each(|watch| watch.seen.extend(possible.iter().copied()));
+        }
+        for register in Self::watched(operation) {
+            let seen = self.possible(register);
+            self.watches.push(Watch { operation: id, register, seen });
+        }
+    }
+
+    /// A push in flight whose manifest is not there yet must find its blobs after this moment: the deletion of one
+    /// of them was acknowledged.
+    fn restart_watches(&mut self, blob: Register, is_ahead: impl Fn(u64) -> bool) {
+        let possible = self.possible(blob);
+        for watch in self.watches.iter_mut().filter(|watch| watch.register == blob) {
+            if is_ahead(watch.operation) {
+                watch.seen.clone_from(&possible);
+            }
+        }
+    }
+
+    /// An operation is answered, or never will be. `is_ahead` tells whether another operation in flight pushes a
+    /// manifest that is not there yet.
+    pub fn end(
+        &mut self,
+        id: u64,
+        operation: &Operation,
+        outcome: &Outcome,
+        is_ahead: impl Fn(u64) -> bool,
+    ) -> Result<(), Violation> {
+        let (seen, watches): (Vec<Watch>, Vec<Watch>) =
+            self.watches.drain(..).partition(|watch| watch.operation == id);
+        self.watches = watches;
+        let status = outcome.status();
+        let is_deletion = matches!(operation.kind, Kind::DeleteTag | Kind::DeleteManifest | Kind::DeleteBlob);
+        for (register, write) in Self::writes(operation) {
+            let end = match status {
+                None | Some(500..) => End::Lost,
+                Some(201) => End::Done,
+                Some(202) if is_deletion => End::Done,
+                // It was gone: either before, or by a first attempt of this very operation.
+                Some(404) if is_deletion && matches!(write, Write::Set(_)) => End::Done,
+                Some(404) if is_deletion => End::Perhaps,
+                _ => End::Refused,
+            };
+            self.histories.get_mut(&register).unwrap().end(id, end);
+            if let (Register::Blob(..), Write::Set(None), End::Done) = (register, write, end) {
+                self.restart_watches(register, &is_ahead);
+            }
+        }
+        check_answer(operation, outcome, &seen)
+    }
+
+    /// Compares a register with the bucket.
+    pub fn check(&self, register: Register, found: Value) -> Result<(), Violation> {
+        let possible = self.possible(register);
+        if possible.contains(&found) {
+            return Ok(());
+        }
+        let wrong = match (register, found) {
+            (Register::Tag(..), None) => Wrong::TagGone,
+            (Register::Tag(..), Some(_)) if possible.iter().all(Option::is_none) => Wrong::TagCameBack,
+            (Register::Tag(..), Some(_)) => Wrong::TagStale,
+            (Register::Manifest(..), None) => Wrong::ManifestGone,
+            (Register::Manifest(..), Some(_)) => Wrong::ManifestCameBack,
+            (Register::Blob(..), None) => Wrong::BlobGone,
+            (Register::Blob(..), Some(_)) => Wrong::BlobCameBack,
+        };
+        violation(wrong, format!("{register:?} is {found:?}, not one of {possible:?}"))
+    }
+
+    /// Whether nothing in flight or without an answer may change a register.
+    pub fn is_settled(&self, register: Register) -> bool {
+        let history = &self.histories[&register];
+        history.loose.is_empty() && history.open.iter().all(Option::is_none)
+    }
+
+    /// The registry has come to rest: from now on, what is there is there.
+    pub fn settle(&mut self, register: Register, found: Value) {
+        let history = self.histories.get_mut(&register).unwrap();
+        *history = History { states: BTreeSet::from([(found, 0)]), ..History::default() };
+    }
+}
+
+/// Whether some order of the operations explains the answer, by the values seen while it was in flight.
+fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Result<(), Violation> {
+    let Outcome::Answer { status, digest, body } = outcome else { return Ok(()) };
+    let wrong = |wrong: Wrong, what: &str| {
+        let seen: Vec<_> = seen.iter().map(|watch| (watch.register, &watch.seen)).collect();
+        violation(wrong, format!("{what}: {status} {digest} for {:?}, with {seen:?}", operation.line()))
+    };
+    let may_be = |register: Register, value: Value| {
+        seen.iter().any(|watch| watch.register == register && watch.seen.contains(&value))
+    };
+    let all_there = || seen.iter().all(|watch| watch.seen.contains(&Some(0)));
+    let all_perhaps_absent = || seen.iter().any(|watch| watch.seen.contains(&None));
+    match (operation.kind, status) {
+        (_, 503) => Ok(()),
+        (Kind::PushBlob, 201) | (Kind::Rebuild, 200) => Ok(()),
+        (Kind::DeleteTag | Kind::DeleteManifest, 202 | 404) => Ok(()),
+        // 409: a manifest needs the blob.
+        (Kind::DeleteBlob, 202 | 404 | 409) => Ok(()),
+        (Kind::Mount, 201) if all_there() => Ok(()),
+        (Kind::Mount, 202) if all_perhaps_absent() => Ok(()),
+        (Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag, 201) => {
+            if all_there() {
+                Ok(())
+            } else {
+                wrong(Wrong::ImageLacksBlob, "pushed without its blobs")
+            }
+        }
+        (Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag, 400)
+            if all_perhaps_absent() =>
+        {
+            Ok(())
+        }
+        (Kind::Read, 200) => match operation.read {
+            Read::Tag => {
+                let Some(manifest) = UNIVERSE.manifest_of(digest) else {
+                    return wrong(Wrong::ReadWrong, "no manifest of ours");
+                };
+                let register = Register::Tag(operation.repository, operation.tags[0]);
+                if may_be(register, Some(manifest)) { Ok(()) } else { wrong(Wrong::ReadWrong, "stale") }
+            }
+            Read::Manifest | Read::Blob if all_there() => Ok(()),
+            Read::Manifest | Read::Blob => wrong(Wrong::ReadWrong, "deleted"),
+            Read::Tags | Read::Referrers => {
+                let text = String::from_utf8_lossy(body).into_owned();
+                for watch in seen {
+                    let entry = match watch.register {
+                        Register::Tag(_, tag) => format!("\"{}\"", UNIVERSE.tags[tag]),
+                        Register::Manifest(_, manifest) => UNIVERSE.manifests[manifest].digest.to_string(),
+                        Register::Blob(..) => continue,
+                    };
+                    let explains = |value: &Value| value.is_some() == text.contains(&entry);
+                    if !watch.seen.iter().any(explains) {
+                        return wrong(Wrong::ReadWrong, &format!("listed wrongly: {entry}"));
+                    }
+                }
+                Ok(())
+            }
+            Read::Catalog => Ok(()),
+        },
+        (Kind::Read, 404) => match operation.read {
+            Read::Tag | Read::Manifest | Read::Blob | Read::Tags
+                if seen.iter().all(|watch| watch.seen.contains(&None)) =>
+            {
+                Ok(())
+            }
+            _ => wrong(Wrong::ReadWrong, "not found"),
+        },
+        _ => wrong(Wrong::StatusWrong, "unexpected"),
+    }
+}

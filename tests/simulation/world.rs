@@ -1,0 +1,611 @@
+//! The simulation of one seed: isolates and clients over one bucket, and the scheduler that picks what happens next.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use futures_util::{FutureExt, future::LocalBoxFuture};
+use pierhead::{
+    api::Handler,
+    app::{App, Platform},
+    auth::Principal,
+    config::Config,
+    middleware,
+    platform::{Background, Body, ByteRange, Clock, EdgeCache, Sink, memory::MemoryBuffers},
+    storage::Store,
+    uploads::memory::MemorySessions,
+};
+
+use crate::{
+    calls::{Call, Calls, Note},
+    clients::{Focus, Kind, Operation, Read},
+    clock::VirtualClock,
+    coverage::{Coverage, Fault},
+    executor::{Executor, Group},
+    inspect,
+    model::{Model, Outcome, Register, Violation, Wrong, violation},
+    random::Random,
+    setup::{OUTAGE, Setup},
+    store::{Bucket, Simulated},
+    universe::{BLOBS, MANIFESTS, TAGS, UNIVERSE},
+};
+
+/// The number of isolates.
+const ISOLATES: usize = 2;
+
+/// Limit of steps until a round must have come to rest.
+const PATIENCE: u64 = 20_000;
+
+/// Background work of a request.
+struct Work {
+    executor: Rc<Executor>,
+    clock: VirtualClock,
+    group: Group,
+    operation: u64,
+}
+
+impl Background for Work {
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.executor.spawn(self.group.clone(), self.operation, work);
+    }
+
+    fn spawn_after(&self, milliseconds: u32, work: LocalBoxFuture<'static, ()>) {
+        let sleep = self.clock.sleep(milliseconds.into());
+        self.spawn(Box::pin(sleep.then(|()| work)));
+    }
+}
+
+/// An edge cache that keeps nothing.
+struct NoCache;
+
+impl EdgeCache for NoCache {
+    fn get<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a pierhead::oci::Digest,
+        _: u64,
+        _: Option<ByteRange>,
+    ) -> LocalBoxFuture<'a, Option<Body>> {
+        Box::pin(async { None })
+    }
+
+    fn put<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a pierhead::oci::Digest,
+        _: u64,
+        _: Body,
+    ) -> LocalBoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Err("this cache keeps nothing".to_owned()) })
+    }
+}
+
+struct NoLog;
+
+impl Sink for NoLog {
+    fn line(&self, _: serde_json::Value) {}
+}
+
+struct Isolate {
+    app: Rc<App>,
+    handler: Rc<dyn Handler>,
+}
+
+struct InFlight {
+    operation: Operation,
+    client: usize,
+    isolate: usize,
+}
+
+/// What a run found.
+pub struct Report {
+    pub steps: u64,
+    pub coverage: Coverage,
+    pub result: Result<(), Violation>,
+    /// The last steps, if asked for.
+    pub trace: Vec<String>,
+}
+
+/// The simulation of one seed.
+pub struct World {
+    setup: Setup,
+    random: Random,
+    clock: VirtualClock,
+    executor: Rc<Executor>,
+    calls: Rc<Calls>,
+    bucket: Rc<Bucket>,
+    isolates: Vec<Isolate>,
+    model: Model,
+    in_flight: BTreeMap<u64, InFlight>,
+    /// Answers that arrived in the last step.
+    answers: Rc<RefCell<Vec<(u64, Outcome)>>>,
+    /// The operations that each client has still to send.
+    queues: Vec<Vec<Operation>>,
+    next_operation: u64,
+    /// How fast the calls of an operation go, compared with those of others.
+    speeds: BTreeMap<u64, u32>,
+    /// Keys whose writes fail, until when.
+    outages: BTreeMap<String, u64>,
+    /// Nothing goes wrong.
+    calm: bool,
+    /// The last answer to the harness's own requests.
+    asked: Option<Outcome>,
+    steps: u64,
+    coverage: Coverage,
+    trace: Option<Vec<String>>,
+}
+
+impl World {
+    /// Runs a seed.
+    pub fn run(seed: u64, setup: Setup, with_trace: bool) -> Report {
+        let mut world = Self::new(seed, setup, with_trace);
+        let result = world.all_rounds();
+        Report {
+            steps: world.steps,
+            coverage: world.coverage,
+            result,
+            trace: world.trace.unwrap_or_default(),
+        }
+    }
+
+    fn new(seed: u64, setup: Setup, with_trace: bool) -> Self {
+        let (clock, executor) = (VirtualClock::default(), Rc::new(Executor::default()));
+        let calls = Rc::new(Calls::new(executor.clone(), clock.clone()));
+        let mut world = Self {
+            queues: vec![Vec::new(); setup.clients],
+            setup,
+            random: Random::new(seed),
+            clock,
+            executor,
+            calls,
+            bucket: Rc::default(),
+            isolates: Vec::new(),
+            model: Model::new(),
+            in_flight: BTreeMap::new(),
+            answers: Rc::default(),
+            next_operation: 1,
+            speeds: BTreeMap::new(),
+            outages: BTreeMap::new(),
+            calm: true,
+            asked: None,
+            steps: 0,
+            coverage: Coverage::default(),
+            trace: with_trace.then(Vec::new),
+        };
+        world.isolates = (0..ISOLATES).map(|_| world.isolate()).collect();
+        world
+    }
+
+    /// A new isolate.
+    fn isolate(&self) -> Isolate {
+        let config = Config::from_vars(|name| (name == "ANONYMOUS").then(|| "push".to_owned())).unwrap();
+        let store = Store::new(Simulated { bucket: self.bucket.clone(), calls: self.calls.clone() });
+        let platform = Platform {
+            sessions: Rc::new(MemorySessions::new(self.clock.clone(), store.clone())),
+            store,
+            kv: None,
+            buffers: Rc::new(MemoryBuffers { part_size: 1024 }),
+            edge_cache: Rc::new(NoCache),
+            clock: Rc::new(self.clock.clone()),
+            sink: Rc::new(NoLog),
+            salt: [0; 16],
+        };
+        let app = Rc::new(App::new(config, platform));
+        Isolate { handler: middleware::stack(&app), app }
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        let (step, time) = (self.steps, self.clock.seconds());
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{step:>5} {time:>4}s {}", line()));
+        }
+    }
+
+    fn all_rounds(&mut self) -> Result<(), Violation> {
+        self.prepare()?;
+        for _ in 0..self.setup.rounds {
+            self.plan_round();
+            self.calm = false;
+            while self.queues.iter().any(|queue| !queue.is_empty()) || !self.in_flight.is_empty() {
+                self.step()?;
+            }
+            self.rest()?;
+        }
+        self.tear_down()
+    }
+
+    /// Fills the repositories, some of them by halves.
+    fn prepare(&mut self) -> Result<(), Violation> {
+        let Focus { repositories, tags, manifests, .. } = self.setup.focus;
+        let operation = |kind, repository| Operation {
+            kind,
+            repository,
+            manifest: 0,
+            blob: 0,
+            tags: Vec::new(),
+            read: Read::Tag,
+        };
+        let mut plan = Vec::new();
+        for repository in 0..repositories {
+            for blob in (0..BLOBS).filter(|_| self.random.chance(850)) {
+                plan.push(Operation { blob, ..operation(Kind::PushBlob, repository) });
+            }
+            for manifest in 0..manifests {
+                if !self.random.chance(600) {
+                    continue;
+                }
+                let tags = (0..tags).filter(|_| self.random.chance(400)).collect();
+                plan.push(Operation { manifest, tags, ..operation(Kind::PushWithTags, repository) });
+            }
+        }
+        for operation in plan {
+            self.ask(operation)?;
+        }
+        self.rest()
+    }
+
+    fn plan_round(&mut self) {
+        let weights: Vec<u32> = self.setup.mix.iter().map(|(_, weight)| *weight).collect();
+        for _ in 0..self.setup.operations {
+            let Some(kind) = self.random.weighted(&weights) else { return };
+            let operation = Operation::choose(self.setup.mix[kind].0, self.setup.focus, &mut self.random);
+            let client = self.random.below(self.queues.len());
+            self.queues[client].push(operation);
+        }
+    }
+
+    /// Sends a request while nothing goes wrong, and waits for its answer.
+    fn ask(&mut self, operation: Operation) -> Result<Outcome, Violation> {
+        self.calm = true;
+        self.asked = None;
+        self.begin(operation, usize::MAX);
+        while self.asked.is_none() {
+            self.step()?;
+        }
+        Ok(self.asked.take().unwrap_or(Outcome::Lost))
+    }
+
+    /// Lets the registry come to rest: every call lands or is lost, every task ends.
+    fn rest(&mut self) -> Result<(), Violation> {
+        self.calm = true;
+        self.outages.clear();
+        let started = self.steps;
+        while self.executor.len() > 0 || !self.calls.pending.borrow().is_empty() {
+            self.step()?;
+            if self.steps - started > PATIENCE {
+                return violation(Wrong::Stuck, format!("{} tasks", self.executor.len()));
+            }
+        }
+        for register in Register::all() {
+            let found = inspect::value(&self.bucket, register);
+            self.model.check(register, found)?;
+            self.model.settle(register, found);
+            inspect::structure(&self.bucket, register)?;
+        }
+        (0..UNIVERSE.repositories.len())
+            .try_for_each(|repository| inspect::repository(&self.bucket, repository))
+    }
+
+    /// One step: something happens, then every task that it woke runs until it waits again.
+    fn step(&mut self) -> Result<(), Violation> {
+        self.steps += 1;
+        if !self.calm && self.random.chance(self.setup.weather.crash) {
+            self.crash();
+        } else {
+            self.happen();
+        }
+        self.executor.run();
+        for (id, outcome) in self.answers.take() {
+            self.end(id, outcome)?;
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self) {
+        // Landed, and nobody waits: it is over.
+        self.calls.pending.borrow_mut().retain(|call| call.is_awaited() || !call.has_landed());
+        let mut weights: Vec<u32> = (self.calls.pending.borrow().iter())
+            .map(|call| match call.is_awaited() {
+                true => self.speeds.get(&call.note.served).copied().unwrap_or(16),
+                false => 2,
+            })
+            .collect();
+        let calls = weights.len();
+        let busy = |client: &usize| self.in_flight.values().any(|other| other.client == *client);
+        let idle: Vec<usize> = (0..self.queues.len())
+            .filter(|client| !self.queues[*client].is_empty() && !busy(client))
+            .collect();
+        weights.extend(idle.iter().map(|_| 10));
+        // Time passes, mostly when there is nothing else to do.
+        weights.push(if weights.iter().all(|weight| *weight <= 2) { 4 } else { 1 });
+        match self.random.weighted(&weights) {
+            Some(n) if n < calls => self.carry_on(n, false),
+            Some(n) if n < calls + idle.len() => {
+                let client = idle[n - calls];
+                let operation = self.queues[client].remove(0);
+                self.begin(operation, client);
+            }
+            _ => self.pass_time(),
+        }
+    }
+
+    /// Moves the clock to the next timer, or by a few seconds, but not beyond the end of a call.
+    fn pass_time(&mut self) {
+        let now = self.clock.seconds();
+        let timer = self.clock.next_timer();
+        let target = timer.unwrap_or(now + 1 + self.random.below(3) as u64).max(now);
+        let due = (self.calls.pending.borrow().iter().enumerate())
+            .map(|(n, call)| (call.deadline, n))
+            .min()
+            .filter(|(deadline, _)| *deadline <= target);
+        match due {
+            Some((deadline, n)) => {
+                self.clock.advance_to(deadline);
+                self.carry_on(n, true);
+            }
+            None => self.clock.advance_to(target),
+        }
+        self.note(|| "time passes".to_owned());
+    }
+
+    /// Something happens to a call. At its deadline, it ends.
+    fn carry_on(&mut self, n: usize, at_deadline: bool) {
+        let mut call = self.calls.pending.borrow_mut().swap_remove(n);
+        if !call.is_awaited() {
+            let lands = self.random.chance(if at_deadline { 500 } else { 900 });
+            if lands {
+                call.land();
+            }
+            self.note(|| {
+                format!("{} late: {}", if lands { "lands" } else { "never lands" }, text(&call.note))
+            });
+            return;
+        }
+        if call.has_landed() {
+            self.note(|| format!("answers {}", text(&call.note)));
+            call.answer();
+            return;
+        }
+        if let Some(fault) = self.fault(&call) {
+            self.note(|| format!("{fault:?} at {}", text(&call.note)));
+            match fault {
+                Fault::Lost => call.land(),
+                Fault::Late if !at_deadline => {
+                    call.fail();
+                    self.calls.pending.borrow_mut().push(call);
+                    return;
+                }
+                _ => {}
+            }
+            call.fail();
+            return;
+        }
+        call.land();
+        if !self.calm && !at_deadline && self.random.chance(250) {
+            self.note(|| format!("lands {}", text(&call.note)));
+            self.calls.pending.borrow_mut().push(call);
+        } else {
+            self.note(|| format!("does {}", text(&call.note)));
+            call.answer();
+        }
+    }
+
+    /// Whether and how a call goes wrong.
+    fn fault(&mut self, call: &Call) -> Option<Fault> {
+        if self.calm {
+            return None;
+        }
+        let now = self.clock.seconds();
+        let is_out = call.note.writes && self.outages.get(&call.note.path).is_some_and(|until| *until > now);
+        if !is_out && !self.random.chance(self.setup.weather.fault) {
+            return None;
+        }
+        let fault = match call.note.writes {
+            _ if is_out => Fault::Error,
+            true if self.random.chance(500) => match self.random.chance(self.setup.weather.late) {
+                true => Fault::Late,
+                false => Fault::Lost,
+            },
+            _ => Fault::Error,
+        };
+        if !is_out && call.note.writes && self.random.chance(self.setup.weather.outage) {
+            self.outages.insert(call.note.path.clone(), now + OUTAGE);
+        }
+        self.coverage.fault(fault, point(&call.note), &self.kinds_in_flight());
+        Some(fault)
+    }
+
+    fn kinds_in_flight(&self) -> Vec<Kind> {
+        self.in_flight.values().map(|other| other.operation.kind).collect()
+    }
+
+    /// An isolate ends where it stands. Its calls may still land.
+    fn crash(&mut self) {
+        let n = self.random.below(ISOLATES);
+        let group = Group::Isolate(n);
+        if self.executor.len_of(&group) == 0 {
+            return self.happen();
+        }
+        self.note(|| format!("isolate {n} crashes"));
+        self.coverage.fault(Fault::Crash, "isolate".to_owned(), &self.kinds_in_flight());
+        self.executor.crash(&group);
+        self.isolates[n] = self.isolate();
+        let lost = self.in_flight.iter().filter(|(_, other)| other.isolate == n);
+        let lost: Vec<_> = lost.map(|(id, _)| (*id, Outcome::Lost)).collect();
+        self.answers.borrow_mut().extend(lost);
+    }
+
+    /// A client sends a request.
+    fn begin(&mut self, operation: Operation, client: usize) {
+        let id = self.next_operation;
+        self.next_operation += 1;
+        let n = self.random.below(ISOLATES);
+        self.note(|| format!("client {client} sends {id}: {:?} to isolate {n}", operation.line()));
+        self.coverage.begin(operation.kind, self.in_flight.values().map(|other| other.operation.kind));
+        self.model.begin(id, &operation);
+        self.speeds.insert(id, 1 << (2 * self.random.below(4)));
+        let group = Group::Isolate(n);
+        let work = Work {
+            executor: self.executor.clone(),
+            clock: self.clock.clone(),
+            group: group.clone(),
+            operation: id,
+        };
+        let Isolate { app, handler } = &self.isolates[n];
+        let context = app.context(Principal::Anonymous, id.to_string(), Rc::new(work));
+        let (handler, request, answers) = (handler.clone(), operation.request(), self.answers.clone());
+        self.in_flight.insert(id, InFlight { operation, client, isolate: n });
+        let task = async move {
+            let (parts, body) = handler.handle(request, context).await.into_parts();
+            let body = body.read(usize::MAX).await.unwrap_or_default().to_vec();
+            let digest = parts.headers.get("docker-content-digest");
+            let digest = digest.and_then(|digest| digest.to_str().ok()).unwrap_or_default().to_owned();
+            let outcome = Outcome::Answer { status: parts.status.as_u16(), digest, body };
+            answers.borrow_mut().push((id, outcome));
+        };
+        self.executor.spawn(group, id, Box::pin(task));
+    }
+
+    /// A client has its answer, or never will.
+    fn end(&mut self, id: u64, outcome: Outcome) -> Result<(), Violation> {
+        let Some(InFlight { operation, client, .. }) = self.in_flight.remove(&id) else { return Ok(()) };
+        self.speeds.remove(&id);
+        self.note(|| match &outcome {
+            Outcome::Answer { status, digest, body } => {
+                let body =
+                    if operation.kind == Kind::Read { String::from_utf8_lossy(body) } else { "".into() };
+                format!("{id} is answered: {status} {digest} {body}")
+            }
+            Outcome::Lost => format!("{id} is never answered"),
+        });
+        let (in_flight, bucket) = (&self.in_flight, &self.bucket);
+        let is_ahead = |id: u64| {
+            in_flight.get(&id).is_some_and(|InFlight { operation, .. }| {
+                let revision = Register::Manifest(operation.repository, operation.manifest);
+                operation.pushes_manifest() && inspect::value(bucket, revision).is_none()
+            })
+        };
+        self.model.end(id, &operation, &outcome, is_ahead)?;
+        for register in Register::all() {
+            self.model.check(register, inspect::value(&self.bucket, register))?;
+            if self.model.is_settled(register) {
+                self.check_quiet(register)?;
+            }
+        }
+        let failed = outcome.status().is_none_or(|status| status >= 500);
+        if client == usize::MAX {
+            self.asked = Some(outcome);
+        } else if failed && self.random.chance(500) {
+            self.queues[client].insert(0, operation);
+        }
+        Ok(())
+    }
+
+    /// What is listed of a register that nothing in flight concerns.
+    fn check_quiet(&self, register: Register) -> Result<(), Violation> {
+        // Reverse links are shared by manifests and blobs, and deletions of others may be on their way.
+        match register {
+            Register::Tag(..) | Register::Blob(..) => inspect::structure(&self.bucket, register),
+            Register::Manifest(..) => inspect::structure(&self.bucket, register),
+        }
+    }
+
+    /// Reads and removes whatever is listed, through the API, while nothing goes wrong.
+    fn tear_down(&mut self) -> Result<(), Violation> {
+        let by_digest_first = self.random.chance(500);
+        let operation = |kind, repository, read| Operation {
+            kind,
+            repository,
+            manifest: 0,
+            blob: 0,
+            tags: vec![0],
+            read,
+        };
+        for repository in 0..self.setup.focus.repositories {
+            let tags = self.listed(operation(Kind::Read, repository, Read::Tags), "tags", "")?;
+            for tag in (0..TAGS).filter(|tag| tags.contains(&UNIVERSE.tags[*tag].to_string())) {
+                let read = Operation { tags: vec![tag], ..operation(Kind::Read, repository, Read::Tag) };
+                self.expect(read, 200)?;
+                if !by_digest_first {
+                    self.expect(
+                        Operation { tags: vec![tag], ..operation(Kind::DeleteTag, repository, Read::Tag) },
+                        202,
+                    )?;
+                }
+            }
+            let referrers =
+                self.listed(operation(Kind::Read, repository, Read::Referrers), "manifests", "digest")?;
+            for manifest in 0..MANIFESTS {
+                let digest = UNIVERSE.manifests[manifest].digest.to_string();
+                let is_there =
+                    inspect::value(&self.bucket, Register::Manifest(repository, manifest)).is_some();
+                if is_there || referrers.contains(&digest) {
+                    let read = Operation { manifest, ..operation(Kind::Read, repository, Read::Manifest) };
+                    self.expect(read, 200)?;
+                    let delete = operation(Kind::DeleteManifest, repository, Read::Manifest);
+                    self.expect(Operation { manifest, ..delete }, 202)?;
+                }
+            }
+            for blob in 0..BLOBS {
+                if inspect::value(&self.bucket, Register::Blob(repository, blob)).is_some() {
+                    let read = Operation { blob, ..operation(Kind::Read, repository, Read::Blob) };
+                    self.expect(read, 200)?;
+                    self.expect(
+                        Operation { blob, ..operation(Kind::DeleteBlob, repository, Read::Blob) },
+                        202,
+                    )?;
+                }
+            }
+            let tags = self.listed(operation(Kind::Read, repository, Read::Tags), "tags", "")?;
+            let referrers =
+                self.listed(operation(Kind::Read, repository, Read::Referrers), "manifests", "digest")?;
+            if !tags.is_empty() || !referrers.is_empty() {
+                return violation(Wrong::NotRemovable, format!("{tags:?} {referrers:?} in {repository}"));
+            }
+        }
+        self.rest()
+    }
+
+    fn expect(&mut self, operation: Operation, status: u16) -> Result<(), Violation> {
+        let line = operation.line();
+        match self.ask(operation)?.status() {
+            Some(found) if found == status => Ok(()),
+            found => violation(Wrong::NotRemovable, format!("{line:?}: {found:?} in place of {status}")),
+        }
+    }
+
+    /// The entries of a list, each the text at `of`, or the entry itself.
+    fn listed(&mut self, operation: Operation, field: &str, of: &str) -> Result<Vec<String>, Violation> {
+        let Outcome::Answer { body, .. } = self.ask(operation)? else { return Ok(Vec::new()) };
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let entries = body[field].as_array().cloned().unwrap_or_default();
+        let text = |entry: &serde_json::Value| entry.as_str().or(entry[of].as_str()).map(str::to_owned);
+        Ok(entries.iter().filter_map(text).collect())
+    }
+}
+
+fn text(note: &Note) -> String {
+    let digests =
+        UNIVERSE.manifests.iter().enumerate().map(|(n, manifest)| (format!("M{n}"), &manifest.digest));
+    let blobs = UNIVERSE.blobs.iter().enumerate().map(|(n, (digest, _))| (format!("B{n}"), digest));
+    let path = digests
+        .chain(blobs)
+        .fold(note.path.clone(), |path, (name, digest)| path.replace(digest.hex(), &name));
+    format!("{} {path} for {}", note.operation, note.served)
+}
+
+/// A call as a kind of call: its operation, and its key without names.
+fn point(note: &Note) -> String {
+    let path = &note.path;
+    let kinds = [
+        ("/current/link", "tag"),
+        ("/index/", "tag's index"),
+        ("/tags", "tags"),
+        ("/revisions/", "manifest"),
+        ("/_layers/", "blob"),
+        ("/data", "content"),
+        ("pierhead/links/", "reverse link"),
+        ("pierhead/referrers/", "referrer"),
+        ("pierhead/repositories", "catalog"),
+    ];
+    let kind = kinds.iter().find(|(part, _)| path.contains(part)).map_or("other", |(_, kind)| kind);
+    format!("{} {kind}", note.operation)
+}
