@@ -12,92 +12,73 @@ use crate::{
 pub fn value(bucket: &Bucket, register: Register) -> Value {
     match register {
         Register::Tag(repository, tag) => {
-            let content = bucket.content(UNIVERSE.tag_link(repository, tag).as_str())?;
-            Some(
-                std::str::from_utf8(&content)
-                    .ok()
-                    .and_then(|text| UNIVERSE.manifest_of(text))
-                    .unwrap_or(FOREIGN),
-            )
+            let content = bucket.content(&UNIVERSE.tag(repository, tag).link)?;
+            let manifest = std::str::from_utf8(&content).ok().and_then(|text| UNIVERSE.manifest_of(text));
+            Some(manifest.unwrap_or(FOREIGN))
         }
         Register::Manifest(repository, manifest) => {
-            bucket.has(&UNIVERSE.revision(repository, manifest)).then_some(0)
+            bucket.has(&UNIVERSE.manifest(repository, manifest).link).then_some(0)
         }
-        Register::Blob(repository, blob) => bucket.has(&UNIVERSE.layer(repository, blob)).then_some(0),
+        Register::Blob(repository, blob) => bucket.has(&UNIVERSE.blob(repository, blob).link).then_some(0),
     }
 }
 
 /// What must hold of a register and what belongs to it when nothing that concerns it is in flight.
 pub fn structure(bucket: &Bucket, register: Register) -> Result<(), Violation> {
-    let found = value(bucket, register);
+    let is_there = value(bucket, register).is_some();
     match register {
         Register::Tag(repository, tag) => {
-            let folder = UNIVERSE.tag_folder(repository, tag);
-            if found.is_none() && !bucket.below(&folder).is_empty() {
-                return violation(
-                    Wrong::TagListed,
-                    format!("{register:?} is listed: {:?}", bucket.below(&folder)),
-                );
+            let listed = bucket.below(&UNIVERSE.tag(repository, tag).folder);
+            if !is_there && !listed.is_empty() {
+                return violation(Wrong::TagListed, format!("{register:?} is listed: {listed:?}"));
             }
-            Ok(())
         }
         Register::Manifest(repository, manifest) => {
-            let of = &UNIVERSE.manifests[manifest];
-            if of.has_subject {
-                let is_listed = bucket.has(&UNIVERSE.referrer(repository, manifest));
-                if is_listed && found.is_none() {
-                    return violation(Wrong::ReferrerListed, format!("{register:?} is listed"));
-                }
-                if !is_listed && found.is_some() {
-                    return violation(Wrong::ManifestIncomplete, format!("{register:?} is not listed"));
-                }
+            let keys = UNIVERSE.manifest(repository, manifest);
+            let has_subject = UNIVERSE.manifests[manifest].has_subject;
+            let is_listed = has_subject && bucket.has(&keys.referrer);
+            if is_listed && !is_there {
+                return violation(Wrong::ReferrerListed, format!("{register:?} is listed"));
             }
-            if found.is_none() {
-                return Ok(());
-            }
-            if !bucket.has(&UNIVERSE.reverse_link(repository, &of.digest)) {
+            if is_there && !bucket.has(&keys.reverse_link) {
                 return violation(Wrong::ReverseLinkMissing, format!("{register:?}"));
             }
-            if !bucket.has(&Key::Data(&of.digest).path()) || !bucket.has(&UNIVERSE.catalog_entry(repository))
-            {
-                return violation(
-                    Wrong::ManifestIncomplete,
-                    format!("{register:?} lacks content or catalog entry"),
-                );
+            let is_complete =
+                is_listed == has_subject && bucket.has(&keys.content) && bucket.has(&keys.catalog);
+            if is_there && !is_complete {
+                let detail = format!("{register:?} lacks its referrer entry, catalog entry or content");
+                return violation(Wrong::ManifestIncomplete, detail);
             }
-            Ok(())
         }
         Register::Blob(repository, blob) => {
-            let digest = &UNIVERSE.blobs[blob].0;
-            if found.is_some() && !bucket.has(&UNIVERSE.reverse_link(repository, digest)) {
+            let keys = UNIVERSE.blob(repository, blob);
+            if is_there && !bucket.has(&keys.reverse_link) {
                 return violation(Wrong::ReverseLinkMissing, format!("{register:?}"));
             }
-            if found.is_some() && !bucket.has(&Key::Data(digest).path()) {
+            if is_there && !bucket.has(&keys.content) {
                 return violation(Wrong::BlobGone, format!("{register:?} has no bytes"));
             }
-            Ok(())
         }
     }
+    Ok(())
 }
 
-/// What must hold of a whole repository when nothing is in flight.
+/// What must hold of a whole repository when nothing is in flight: a tag points to a manifest that is there, and
+/// nothing unknown is listed.
 pub fn repository(bucket: &Bucket, repository: usize) -> Result<(), Violation> {
     for tag in 0..TAGS {
         let register = Register::Tag(repository, tag);
-        if let Some(manifest) = value(bucket, register)
-            && (usize::from(manifest) >= MANIFESTS
-                || value(bucket, Register::Manifest(repository, manifest.into())).is_none())
-        {
+        let Some(manifest) = value(bucket, register).map(usize::from) else { continue };
+        if manifest >= MANIFESTS || value(bucket, Register::Manifest(repository, manifest)).is_none() {
             return violation(Wrong::TagDangling, format!("{register:?} points to {manifest}"));
         }
     }
     let name = &UNIVERSE.repositories[repository];
     let folder = Key::Referrers(name, &UNIVERSE.manifests[SUBJECT].digest).path().folder();
-    let foreign = bucket
-        .below(&folder)
-        .into_iter()
-        .find(|path| (0..MANIFESTS).all(|manifest| UNIVERSE.referrer(repository, manifest).as_str() != path));
-    match foreign {
+    let is_known = |path: &str| {
+        (0..MANIFESTS).any(|manifest| UNIVERSE.manifest(repository, manifest).referrer.as_str() == path)
+    };
+    match bucket.below(&folder).into_iter().find(|path| !is_known(path)) {
         Some(path) => violation(Wrong::ReferrerListed, format!("no manifest of ours: {path}")),
         None => Ok(()),
     }

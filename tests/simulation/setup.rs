@@ -35,9 +35,14 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The plan of a seed, with all kinds of operations and weather. A seed leaves out some kinds, so that the
-    /// others meet more often.
+    /// The plan of a seed: each scenario in turn, and as often all kinds of operations and weather.
     pub fn of(seed: u64) -> Self {
+        let turn = seed as usize % (2 * SCENARIOS.len());
+        SCENARIOS.get(turn).map_or_else(|| Self::of_anything(seed), |scenario| scenario.setup(seed))
+    }
+
+    /// A seed leaves out most of some kinds, so that the others meet more often.
+    fn of_anything(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5E70_17B5);
         let mix: Vec<_> = Kind::ALL.map(|kind| (kind, u32::from(random.chance(600)) * 10 + 1)).into();
         let weather = match random.below(4) {
@@ -51,7 +56,86 @@ impl Setup {
             weather,
             focus: Focus::choose(&mut random),
             clients: 2 + random.below(3),
-            operations: 6 + random.below(15),
+            operations: 10 + random.below(20),
+            rounds: 3,
+        }
+    }
+}
+
+/// A plan for one kind of race: few kinds of operations on few things.
+pub struct Scenario {
+    pub name: &'static str,
+    pub mix: &'static [Kind],
+    pub focus: Focus,
+    pub weather: Weather,
+}
+
+const CALM: Weather = Weather { fault: 0, outage: 0, late: 0, crash: 0 };
+const CRASHES: Weather = Weather { crash: 20, ..CALM };
+const FAULTS: Weather = Weather { fault: 80, outage: 300, late: 400, crash: 0 };
+
+/// The races that the registry must be proof against, one by one.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "tags move while their manifest is deleted",
+        mix: &[Kind::PushByTag, Kind::PushWithTags, Kind::Retag, Kind::DeleteManifest],
+        focus: Focus { repositories: 1, tags: 3, manifests: 2, blobs: 1 },
+        weather: CALM,
+    },
+    Scenario {
+        name: "a manifest is pushed and deleted",
+        mix: &[Kind::PushByTag, Kind::DeleteManifest],
+        focus: Focus { repositories: 1, tags: 1, manifests: 1, blobs: 1 },
+        weather: CALM,
+    },
+    Scenario {
+        name: "isolates crash while tags move",
+        mix: &[Kind::PushByTag, Kind::PushWithTags, Kind::DeleteTag],
+        focus: Focus { repositories: 1, tags: 2, manifests: 2, blobs: 1 },
+        weather: CRASHES,
+    },
+    Scenario {
+        name: "writes fail while tags move",
+        mix: &[Kind::PushByTag, Kind::PushWithTags, Kind::DeleteTag],
+        focus: Focus { repositories: 1, tags: 2, manifests: 2, blobs: 1 },
+        weather: FAULTS,
+    },
+    Scenario {
+        name: "referrers of odd types come and go",
+        mix: &[Kind::PushByDigest, Kind::DeleteManifest, Kind::Read],
+        focus: Focus::ALL,
+        weather: CALM,
+    },
+    Scenario {
+        name: "a rebuild runs beside deletions",
+        mix: &[Kind::Rebuild, Kind::DeleteBlob, Kind::DeleteManifest, Kind::PushBlob],
+        focus: Focus { repositories: 1, tags: 1, manifests: 3, blobs: 3 },
+        weather: CALM,
+    },
+    Scenario {
+        name: "blobs of a push are deleted",
+        mix: &[Kind::PushByDigest, Kind::PushByTag, Kind::PushBlob, Kind::DeleteBlob, Kind::DeleteManifest],
+        focus: Focus { repositories: 1, tags: 1, manifests: 2, blobs: 2 },
+        weather: CALM,
+    },
+    Scenario {
+        name: "a blob is pushed, mounted and deleted",
+        mix: &[Kind::PushBlob, Kind::Mount, Kind::DeleteBlob],
+        focus: Focus { repositories: 2, tags: 1, manifests: 1, blobs: 1 },
+        weather: CALM,
+    },
+];
+
+impl Scenario {
+    /// The plan of a seed.
+    fn setup(&self, seed: u64) -> Setup {
+        let mut random = Random::new(seed ^ 0x05CE_4A12);
+        Setup {
+            mix: self.mix.iter().map(|kind| (*kind, 1)).collect(),
+            weather: self.weather,
+            focus: self.focus,
+            clients: 2 + random.below(3),
+            operations: 8 + random.below(12),
             rounds: 2,
         }
     }

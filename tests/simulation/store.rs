@@ -10,6 +10,7 @@ use std::{
     rc::Rc,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use pierhead::{
     oci::{Algorithm, Digest},
@@ -48,7 +49,7 @@ impl Bucket {
 
     /// Notes the etag of what was just written.
     fn written(&self, path: &Path, meta: ObjectMeta) -> Done<ObjectMeta> {
-        let content = self.content(path.as_str()).unwrap_or_default();
+        let content = self.content(path).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
         self.etags.borrow_mut().insert(path.to_string(), format!("{:016x}", hasher.finish()));
@@ -56,10 +57,9 @@ impl Bucket {
     }
 
     /// The content of an object.
-    pub fn content(&self, path: &str) -> Option<Vec<u8>> {
-        let object = at_once(self.memory.get(&path.parse().unwrap(), None)).unwrap()?;
-        let bytes = object.body.read(usize::MAX).now_or_never().expect("memory answers at once").unwrap();
-        Some(bytes.to_vec())
+    pub fn content(&self, path: &Path) -> Option<Bytes> {
+        let object = at_once(self.memory.get(path, None)).unwrap()?;
+        Some(object.body.read(usize::MAX).now_or_never().expect("memory answers at once").unwrap())
     }
 
     /// Whether there is an object.

@@ -40,6 +40,25 @@ pub struct Universe {
     pub tags: Vec<Tag>,
     pub blobs: Vec<(Digest, &'static str)>,
     pub manifests: Vec<ManifestOf>,
+    tag_keys: Vec<Vec<TagKeys>>,
+    manifest_keys: Vec<Vec<ContentKeys>>,
+    blob_keys: Vec<Vec<ContentKeys>>,
+}
+
+/// The keys of a tag.
+pub struct TagKeys {
+    pub link: Path,
+    pub folder: String,
+}
+
+/// The keys of a manifest or blob of a repository.
+pub struct ContentKeys {
+    pub link: Path,
+    pub reverse_link: Path,
+    pub content: Path,
+    /// Its entry among the referrers of [`SUBJECT`].
+    pub referrer: Path,
+    pub catalog: Path,
 }
 
 /// There is one, the same for every seed.
@@ -67,11 +86,37 @@ pub static UNIVERSE: LazyLock<Universe> = LazyLock::new(|| {
     signed["artifactType"] = json!("application/vnd.example.signature");
     let signature = manifest(IMAGE, signed, &[0, 2]);
     let odd = manifest(ODD, json!({"subject": subject, "artifactType": "application/vnd.example.odd"}), &[]);
+    let repositories: Vec<RepositoryName> = ["one", "two/three"].map(|name| name.parse().unwrap()).into();
+    let tags: Vec<Tag> = ["a", "b", "c"].map(|tag| tag.parse().unwrap()).into();
+    let manifests = vec![first, second, signature, odd];
+    let tag_keys = |name| {
+        let keys = |tag| TagKeys {
+            link: Key::TagCurrent(name, tag).path(),
+            folder: Key::Tag(name, tag).path().folder(),
+        };
+        tags.iter().map(keys).collect()
+    };
+    let content_keys = |name, digest, link: Key<'_>| ContentKeys {
+        link: link.path(),
+        reverse_link: Key::ReverseLink(digest, name).path(),
+        content: Key::Data(digest).path(),
+        referrer: Key::Referrer { name, subject: &manifests[SUBJECT].digest, referrer: digest }.path(),
+        catalog: Key::Repository(name).path(),
+    };
+    let manifest_keys = |name| {
+        let digests = manifests.iter().map(|manifest| &manifest.digest);
+        digests.map(|digest| content_keys(name, digest, Key::Revision(name, digest))).collect()
+    };
+    let blob_keys =
+        |name| blobs.iter().map(|(digest, _)| content_keys(name, digest, Key::Layer(name, digest))).collect();
     Universe {
-        repositories: ["one", "two/three"].map(|name| name.parse().unwrap()).into(),
-        tags: ["a", "b", "c"].map(|tag| tag.parse().unwrap()).into(),
+        tag_keys: repositories.iter().map(tag_keys).collect(),
+        manifest_keys: repositories.iter().map(manifest_keys).collect(),
+        blob_keys: repositories.iter().map(blob_keys).collect(),
+        repositories,
+        tags,
         blobs,
-        manifests: vec![first, second, signature, odd],
+        manifests,
     }
 });
 
@@ -80,32 +125,18 @@ impl Universe {
         self.manifests.iter().position(|manifest| manifest.digest.to_string() == digest).map(|n| n as u8)
     }
 
-    pub fn tag_link(&self, repository: usize, tag: usize) -> Path {
-        Key::TagCurrent(&self.repositories[repository], &self.tags[tag]).path()
+    /// The keys of a tag.
+    pub fn tag(&self, repository: usize, tag: usize) -> &TagKeys {
+        &self.tag_keys[repository][tag]
     }
 
-    pub fn tag_folder(&self, repository: usize, tag: usize) -> String {
-        Key::Tag(&self.repositories[repository], &self.tags[tag]).path().folder()
+    /// The keys of a manifest.
+    pub fn manifest(&self, repository: usize, manifest: usize) -> &ContentKeys {
+        &self.manifest_keys[repository][manifest]
     }
 
-    pub fn revision(&self, repository: usize, manifest: usize) -> Path {
-        Key::Revision(&self.repositories[repository], &self.manifests[manifest].digest).path()
-    }
-
-    pub fn layer(&self, repository: usize, blob: usize) -> Path {
-        Key::Layer(&self.repositories[repository], &self.blobs[blob].0).path()
-    }
-
-    pub fn catalog_entry(&self, repository: usize) -> Path {
-        Key::Repository(&self.repositories[repository]).path()
-    }
-
-    pub fn reverse_link(&self, repository: usize, digest: &Digest) -> Path {
-        Key::ReverseLink(digest, &self.repositories[repository]).path()
-    }
-
-    pub fn referrer(&self, repository: usize, manifest: usize) -> Path {
-        let (name, subject) = (&self.repositories[repository], &self.manifests[SUBJECT].digest);
-        Key::Referrer { name, subject, referrer: &self.manifests[manifest].digest }.path()
+    /// The keys of a blob.
+    pub fn blob(&self, repository: usize, blob: usize) -> &ContentKeys {
+        &self.blob_keys[repository][blob]
     }
 }

@@ -304,8 +304,8 @@ impl World {
         self.calls.pending.borrow_mut().retain(|call| call.is_awaited() || !call.has_landed());
         let mut weights: Vec<u32> = (self.calls.pending.borrow().iter())
             .map(|call| match call.is_awaited() {
-                true => self.speeds.get(&call.note.served).copied().unwrap_or(16),
-                false => 2,
+                true => self.speeds.get(&call.note.served).copied().unwrap_or(64),
+                false => 4,
             })
             .collect();
         let calls = weights.len();
@@ -313,9 +313,9 @@ impl World {
         let idle: Vec<usize> = (0..self.queues.len())
             .filter(|client| !self.queues[*client].is_empty() && !busy(client))
             .collect();
-        weights.extend(idle.iter().map(|_| 10));
+        weights.extend(idle.iter().map(|_| 32));
         // Time passes, mostly when there is nothing else to do.
-        weights.push(if weights.iter().all(|weight| *weight <= 2) { 4 } else { 1 });
+        weights.push(if weights.iter().all(|weight| *weight <= 4) { 8 } else { 1 });
         match self.random.weighted(&weights) {
             Some(n) if n < calls => self.carry_on(n, false),
             Some(n) if n < calls + idle.len() => {
@@ -441,7 +441,7 @@ impl World {
         self.note(|| format!("client {client} sends {id}: {:?} to isolate {n}", operation.line()));
         self.coverage.begin(operation.kind, self.in_flight.values().map(|other| other.operation.kind));
         self.model.begin(id, &operation);
-        self.speeds.insert(id, 1 << (2 * self.random.below(4)));
+        self.speeds.insert(id, 4 << (2 * self.random.below(4)));
         let group = Group::Isolate(n);
         let work = Work {
             executor: self.executor.clone(),
@@ -487,7 +487,7 @@ impl World {
         for register in Register::all() {
             self.model.check(register, inspect::value(&self.bucket, register))?;
             if self.model.is_settled(register) {
-                self.check_quiet(register)?;
+                inspect::structure(&self.bucket, register)?;
             }
         }
         let failed = outcome.status().is_none_or(|status| status >= 500);
@@ -497,15 +497,6 @@ impl World {
             self.queues[client].insert(0, operation);
         }
         Ok(())
-    }
-
-    /// What is listed of a register that nothing in flight concerns.
-    fn check_quiet(&self, register: Register) -> Result<(), Violation> {
-        // Reverse links are shared by manifests and blobs, and deletions of others may be on their way.
-        match register {
-            Register::Tag(..) | Register::Blob(..) => inspect::structure(&self.bucket, register),
-            Register::Manifest(..) => inspect::structure(&self.bucket, register),
-        }
     }
 
     /// Reads and removes whatever is listed, through the API, while nothing goes wrong.
