@@ -86,6 +86,11 @@ impl Focus {
 }
 
 impl Operation {
+    /// An operation on the first of everything.
+    pub fn new(kind: Kind, repository: usize) -> Self {
+        Self { kind, repository, manifest: 0, blob: 0, tags: vec![0], read: Read::Tag }
+    }
+
     /// A random operation of this kind.
     pub fn choose(kind: Kind, focus: Focus, random: &mut Random) -> Self {
         let tags = match kind {

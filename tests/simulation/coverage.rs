@@ -47,9 +47,13 @@ impl Coverage {
         }
     }
 
-    /// A fault happens at a call (`operation` of a key of this kind) while these are in flight.
-    pub fn fault(&mut self, fault: Fault, at: String, in_flight: &[Kind]) {
-        *self.points.entry((fault, at)).or_default() += 1;
+    /// A fault happens at a call of this kind, or a crash while it is on its way.
+    pub fn point(&mut self, fault: Fault, call: String) {
+        *self.points.entry((fault, call)).or_default() += 1;
+    }
+
+    /// A fault happens while these are in flight.
+    pub fn fault(&mut self, fault: Fault, in_flight: &[Kind]) {
         for (n, a) in in_flight.iter().enumerate() {
             for b in in_flight.iter().skip(n + 1) {
                 *self.faults.entry((pair(*a, *b), fault)).or_default() += 1;
