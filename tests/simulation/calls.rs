@@ -5,9 +5,11 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use futures_util::future::LocalBoxFuture;
+
 use crate::{
     clock::VirtualClock,
-    executor::{Executor, Sender, promise},
+    executor::{Executor, Group, Sender, promise},
 };
 
 /// The longest time from the start of a call to its effect, in seconds.
@@ -24,6 +26,10 @@ pub struct Note {
     pub writes: bool,
     /// The client operation that it serves: 0 for none.
     pub served: u64,
+    /// Who made it.
+    pub caller: Group,
+    /// Whether it is over when its caller crashes, with or without effect.
+    pub is_fenced: bool,
 }
 
 trait Work {
@@ -123,13 +129,77 @@ impl Calls {
         work: impl FnOnce() -> Result<T, E> + 'static,
         error: E,
     ) -> Result<T, E> {
+        let (caller, served) = self.executor.current();
+        self.send(Note { operation, path, writes, served, caller, is_fenced: false }, work, error).await
+    }
+
+    /// Makes a call of an object to its own storage, which it takes with it when it crashes.
+    pub async fn make_fenced<T: 'static, E: 'static>(
+        &self,
+        operation: &'static str,
+        path: String,
+        writes: bool,
+        work: impl FnOnce() -> Result<T, E> + 'static,
+        error: E,
+    ) -> Result<T, E> {
+        let (caller, served) = self.executor.current();
+        self.send(Note { operation, path, writes, served, caller, is_fenced: true }, work, error).await
+    }
+
+    async fn send<T: 'static, E: 'static>(
+        &self,
+        note: Note,
+        work: impl FnOnce() -> Result<T, E> + 'static,
+        error: E,
+    ) -> Result<T, E> {
         let (sender, receiver) = promise();
-        let (_, served) = self.executor.current();
         let typed =
             Typed { work: Some(Box::new(work)), result: None, error: Some(error), sender: Some(sender) };
-        let note = Note { operation, path, writes, served };
         let deadline = self.clock.seconds() + LATE;
         self.pending.borrow_mut().push(Call { note, deadline, work: Box::new(typed) });
         receiver.await
+    }
+
+    /// Calls an object: `start` is its work, which runs as a task of `group`. The call may fail before it arrives,
+    /// arrive late, end with the object, or lose its answer; each of them is `error`.
+    pub async fn call_object<T: 'static, E: 'static>(
+        self: Rc<Self>,
+        group: Group,
+        start: impl FnOnce() -> LocalBoxFuture<'static, Result<T, E>> + 'static,
+        error: impl Fn() -> E,
+    ) -> Result<T, E> {
+        let name = format!("{group:?}");
+        let (_, served) = self.executor.current();
+        let (sender, receiver) = promise();
+        let done = Done { sender, error: Some(error()) };
+        let executor = self.executor.clone();
+        let arrive = move || {
+            executor.spawn(group, served, Box::pin(async move { done.with(start().await) }));
+            Ok(())
+        };
+        self.make("call", name.clone(), true, arrive, error()).await?;
+        let result = receiver.await;
+        self.make("answer", name, false, move || result, error()).await
+    }
+}
+
+/// Tells the caller how the work of an object ended: with an error if it is dropped.
+struct Done<T, E> {
+    sender: Sender<Result<T, E>>,
+    error: Option<E>,
+}
+
+impl<T, E> Done<T, E> {
+    fn with(mut self, result: Result<T, E>) {
+        self.error = None;
+        self.sender.send(result);
+    }
+}
+
+impl<T, E> Drop for Done<T, E> {
+    fn drop(&mut self) {
+        if let Some(error) = self.error.take() {
+            self.sender.send(Err(error));
+        }
     }
 }

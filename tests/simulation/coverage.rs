@@ -15,10 +15,12 @@ pub enum Fault {
     Late,
     /// An isolate crashes.
     Crash,
+    /// The object of a repository crashes.
+    WriterCrash,
 }
 
 impl Fault {
-    pub const ALL: [Self; 4] = [Self::Error, Self::Lost, Self::Late, Self::Crash];
+    pub const ALL: [Self; 5] = [Self::Error, Self::Lost, Self::Late, Self::Crash, Self::WriterCrash];
 }
 
 /// Two kinds, in order.
@@ -88,14 +90,14 @@ impl Coverage {
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:30}{:>8}", "in flight at once", "times")?;
-        Fault::ALL.iter().try_for_each(|fault| write!(f, "{:>8}", format!("{fault:?}")))?;
+        Fault::ALL.iter().try_for_each(|fault| write!(f, "{:>12}", format!("{fault:?}")))?;
         writeln!(f)?;
         for pair in Self::pairs() {
             let (a, b) = pair;
             let count = self.met.get(&pair).unwrap_or(&0);
             write!(f, "{:30}{count:>8}", format!("{a:?} {b:?}"))?;
             for fault in Fault::ALL {
-                write!(f, "{:>8}", self.faults.get(&(pair, fault)).unwrap_or(&0))?;
+                write!(f, "{:>12}", self.faults.get(&(pair, fault)).unwrap_or(&0))?;
             }
             writeln!(f)?;
         }

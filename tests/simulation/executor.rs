@@ -20,8 +20,6 @@ pub enum Group {
     Isolate(usize),
     /// The object that writes a repository.
     Writer(String),
-    /// The harness.
-    Harness,
 }
 
 /// The id of a task.
@@ -69,7 +67,7 @@ impl Executor {
 
     /// The group of the task that runs now, and the operation it serves.
     pub fn current(&self) -> (Group, u64) {
-        self.current.borrow().clone().unwrap_or((Group::Harness, 0))
+        self.current.borrow().clone().expect("calls are made by tasks")
     }
 
     /// Runs tasks until all of them wait.
@@ -122,9 +120,12 @@ impl Executor {
         self.tasks.borrow().len()
     }
 
-    /// The number of tasks of a group.
-    pub fn len_of(&self, group: &Group) -> usize {
-        self.tasks.borrow().values().filter(|task| task.group == *group).count()
+    /// The groups that have tasks.
+    pub fn groups(&self) -> Vec<Group> {
+        let mut groups: Vec<Group> = self.tasks.borrow().values().map(|task| task.group.clone()).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
     }
 }
 

@@ -442,3 +442,84 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
         _ => wrong(Wrong::StatusWrong, "unexpected"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAG: Register = Register::Tag(0, 0);
+
+    fn push(manifest: usize) -> Operation {
+        Operation { manifest, ..Operation::new(Kind::PushByTag, 0) }
+    }
+
+    fn answer(status: u16) -> Outcome {
+        Outcome::Answer { status, digest: String::new(), body: Vec::new() }
+    }
+
+    /// The model after these steps: an operation begins, or ends with a status (0: never).
+    fn after(steps: &[(u64, Result<Operation, u16>)]) -> Model {
+        let mut model = Model::new();
+        for blob in 0..BLOBS {
+            model.settle(Register::Blob(0, blob), Some(0));
+        }
+        let mut begun = BTreeMap::new();
+        for (id, step) in steps {
+            match step {
+                Ok(operation) => {
+                    model.begin(*id, operation);
+                    begun.insert(id, operation.clone());
+                }
+                Err(0) => model.end(*id, &begun[id], &Outcome::Lost, |_| false).unwrap(),
+                Err(status) => model.end(*id, &begun[id], &answer(*status), |_| false).unwrap(),
+            }
+        }
+        model
+    }
+
+    #[test]
+    fn an_acknowledged_tag_has_its_value() {
+        let model = after(&[(1, Ok(push(0))), (1, Err(201)), (2, Ok(push(1))), (2, Err(201))]);
+        assert_eq!(model.possible(TAG), BTreeSet::from([Some(1)]));
+        assert_eq!(model.check(TAG, None).unwrap_err().wrong, Wrong::TagGone);
+        assert_eq!(model.check(TAG, Some(0)).unwrap_err().wrong, Wrong::TagStale);
+    }
+
+    #[test]
+    fn a_deletion_of_a_replaced_manifest_does_not_explain_that_a_tag_is_gone() {
+        let delete = Operation { manifest: 0, ..Operation::new(Kind::DeleteManifest, 0) };
+        let start = [(1, Ok(push(0))), (1, Err(201)), (2, Ok(delete)), (3, Ok(push(1)))];
+        let both = after(&[&start[..], &[(3, Err(201)), (2, Err(202))]].concat());
+        assert_eq!(both.possible(TAG), BTreeSet::from([Some(1)]));
+        let one = after(&[&start[..], &[(2, Err(202))]].concat());
+        assert_eq!(one.possible(TAG), BTreeSet::from([None, Some(1)]));
+    }
+
+    #[test]
+    fn an_operation_without_an_answer_may_take_effect_until_all_has_come_to_rest() {
+        let delete = Operation::new(Kind::DeleteTag, 0);
+        let mut model = after(&[(1, Ok(push(0))), (1, Err(0)), (2, Ok(delete)), (2, Err(202))]);
+        assert_eq!(model.possible(TAG), BTreeSet::from([None, Some(0)]));
+        model.settle(TAG, None);
+        assert_eq!(model.check(TAG, Some(0)).unwrap_err().wrong, Wrong::TagCameBack);
+    }
+
+    #[test]
+    fn a_push_needs_blobs_that_were_there_while_it_ran() {
+        let delete = Operation::new(Kind::DeleteBlob, 0);
+        let mut model = after(&[(1, Ok(delete)), (1, Err(202)), (2, Ok(push(0)))]);
+        let wrong = model.end(2, &push(0), &answer(201), |_| false).unwrap_err().wrong;
+        assert_eq!(wrong, Wrong::ImageLacksBlob);
+    }
+
+    #[test]
+    fn a_push_that_is_not_there_when_its_blob_is_gone_must_fail() {
+        let delete = Operation::new(Kind::DeleteBlob, 0);
+        for (is_ahead, found) in [(true, Some(Wrong::ImageLacksBlob)), (false, None)] {
+            let mut model = after(&[(1, Ok(delete.clone())), (2, Ok(push(0)))]);
+            model.end(1, &delete, &answer(202), |_| is_ahead).unwrap();
+            let end = model.end(2, &push(0), &answer(201), |_| false);
+            assert_eq!(end.err().map(|violation| violation.wrong), found);
+        }
+    }
+}

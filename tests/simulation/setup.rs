@@ -18,6 +18,23 @@ pub struct Weather {
     pub crash: u32,
 }
 
+impl Weather {
+    fn choose(random: &mut Random) -> Self {
+        match random.below(4) {
+            0 => CALM,
+            1 => CRASHES,
+            2 => FAULTS,
+            _ => STORM,
+        }
+    }
+}
+
+/// Only races.
+const CALM: Weather = Weather { fault: 0, outage: 0, late: 0, crash: 0 };
+const CRASHES: Weather = Weather { crash: 20, ..CALM };
+const FAULTS: Weather = Weather { fault: 80, outage: 200, late: 400, crash: 0 };
+const STORM: Weather = Weather { fault: 120, outage: 100, late: 600, crash: 20 };
+
 /// How long an outage of a key lasts, in seconds: longer than anything is repeated.
 pub const OUTAGE: u64 = 30;
 
@@ -35,7 +52,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The plan of a seed: each scenario in turn, and as often all kinds of operations and weather.
+    /// The plan of a seed: each scenario in turn, and as often everything at once.
     pub fn of(seed: u64) -> Self {
         let turn = seed as usize % (2 * SCENARIOS.len());
         SCENARIOS.get(turn).map_or_else(|| Self::of_anything(seed), |scenario| scenario.setup(seed))
@@ -45,15 +62,9 @@ impl Setup {
     fn of_anything(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x5E70_17B5);
         let mix: Vec<_> = Kind::ALL.map(|kind| (kind, u32::from(random.chance(600)) * 10 + 1)).into();
-        let weather = match random.below(4) {
-            0 => Weather::default(),
-            1 => Weather { crash: 15, ..Weather::default() },
-            2 => Weather { fault: 60, outage: 300, late: 300, crash: 0 },
-            _ => Weather { fault: 120, outage: 300, late: 600, crash: 15 },
-        };
         Self {
             mix,
-            weather,
+            weather: Weather::choose(&mut random),
             focus: Focus::choose(&mut random),
             clients: 2 + random.below(3),
             operations: 10 + random.below(20),
@@ -67,12 +78,9 @@ pub struct Scenario {
     pub name: &'static str,
     pub mix: &'static [Kind],
     pub focus: Focus,
+    /// The weather of every other seed.
     pub weather: Weather,
 }
-
-const CALM: Weather = Weather { fault: 0, outage: 0, late: 0, crash: 0 };
-const CRASHES: Weather = Weather { crash: 20, ..CALM };
-const FAULTS: Weather = Weather { fault: 80, outage: 300, late: 400, crash: 0 };
 
 /// The races that the registry must be proof against, one by one.
 pub const SCENARIOS: &[Scenario] = &[
@@ -132,7 +140,7 @@ impl Scenario {
         let mut random = Random::new(seed ^ 0x05CE_4A12);
         Setup {
             mix: self.mix.iter().map(|kind| (*kind, 1)).collect(),
-            weather: self.weather,
+            weather: if random.chance(500) { self.weather } else { Weather::choose(&mut random) },
             focus: self.focus,
             clients: 2 + random.below(3),
             operations: 8 + random.below(12),

@@ -395,7 +395,9 @@ impl World {
         }
         let fault = match call.note.writes {
             _ if is_out => Fault::Error,
-            true if self.random.chance(500) => match self.random.chance(self.setup.weather.late) {
+            // An object's own storage is there with the object, or not at all.
+            _ if call.note.is_fenced => Fault::Error,
+            true if self.random.chance(700) => match self.random.chance(self.setup.weather.late) {
                 true => Fault::Late,
                 false => Fault::Lost,
             },
@@ -413,24 +415,37 @@ impl World {
         self.in_flight.values().map(|other| other.operation.kind).collect()
     }
 
-    /// An isolate ends where it stands. Its calls may still land.
+    /// An isolate or an object ends where it stands. Its calls may still land.
     fn crash(&mut self) {
-        let n = self.random.below(ISOLATES);
-        let group = Group::Isolate(n);
-        if self.executor.len_of(&group) == 0 {
+        let groups = self.executor.groups();
+        if groups.is_empty() {
             return self.happen();
         }
-        self.note(|| format!("isolate {n} crashes"));
-        let lost: Vec<u64> =
-            self.in_flight.iter().filter(|(_, other)| other.isolate == n).map(|(id, _)| *id).collect();
+        let group = self.random.pick(&groups).clone();
+        self.note(|| format!("{group:?} crashes"));
+        let fault = match group {
+            Group::Isolate(_) => Fault::Crash,
+            Group::Writer(_) => Fault::WriterCrash,
+        };
         let kinds = self.kinds_in_flight();
-        self.coverage.fault(Fault::Crash, &kinds);
-        for call in self.calls.pending.borrow().iter().filter(|call| lost.contains(&call.note.served)) {
-            self.coverage.point(Fault::Crash, point(&call.note));
+        self.coverage.fault(fault, &kinds);
+        for call in self.calls.pending.borrow().iter().filter(|call| call.note.caller == group) {
+            self.coverage.point(fault, point(&call.note));
         }
         self.executor.crash(&group);
-        self.isolates[n] = self.isolate();
-        self.answers.borrow_mut().extend(lost.into_iter().map(|id| (id, Outcome::Lost)));
+        let random = &mut self.random;
+        self.calls.pending.borrow_mut().retain_mut(|call| {
+            let ends = call.note.is_fenced && call.note.caller == group;
+            if ends && random.chance(500) {
+                call.land();
+            }
+            !ends
+        });
+        if let Group::Isolate(n) = group {
+            self.isolates[n] = self.isolate();
+            let lost = self.in_flight.iter().filter(|(_, other)| other.isolate == n);
+            self.answers.borrow_mut().extend(lost.map(|(id, _)| (*id, Outcome::Lost)));
+        }
     }
 
     /// A client sends a request.
