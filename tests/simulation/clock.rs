@@ -15,11 +15,14 @@ use pierhead::platform::{Clock, Timestamp};
 
 use crate::executor::{Sender, promise};
 
+/// When it is due, in seconds, and who waits for it.
+type Timer = (u64, Sender<()>);
+
 /// Virtual time and its timers. Clones share both.
 #[derive(Clone, Default)]
 pub struct VirtualClock {
     seconds: Rc<Cell<u64>>,
-    timers: Rc<RefCell<Vec<(u64, Sender<()>)>>>,
+    timers: Rc<RefCell<Vec<Timer>>>,
 }
 
 impl VirtualClock {

@@ -68,9 +68,9 @@ pub enum Wrong {
     /// A link lacks its reverse link.
     ReverseLinkMissing,
     /// A read gave what no order of the operations explains.
-    ReadWrong,
+    UnexplainedRead,
     /// A status that no order of the operations explains.
-    StatusWrong,
+    UnexplainedStatus,
     /// Something listed could not be read or removed when nothing else was going on.
     NotRemovable,
     /// The registry did not come to rest.
@@ -265,6 +265,10 @@ impl Model {
         let Operation { repository, manifest, blob, tags, read, .. } = operation;
         match operation.kind {
             Kind::Mount => vec![Register::Blob(operation.source(), *blob)],
+            Kind::DeleteBlob => (0..MANIFESTS)
+                .filter(|manifest| UNIVERSE.manifests[*manifest].blobs.contains(blob))
+                .map(|manifest| Register::Manifest(*repository, manifest))
+                .collect(),
             Kind::Read => match read {
                 Read::Tag => vec![Register::Tag(*repository, tags[0])],
                 Read::Manifest => vec![Register::Manifest(*repository, *manifest)],
@@ -388,8 +392,9 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
         (_, 503) => Ok(()),
         (Kind::PushBlob, 201) | (Kind::Rebuild, 200) => Ok(()),
         (Kind::DeleteTag | Kind::DeleteManifest, 202 | 404) => Ok(()),
-        // 409: a manifest needs the blob.
-        (Kind::DeleteBlob, 202 | 404 | 409) => Ok(()),
+        (Kind::DeleteBlob, 202 | 404) => Ok(()),
+        // A manifest needs it.
+        (Kind::DeleteBlob, 409) if seen.iter().any(|watch| watch.seen.contains(&Some(0))) => Ok(()),
         (Kind::Mount, 201) if all_there() => Ok(()),
         (Kind::Mount, 202) if all_perhaps_absent() => Ok(()),
         (Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag, 201) => {
@@ -407,13 +412,13 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
         (Kind::Read, 200) => match operation.read {
             Read::Tag => {
                 let Some(manifest) = UNIVERSE.manifest_of(digest) else {
-                    return wrong(Wrong::ReadWrong, "no manifest of ours");
+                    return wrong(Wrong::UnexplainedRead, "no manifest of ours");
                 };
                 let register = Register::Tag(operation.repository, operation.tags[0]);
-                if may_be(register, Some(manifest)) { Ok(()) } else { wrong(Wrong::ReadWrong, "stale") }
+                if may_be(register, Some(manifest)) { Ok(()) } else { wrong(Wrong::UnexplainedRead, "stale") }
             }
             Read::Manifest | Read::Blob if all_there() => Ok(()),
-            Read::Manifest | Read::Blob => wrong(Wrong::ReadWrong, "deleted"),
+            Read::Manifest | Read::Blob => wrong(Wrong::UnexplainedRead, "deleted"),
             Read::Tags | Read::Referrers => {
                 let text = String::from_utf8_lossy(body).into_owned();
                 for watch in seen {
@@ -424,7 +429,7 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
                     };
                     let explains = |value: &Value| value.is_some() == text.contains(&entry);
                     if !watch.seen.iter().any(explains) {
-                        return wrong(Wrong::ReadWrong, &format!("listed wrongly: {entry}"));
+                        return wrong(Wrong::UnexplainedRead, &format!("listed wrongly: {entry}"));
                     }
                 }
                 Ok(())
@@ -437,9 +442,9 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
             {
                 Ok(())
             }
-            _ => wrong(Wrong::ReadWrong, "not found"),
+            _ => wrong(Wrong::UnexplainedRead, "not found"),
         },
-        _ => wrong(Wrong::StatusWrong, "unexpected"),
+        _ => wrong(Wrong::UnexplainedStatus, "unexpected"),
     }
 }
 

@@ -453,7 +453,11 @@ impl World {
         let id = self.next_operation;
         self.next_operation += 1;
         let n = self.random.below(ISOLATES);
-        self.note(|| format!("client {client} sends {id}: {:?} to isolate {n}", operation.line()));
+        self.note(|| {
+            let who = if client == HARNESS { "the harness".to_owned() } else { format!("client {client}") };
+            let (method, target) = operation.line();
+            format!("{who} sends {id}: {method} {} to isolate {n}", short(&target))
+        });
         self.coverage.begin(operation.kind, self.in_flight.values().map(|other| other.operation.kind));
         self.model.begin(id, &operation);
         self.speeds.insert(id, 4 << (2 * self.random.below(4)));
@@ -487,7 +491,7 @@ impl World {
             Outcome::Answer { status, digest, body } => {
                 let body =
                     if operation.kind == Kind::Read { String::from_utf8_lossy(body) } else { "".into() };
-                format!("{id} is answered: {status} {digest} {body}")
+                format!("{id} is answered: {status} {} {body}", short(digest))
             }
             Outcome::Lost => format!("{id} is never answered"),
         });
@@ -576,14 +580,16 @@ impl World {
     }
 }
 
-fn text(note: &Note) -> String {
-    let digests =
-        UNIVERSE.manifests.iter().enumerate().map(|(n, manifest)| (format!("M{n}"), &manifest.digest));
+/// A text with short names for digests.
+fn short(text: &str) -> String {
+    let manifests = UNIVERSE.manifests.iter().map(|manifest| &manifest.digest).enumerate();
+    let manifests = manifests.map(|(n, digest)| (format!("M{n}"), digest));
     let blobs = UNIVERSE.blobs.iter().enumerate().map(|(n, (digest, _))| (format!("B{n}"), digest));
-    let path = digests
-        .chain(blobs)
-        .fold(note.path.clone(), |path, (name, digest)| path.replace(digest.hex(), &name));
-    format!("{} {path} for {}", note.operation, note.served)
+    manifests.chain(blobs).fold(text.to_owned(), |text, (name, digest)| text.replace(digest.hex(), &name))
+}
+
+fn text(note: &Note) -> String {
+    format!("{} {} for {}", note.operation, short(&note.path), note.served)
 }
 
 /// A call as a kind of call: its operation, and its key without names.
