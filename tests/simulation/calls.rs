@@ -41,12 +41,15 @@ trait Work {
     fn answer(&mut self);
     /// Gives an error, whatever the effect.
     fn fail(&mut self);
+    /// Gives the error that says that there is no effect.
+    fn refuse(&mut self);
 }
 
 struct Typed<T, E> {
     work: Option<Box<dyn FnOnce() -> Result<T, E>>>,
     result: Option<Result<T, E>>,
     error: Option<E>,
+    refusal: Option<E>,
     sender: Option<Sender<Result<T, E>>>,
 }
 
@@ -74,6 +77,16 @@ impl<T, E> Work for Typed<T, E> {
     fn fail(&mut self) {
         if let (Some(sender), Some(error)) = (self.sender.take(), self.error.take()) {
             sender.send(Err(error));
+        }
+    }
+
+    fn refuse(&mut self) {
+        match self.refusal.take() {
+            Some(refusal) => {
+                self.error = Some(refusal);
+                self.fail();
+            }
+            None => self.fail(),
         }
     }
 }
@@ -106,6 +119,10 @@ impl Call {
     pub fn fail(&mut self) {
         self.work.fail();
     }
+
+    pub fn refuse(&mut self) {
+        self.work.refuse();
+    }
 }
 
 /// The calls on their way.
@@ -130,7 +147,22 @@ impl Calls {
         error: E,
     ) -> Result<T, E> {
         let (caller, served) = self.executor.current();
-        self.send(Note { operation, path, writes, served, caller, is_fenced: false }, work, error).await
+        self.send(Note { operation, path, writes, served, caller, is_fenced: false }, work, error, None).await
+    }
+
+    /// Makes a call that may also be refused, with `refusal`: then it has no effect.
+    pub async fn make_refusable<T: 'static, E: 'static>(
+        &self,
+        operation: &'static str,
+        path: String,
+        writes: bool,
+        work: impl FnOnce() -> Result<T, E> + 'static,
+        error: E,
+        refusal: E,
+    ) -> Result<T, E> {
+        let (caller, served) = self.executor.current();
+        let note = Note { operation, path, writes, served, caller, is_fenced: false };
+        self.send(note, work, error, Some(refusal)).await
     }
 
     /// Makes a call of an object to its own storage, which it takes with it when it crashes.
@@ -143,7 +175,7 @@ impl Calls {
         error: E,
     ) -> Result<T, E> {
         let (caller, served) = self.executor.current();
-        self.send(Note { operation, path, writes, served, caller, is_fenced: true }, work, error).await
+        self.send(Note { operation, path, writes, served, caller, is_fenced: true }, work, error, None).await
     }
 
     async fn send<T: 'static, E: 'static>(
@@ -151,10 +183,11 @@ impl Calls {
         note: Note,
         work: impl FnOnce() -> Result<T, E> + 'static,
         error: E,
+        refusal: Option<E>,
     ) -> Result<T, E> {
         let (sender, receiver) = promise();
-        let typed =
-            Typed { work: Some(Box::new(work)), result: None, error: Some(error), sender: Some(sender) };
+        let (work, error, sender) = (Some(Box::new(work) as _), Some(error), Some(sender));
+        let typed = Typed { work, result: None, error, refusal, sender };
         let deadline = self.clock.seconds() + LATE;
         self.pending.borrow_mut().push(Call { note, deadline, work: Box::new(typed) });
         receiver.await

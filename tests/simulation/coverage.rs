@@ -7,8 +7,10 @@ use crate::clients::Kind;
 /// What the scheduler does to calls and isolates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// A call fails without effect.
+    /// A call fails without effect, which the caller cannot know.
     Error,
+    /// A call is refused: the caller knows that it has no effect.
+    Throttled,
     /// A call takes effect, but its answer is lost.
     Lost,
     /// The answer is lost, and the call takes effect later, or never.
@@ -20,7 +22,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 5] = [Self::Error, Self::Lost, Self::Late, Self::Crash, Self::WriterCrash];
+    pub const ALL: [Self; 6] =
+        [Self::Error, Self::Throttled, Self::Lost, Self::Late, Self::Crash, Self::WriterCrash];
 }
 
 /// Two kinds, in order.

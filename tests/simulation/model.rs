@@ -313,13 +313,16 @@ impl Model {
         }
     }
 
-    /// An operation is answered, or never will be. `is_ahead` tells whether another operation in flight pushes a
+    /// An operation is answered, or never will be. If it `is_late`, it may take effect once more: uploads write the
+    /// links of blobs without the repository's writer, so that one whose answer was lost may land after a deletion.
+    /// `is_ahead` tells whether another operation in flight pushes a
     /// manifest that is not there yet.
     pub fn end(
         &mut self,
         id: u64,
         operation: &Operation,
         outcome: &Outcome,
+        is_late: bool,
         is_ahead: impl Fn(u64) -> bool,
     ) -> Result<(), Violation> {
         let (seen, watches): (Vec<Watch>, Vec<Watch>) =
@@ -337,7 +340,11 @@ impl Model {
                 Some(404) if is_deletion => End::Perhaps,
                 _ => End::Refused,
             };
-            self.histories.get_mut(&register).unwrap().end(id, end);
+            let history = self.histories.get_mut(&register).unwrap();
+            history.end(id, end);
+            if is_late && !history.loose.contains(&write) {
+                history.loose.push(write);
+            }
             if let (Register::Blob(..), Write::Set(None), End::Done) = (register, write, end) {
                 self.restart_watches(register, &is_ahead);
             }
@@ -475,8 +482,8 @@ mod tests {
                     model.begin(*id, operation);
                     begun.insert(id, operation.clone());
                 }
-                Err(0) => model.end(*id, &begun[id], &Outcome::Lost, |_| false).unwrap(),
-                Err(status) => model.end(*id, &begun[id], &answer(*status), |_| false).unwrap(),
+                Err(0) => model.end(*id, &begun[id], &Outcome::Lost, false, |_| false).unwrap(),
+                Err(status) => model.end(*id, &begun[id], &answer(*status), false, |_| false).unwrap(),
             }
         }
         model
@@ -513,7 +520,7 @@ mod tests {
     fn a_push_needs_blobs_that_were_there_while_it_ran() {
         let delete = Operation::new(Kind::DeleteBlob, 0);
         let mut model = after(&[(1, Ok(delete)), (1, Err(202)), (2, Ok(push(0)))]);
-        let wrong = model.end(2, &push(0), &answer(201), |_| false).unwrap_err().wrong;
+        let wrong = model.end(2, &push(0), &answer(201), false, |_| false).unwrap_err().wrong;
         assert_eq!(wrong, Wrong::ImageLacksBlob);
     }
 
@@ -522,8 +529,8 @@ mod tests {
         let delete = Operation::new(Kind::DeleteBlob, 0);
         for (is_ahead, found) in [(true, Some(Wrong::ImageLacksBlob)), (false, None)] {
             let mut model = after(&[(1, Ok(delete.clone())), (2, Ok(push(0)))]);
-            model.end(1, &delete, &answer(202), |_| is_ahead).unwrap();
-            let end = model.end(2, &push(0), &answer(201), |_| false);
+            model.end(1, &delete, &answer(202), false, |_| is_ahead).unwrap();
+            let end = model.end(2, &push(0), &answer(201), false, |_| false);
             assert_eq!(end.err().map(|violation| violation.wrong), found);
         }
     }

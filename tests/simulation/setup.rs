@@ -148,3 +148,22 @@ impl Scenario {
         }
     }
 }
+
+/// A guard of the registry that a test takes away, to see that the simulation misses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Changes of a repository are brought into an order: without it, each command has a writer of its own.
+    Order,
+    /// Intents are stored before the first write: without it, a journal keeps nothing.
+    Journal,
+    /// Open intents are finished by an alarm: without it, none rings.
+    Alarm,
+    /// Keys rest after a lost answer: without it, a lost answer looks like a refusal.
+    Rest,
+    /// Blobs that were removed lately are looked up again: without it, pushes do not name their blobs.
+    Blobs,
+}
+
+impl Guard {
+    pub const ALL: [Self; 5] = [Self::Order, Self::Journal, Self::Alarm, Self::Rest, Self::Blobs];
+}

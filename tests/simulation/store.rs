@@ -108,6 +108,8 @@ impl Bucket {
 pub struct Simulated {
     pub bucket: Rc<Bucket>,
     pub calls: Rc<Calls>,
+    /// Whether a lost answer looks like a refusal.
+    pub is_settled: bool,
 }
 
 impl Simulated {
@@ -120,8 +122,19 @@ impl Simulated {
     ) -> Answer<'a, T> {
         let bucket = self.bucket.clone();
         let message = "failed by the simulation".to_owned();
-        let failure = error(path, StorageErrorKind::Backend { operation, message, retryable: true });
-        Box::pin(self.calls.make(operation, path.to_owned(), writes, move || work(&bucket), failure))
+        let refusal = error(path, StorageErrorKind::Throttled { operation, message: message.clone() });
+        let failure = match self.is_settled {
+            true => refusal.clone(),
+            false => error(path, StorageErrorKind::Backend { operation, message, retryable: true }),
+        };
+        Box::pin(self.calls.make_refusable(
+            operation,
+            path.to_owned(),
+            writes,
+            move || work(&bucket),
+            failure,
+            refusal,
+        ))
     }
 }
 

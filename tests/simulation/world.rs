@@ -1,15 +1,19 @@
 //! The simulation of one seed: isolates and clients over one bucket, and the scheduler that picks what happens next.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
-use futures_util::{FutureExt, future::LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use pierhead::{
     api::Handler,
     app::{App, Platform},
     auth::Principal,
     config::Config,
     middleware,
-    platform::{Background, Body, ByteRange, Clock, EdgeCache, Sink, memory::MemoryBuffers},
+    platform::{Body, ByteRange, EdgeCache, Sink, memory::MemoryBuffers},
     storage::Store,
     uploads::memory::MemorySessions,
 };
@@ -22,8 +26,9 @@ use crate::{
     executor::{Executor, Group},
     inspect,
     model::{Model, Outcome, Register, Violation, Wrong, violation},
+    objects::{Client, Objects, Work},
     random::Random,
-    setup::{OUTAGE, Setup},
+    setup::{Guard, OUTAGE, Setup},
     store::{Bucket, Simulated},
     universe::{BLOBS, MANIFESTS, TAGS, UNIVERSE},
 };
@@ -36,25 +41,6 @@ const PATIENCE: u64 = 20_000;
 
 /// The client that fills the repositories, and empties them in the end.
 const HARNESS: usize = usize::MAX;
-
-/// Background work of a request.
-struct Work {
-    executor: Rc<Executor>,
-    clock: VirtualClock,
-    group: Group,
-    operation: u64,
-}
-
-impl Background for Work {
-    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
-        self.executor.spawn(self.group.clone(), self.operation, work);
-    }
-
-    fn spawn_after(&self, milliseconds: u32, work: LocalBoxFuture<'static, ()>) {
-        let sleep = self.clock.sleep(milliseconds.into());
-        self.spawn(Box::pin(sleep.then(|()| work)));
-    }
-}
 
 /// An edge cache that keeps nothing.
 struct NoCache;
@@ -115,6 +101,7 @@ pub struct World {
     executor: Rc<Executor>,
     calls: Rc<Calls>,
     bucket: Rc<Bucket>,
+    objects: Rc<Objects>,
     isolates: Vec<Isolate>,
     model: Model,
     in_flight: BTreeMap<u64, InFlight>,
@@ -125,8 +112,12 @@ pub struct World {
     next_operation: u64,
     /// How fast the calls of an operation go, compared with those of others.
     speeds: BTreeMap<u64, u32>,
+    /// Pushes of blobs with a write of the link that may land late.
+    late_links: BTreeSet<u64>,
     /// Keys whose writes fail, until when.
     outages: BTreeMap<String, u64>,
+    /// The guard that is missing.
+    without: Option<Guard>,
     /// Nothing goes wrong.
     calm: bool,
     /// The last answer to the harness's own requests.
@@ -137,9 +128,9 @@ pub struct World {
 }
 
 impl World {
-    /// Runs a seed.
-    pub fn run(seed: u64, setup: Setup, with_trace: bool) -> Report {
-        let mut world = Self::new(seed, setup, with_trace);
+    /// Runs a seed, perhaps without one of the registry's guards.
+    pub fn run(seed: u64, setup: Setup, without: Option<Guard>, with_trace: bool) -> Report {
+        let mut world = Self::new(seed, setup, without, with_trace);
         let result = world.all_rounds();
         Report {
             steps: world.steps,
@@ -149,7 +140,7 @@ impl World {
         }
     }
 
-    fn new(seed: u64, setup: Setup, with_trace: bool) -> Self {
+    fn new(seed: u64, setup: Setup, without: Option<Guard>, with_trace: bool) -> Self {
         let (clock, executor) = (VirtualClock::default(), Rc::new(Executor::default()));
         let calls = Rc::new(Calls::new(executor.clone(), clock.clone()));
         let mut world = Self {
@@ -158,14 +149,17 @@ impl World {
             random: Random::new(seed),
             clock,
             executor,
-            calls,
+            calls: calls.clone(),
             bucket: Rc::default(),
+            objects: Objects::new(calls.clone(), without),
+            without,
             isolates: Vec::new(),
             model: Model::new(),
             in_flight: BTreeMap::new(),
             answers: Rc::default(),
             next_operation: 1,
             speeds: BTreeMap::new(),
+            late_links: BTreeSet::new(),
             outages: BTreeMap::new(),
             calm: true,
             asked: None,
@@ -174,15 +168,20 @@ impl World {
             trace: with_trace.then(Vec::new),
         };
         world.isolates = (0..ISOLATES).map(|_| world.isolate()).collect();
+        let app = world.isolate().app;
+        world.objects.run_in(Rc::new(move || app.clone()));
         world
     }
 
     /// A new isolate.
     fn isolate(&self) -> Isolate {
         let config = Config::from_vars(|name| (name == "ANONYMOUS").then(|| "push".to_owned())).unwrap();
-        let store = Store::new(Simulated { bucket: self.bucket.clone(), calls: self.calls.clone() });
+        let is_settled = self.without == Some(Guard::Rest);
+        let store =
+            Store::new(Simulated { bucket: self.bucket.clone(), calls: self.calls.clone(), is_settled });
         let platform = Platform {
             sessions: Rc::new(MemorySessions::new(self.clock.clone(), store.clone())),
+            writers: Rc::new(Client(self.objects.clone())),
             store,
             kv: None,
             buffers: Rc::new(MemoryBuffers { part_size: 1024 }),
@@ -263,7 +262,7 @@ impl World {
         self.calm = true;
         self.outages.clear();
         let started = self.steps;
-        while self.executor.len() > 0 || !self.calls.pending.borrow().is_empty() {
+        while self.is_moving() {
             self.step()?;
             if self.steps - started > PATIENCE {
                 return violation(Wrong::Stuck, format!("{} tasks", self.executor.len()));
@@ -277,6 +276,14 @@ impl World {
         }
         (0..UNIVERSE.repositories.len())
             .try_for_each(|repository| inspect::repository(&self.bucket, repository))
+    }
+
+    fn is_moving(&self) -> bool {
+        self.executor.len() > 0 || !self.calls.pending.borrow().is_empty() || self.next_alarm().is_some()
+    }
+
+    fn next_alarm(&self) -> Option<u64> {
+        self.objects.next_alarm().filter(|_| self.without != Some(Guard::Alarm))
     }
 
     /// One step: something happens, then every task that it woke runs until it waits again.
@@ -309,6 +316,8 @@ impl World {
             .filter(|client| !self.queues[*client].is_empty() && !busy(client))
             .collect();
         weights.extend(idle.iter().map(|_| 32));
+        let due = if self.without == Some(Guard::Alarm) { Vec::new() } else { self.objects.due() };
+        weights.extend(due.iter().map(|_| 16));
         // Time passes, mostly when there is nothing else to do.
         weights.push(if weights.iter().all(|weight| *weight <= 4) { 8 } else { 1 });
         match self.random.weighted(&weights) {
@@ -318,6 +327,11 @@ impl World {
                 let operation = self.queues[client].remove(0);
                 self.begin(operation, client);
             }
+            Some(n) if n < calls + idle.len() + due.len() => {
+                let name = &due[n - calls - idle.len()];
+                self.note(|| format!("the alarm of {name} rings"));
+                self.objects.ring(name);
+            }
             _ => self.pass_time(),
         }
     }
@@ -325,7 +339,8 @@ impl World {
     /// Moves the clock to the next timer, or by a few seconds, but not beyond the end of a call.
     fn pass_time(&mut self) {
         let now = self.clock.seconds();
-        let timer = self.clock.next_timer();
+        let timer =
+            self.clock.next_timer().into_iter().chain(self.next_alarm().filter(|alarm| *alarm > now)).min();
         let target = timer.unwrap_or(now + 1 + self.random.below(3) as u64).max(now);
         let due = (self.calls.pending.borrow().iter().enumerate())
             .map(|(n, call)| (call.deadline, n))
@@ -364,10 +379,14 @@ impl World {
             match fault {
                 Fault::Lost => call.land(),
                 Fault::Late if !at_deadline => {
+                    if point(&call.note) == "put blob" {
+                        self.late_links.insert(call.note.served);
+                    }
                     call.fail();
                     self.calls.pending.borrow_mut().push(call);
                     return;
                 }
+                Fault::Throttled => return call.refuse(),
                 _ => {}
             }
             call.fail();
@@ -395,13 +414,15 @@ impl World {
         }
         let fault = match call.note.writes {
             _ if is_out => Fault::Error,
-            // An object's own storage is there with the object, or not at all.
-            _ if call.note.is_fenced => Fault::Error,
+            // Nothing reaches an object later, or its storage.
+            true if call.note.is_fenced || call.note.operation == "call" => {
+                *self.random.pick(&[Fault::Error, Fault::Lost])
+            }
             true if self.random.chance(700) => match self.random.chance(self.setup.weather.late) {
                 true => Fault::Late,
                 false => Fault::Lost,
             },
-            _ => Fault::Error,
+            _ => *self.random.pick(&[Fault::Error, Fault::Throttled]),
         };
         if !is_out && call.note.writes && self.random.chance(self.setup.weather.outage) {
             self.outages.insert(call.note.path.clone(), now + OUTAGE);
@@ -441,10 +462,13 @@ impl World {
             }
             !ends
         });
-        if let Group::Isolate(n) = group {
-            self.isolates[n] = self.isolate();
-            let lost = self.in_flight.iter().filter(|(_, other)| other.isolate == n);
-            self.answers.borrow_mut().extend(lost.map(|(id, _)| (*id, Outcome::Lost)));
+        match group {
+            Group::Writer(name) => self.objects.crash(&name),
+            Group::Isolate(n) => {
+                self.isolates[n] = self.isolate();
+                let lost = self.in_flight.iter().filter(|(_, other)| other.isolate == n);
+                self.answers.borrow_mut().extend(lost.map(|(id, _)| (*id, Outcome::Lost)));
+            }
         }
     }
 
@@ -462,12 +486,7 @@ impl World {
         self.model.begin(id, &operation);
         self.speeds.insert(id, 4 << (2 * self.random.below(4)));
         let group = Group::Isolate(n);
-        let work = Work {
-            executor: self.executor.clone(),
-            clock: self.clock.clone(),
-            group: group.clone(),
-            operation: id,
-        };
+        let work = Work { calls: self.calls.clone(), group: group.clone(), operation: id };
         let Isolate { app, handler } = &self.isolates[n];
         let context = app.context(Principal::Anonymous, id.to_string(), Rc::new(work));
         let (handler, request, answers) = (handler.clone(), operation.request(), self.answers.clone());
@@ -502,7 +521,8 @@ impl World {
                 operation.pushes_manifest() && inspect::value(bucket, revision).is_none()
             })
         };
-        self.model.end(id, &operation, &outcome, is_ahead)?;
+        let is_late = self.late_links.remove(&id);
+        self.model.end(id, &operation, &outcome, is_late, is_ahead)?;
         // While nothing else goes on, it is enough to look when all of it has come to rest.
         for register in Register::all().filter(|_| client != HARNESS) {
             self.model.check(register, inspect::value(&self.bucket, register))?;
