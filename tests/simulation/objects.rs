@@ -101,6 +101,16 @@ impl Objects {
             .min()
     }
 
+    /// The names of all objects.
+    pub fn names(&self) -> Vec<RepositoryName> {
+        self.objects.borrow().keys().cloned().collect()
+    }
+
+    /// The number of intents in all journals.
+    pub fn intents(&self) -> usize {
+        self.objects.borrow().values().map(|object| object.journal.memory.len()).sum()
+    }
+
     /// Runs an alarm.
     pub fn ring(self: &Rc<Self>, name: &RepositoryName) {
         let (objects, object) = (self.clone(), self.object(name));

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use pierhead::{
     oci::{Algorithm, Digest},
-    platform::{Body, ByteRange},
+    platform::{Body, ByteRange, Clock},
     storage::{
         Answer, Capabilities, Condition, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
         PutOptions, StorageDriver, StorageError, StorageErrorKind, memory::Memory,
@@ -120,21 +120,18 @@ impl Simulated {
         writes: bool,
         work: impl FnOnce(&Bucket) -> Done<T> + 'static,
     ) -> Answer<'a, T> {
-        let bucket = self.bucket.clone();
+        let (bucket, clock) = (self.bucket.clone(), self.calls.clock.clone());
+        let work = move || {
+            bucket.memory.now.set(clock.now());
+            work(&bucket)
+        };
         let message = "failed by the simulation".to_owned();
         let refusal = error(path, StorageErrorKind::Throttled { operation, message: message.clone() });
         let failure = match self.is_settled {
             true => refusal.clone(),
             false => error(path, StorageErrorKind::Backend { operation, message, retryable: true }),
         };
-        Box::pin(self.calls.make_refusable(
-            operation,
-            path.to_owned(),
-            writes,
-            move || work(&bucket),
-            failure,
-            refusal,
-        ))
+        Box::pin(self.calls.make_refusable(operation, path.to_owned(), writes, work, failure, refusal))
     }
 }
 

@@ -261,13 +261,18 @@ impl World {
     fn rest(&mut self) -> Result<(), Violation> {
         self.calm = true;
         self.outages.clear();
-        let started = self.steps;
-        while self.is_moving() {
-            self.step()?;
-            if self.steps - started > PATIENCE {
-                return violation(Wrong::Stuck, format!("{} tasks", self.executor.len()));
-            }
+        self.come_to_rest()?;
+        if self.objects.intents() > 0 {
+            return violation(
+                Wrong::Stuck,
+                format!("{} intents are left, and no alarm", self.objects.intents()),
+            );
         }
+        // What an object has in memory only, it may do whenever it is called.
+        for name in self.objects.names() {
+            self.objects.ring(&name);
+        }
+        self.come_to_rest()?;
         for register in Register::all() {
             let found = inspect::value(&self.bucket, register);
             self.model.check(register, found)?;
@@ -276,6 +281,17 @@ impl World {
         }
         (0..UNIVERSE.repositories.len())
             .try_for_each(|repository| inspect::repository(&self.bucket, repository))
+    }
+
+    fn come_to_rest(&mut self) -> Result<(), Violation> {
+        let started = self.steps;
+        while self.is_moving() {
+            self.step()?;
+            if self.steps - started > PATIENCE {
+                return violation(Wrong::Stuck, format!("{} tasks", self.executor.len()));
+            }
+        }
+        Ok(())
     }
 
     fn is_moving(&self) -> bool {
