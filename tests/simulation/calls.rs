@@ -96,6 +96,8 @@ pub struct Call {
     pub note: Note,
     /// The time at which its effect and its answer are over, in seconds.
     pub deadline: u64,
+    /// Whether another request has changed its key since it was made.
+    pub is_provoked: bool,
     work: Box<dyn Work>,
 }
 
@@ -189,7 +191,7 @@ impl Calls {
         let (work, error, sender) = (Some(Box::new(work) as _), Some(error), Some(sender));
         let typed = Typed { work, result: None, error, refusal, sender };
         let deadline = self.clock.seconds() + LATE;
-        self.pending.borrow_mut().push(Call { note, deadline, work: Box::new(typed) });
+        self.pending.borrow_mut().push(Call { note, deadline, is_provoked: false, work: Box::new(typed) });
         receiver.await
     }
 

@@ -47,6 +47,9 @@ struct Task {
     future: Option<LocalBoxFuture<'static, ()>>,
 }
 
+/// How often tasks may wake each other before anything else happens.
+const MAX_TURNS: usize = 10_000;
+
 /// The tasks.
 #[derive(Default)]
 pub struct Executor {
@@ -70,17 +73,18 @@ impl Executor {
         self.current.borrow().clone().expect("calls are made by tasks")
     }
 
-    /// Runs tasks until all of them wait.
-    pub fn run(&self) {
-        loop {
+    /// Runs tasks until all of them wait; `false` if they wake each other for ever.
+    pub fn run(&self) -> bool {
+        for _ in 0..MAX_TURNS {
             let woken = std::mem::take(&mut *self.woken.0.lock().unwrap());
             if woken.is_empty() {
-                return;
+                return true;
             }
             for id in woken {
                 self.poll(id);
             }
         }
+        false
     }
 
     fn poll(&self, id: TaskId) {

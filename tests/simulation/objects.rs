@@ -22,13 +22,20 @@ use pierhead::{
         writer::{
             Writer,
             journal::{Journal, MemoryJournal, Rows},
+            order::SETTLE,
             protocol::{CallError, Command, Record, Refused, Reply, Writers},
         },
     },
     storage::{Attempts, LONG_PATIENCE},
 };
 
-use crate::{calls::Calls, executor::Group, setup::Guard};
+use crate::{
+    calls::{Calls, LATE},
+    executor::Group,
+    setup::Guard,
+};
+
+const _: () = assert!(LATE < SETTLE, "writers must wait for late calls");
 
 /// Time until an alarm that has failed runs again, in seconds.
 const NEXT_ALARM: u64 = 10;

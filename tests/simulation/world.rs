@@ -36,7 +36,7 @@ use crate::{
 /// The number of isolates.
 const ISOLATES: usize = 2;
 
-/// Limit of steps until a round must have come to rest.
+/// Limit of steps until what is waited for must have happened.
 const PATIENCE: u64 = 20_000;
 
 /// The client that fills the repositories, and empties them in the end.
@@ -206,9 +206,10 @@ impl World {
         for _ in 0..self.setup.rounds {
             self.plan_round();
             self.calm = false;
-            while self.queues.iter().any(|queue| !queue.is_empty()) || !self.in_flight.is_empty() {
-                self.step()?;
-            }
+            let is_busy = |world: &Self| {
+                world.queues.iter().any(|queue| !queue.is_empty()) || !world.in_flight.is_empty()
+            };
+            self.step_while(is_busy)?;
             self.rest()?;
         }
         self.tear_down()
@@ -251,9 +252,7 @@ impl World {
         self.calm = true;
         self.asked = None;
         self.begin(operation, HARNESS);
-        while self.asked.is_none() {
-            self.step()?;
-        }
+        self.step_while(|world| world.asked.is_none())?;
         Ok(self.asked.take().unwrap_or(Outcome::Lost))
     }
 
@@ -261,7 +260,7 @@ impl World {
     fn rest(&mut self) -> Result<(), Violation> {
         self.calm = true;
         self.outages.clear();
-        self.come_to_rest()?;
+        self.step_while(Self::is_moving)?;
         if self.objects.intents() > 0 {
             return violation(
                 Wrong::Stuck,
@@ -272,7 +271,7 @@ impl World {
         for name in self.objects.names() {
             self.objects.ring(&name);
         }
-        self.come_to_rest()?;
+        self.step_while(Self::is_moving)?;
         for register in Register::all() {
             let found = inspect::value(&self.bucket, register);
             self.model.check(register, found)?;
@@ -283,12 +282,16 @@ impl World {
             .try_for_each(|repository| inspect::repository(&self.bucket, repository))
     }
 
-    fn come_to_rest(&mut self) -> Result<(), Violation> {
+    fn step_while(&mut self, goes_on: impl Fn(&Self) -> bool) -> Result<(), Violation> {
         let started = self.steps;
-        while self.is_moving() {
+        while goes_on(self) {
             self.step()?;
             if self.steps - started > PATIENCE {
-                return violation(Wrong::Stuck, format!("{} tasks", self.executor.len()));
+                let waiting: Vec<u64> = self.in_flight.keys().copied().collect();
+                return violation(
+                    Wrong::Stuck,
+                    format!("{} tasks, requests {waiting:?}", self.executor.len()),
+                );
             }
         }
         Ok(())
@@ -310,7 +313,9 @@ impl World {
         } else {
             self.happen();
         }
-        self.executor.run();
+        if !self.executor.run() {
+            return violation(Wrong::Stuck, "tasks wake each other for ever");
+        }
         for (id, outcome) in self.answers.take() {
             self.end(id, outcome)?;
         }
@@ -323,7 +328,8 @@ impl World {
         let mut weights: Vec<u32> = (self.calls.pending.borrow().iter())
             .map(|call| match call.is_awaited() {
                 true => self.speeds.get(&call.note.served).copied().unwrap_or(64),
-                false => 4,
+                false if call.is_provoked => 32,
+                false => 1,
             })
             .collect();
         let calls = weights.len();
@@ -335,7 +341,7 @@ impl World {
         let due = if self.without == Some(Guard::Alarm) { Vec::new() } else { self.objects.due() };
         weights.extend(due.iter().map(|_| 16));
         // Time passes, mostly when there is nothing else to do.
-        weights.push(if weights.iter().all(|weight| *weight <= 4) { 8 } else { 1 });
+        weights.push(if weights.iter().all(|weight| *weight == 1) { 8 } else { 1 });
         match self.random.weighted(&weights) {
             Some(n) if n < calls => self.carry_on(n, false),
             Some(n) if n < calls + idle.len() => {
@@ -378,7 +384,7 @@ impl World {
         if !call.is_awaited() {
             let lands = self.random.chance(if at_deadline { 500 } else { 900 });
             if lands {
-                call.land();
+                self.land(&mut call);
             }
             self.note(|| {
                 format!("{} late: {}", if lands { "lands" } else { "never lands" }, text(&call.note))
@@ -393,7 +399,7 @@ impl World {
         if let Some(fault) = self.fault(&call) {
             self.note(|| format!("{fault:?} at {}", text(&call.note)));
             match fault {
-                Fault::Lost => call.land(),
+                Fault::Lost => self.land(&mut call),
                 Fault::Late if !at_deadline => {
                     if point(&call.note) == "put blob" {
                         self.late_links.insert(call.note.served);
@@ -408,13 +414,21 @@ impl World {
             call.fail();
             return;
         }
-        call.land();
+        self.land(&mut call);
         if !self.calm && !at_deadline && self.random.chance(250) {
             self.note(|| format!("lands {}", text(&call.note)));
             self.calls.pending.borrow_mut().push(call);
         } else {
             self.note(|| format!("does {}", text(&call.note)));
             call.answer();
+        }
+    }
+
+    /// A call takes effect. Late ones of other requests on the same key like to follow: there they do most harm.
+    fn land(&mut self, call: &mut Call) {
+        call.land();
+        for other in self.calls.pending.borrow_mut().iter_mut().filter(|_| call.note.writes) {
+            other.is_provoked |= other.note.path == call.note.path && other.note.served != call.note.served;
         }
     }
 
