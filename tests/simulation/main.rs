@@ -15,7 +15,7 @@
 //! | `store.rs` | the bucket, with etags by content |
 //! | `universe.rs`, `clients.rs` | what clients use, and what they ask |
 //! | `setup.rs` | what a seed does: operations, faults, scenarios |
-//! | `world.rs` | the scheduler |
+//! | `world.rs` | isolates, clients and rounds; in `world/`, the scheduler, and the requests before and after the rounds |
 //! | `model.rs`, `inspect.rs` | what may be true, and what is |
 //! | `coverage.rs` | which operations met, and which faults fell on them |
 //!
@@ -46,6 +46,7 @@ mod objects;
 mod random;
 mod setup;
 mod store;
+mod trace;
 mod universe;
 mod world;
 
@@ -78,8 +79,8 @@ struct Found {
 }
 
 impl Found {
-    fn run(&mut self, seed: u64, without: Option<Guard>) {
-        let report = World::run(seed, Setup::of(seed), without, false);
+    fn run(&mut self, seed: u64) {
+        let report = World::run(seed, Setup::of(seed), None, false);
         self.seeds += 1;
         self.steps += report.steps;
         self.coverage.add(&report.coverage);
@@ -101,14 +102,14 @@ impl Found {
     }
 
     /// Runs seeds until they have made so many steps, on every core.
-    fn of_steps(steps: u64, without: Option<Guard>) -> Self {
+    fn of_steps(steps: u64) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
         thread::scope(|scope| {
             let run = move |core: u64| {
                 let mut found = Self::default();
                 let mut seeds = (core..).step_by(cores as usize);
                 while let Some(seed) = seeds.next().filter(|_| found.steps < steps / cores) {
-                    found.run(seed, without);
+                    found.run(seed);
                 }
                 found
             };
@@ -122,9 +123,9 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())
 }
 
-/// The end of a seed's trace, and what it found.
-fn trace(seed: u64, without: Option<Guard>, last: usize) -> String {
-    let report = World::run(seed, Setup::of(seed), without, true);
+/// The end of a seed's steps, and what it found.
+fn steps_of(seed: u64, last: usize) -> String {
+    let report = World::run(seed, Setup::of(seed), None, true);
     let from = report.trace.len().saturating_sub(last);
     format!("{}\n{:?}", report.trace[from..].join("\n"), report.result)
 }
@@ -132,16 +133,16 @@ fn trace(seed: u64, without: Option<Guard>, last: usize) -> String {
 #[test]
 fn what_is_acknowledged_holds() {
     if let Some(seed) = variable("SIMULATION_SEED") {
-        println!("{}", trace(seed, None, usize::MAX));
+        println!("{}", steps_of(seed, usize::MAX));
         return;
     }
-    let found = Found::of_steps(variable("SIMULATION_STEPS").unwrap_or(STEPS), None);
+    let found = Found::of_steps(variable("SIMULATION_STEPS").unwrap_or(STEPS));
     println!("{} steps of {} seeds\n{}", found.steps, found.seeds, found.coverage);
     for (wrong, (count, seed, detail)) in &found.violations {
         println!("{wrong:?}: {count} times, SIMULATION_SEED={seed}: {detail}");
     }
     if let Some((_, seed, _)) = found.violations.values().min_by_key(|(_, seed, _)| *seed) {
-        panic!("SIMULATION_SEED={seed} ends in\n{}", trace(*seed, None, TRACE));
+        panic!("SIMULATION_SEED={seed} ends in\n{}", steps_of(*seed, TRACE));
     }
     let gaps = found.coverage.gaps();
     assert!(gaps.is_empty(), "these never happened: {gaps:?}");
@@ -150,7 +151,7 @@ fn what_is_acknowledged_holds() {
 #[test]
 fn a_seed_gives_the_same_run_again() {
     for seed in 0..TURNS as u64 {
-        assert_eq!(trace(seed, None, usize::MAX), trace(seed, None, usize::MAX), "seed {seed}");
+        assert_eq!(steps_of(seed, usize::MAX), steps_of(seed, usize::MAX), "seed {seed}");
     }
 }
 

@@ -209,13 +209,7 @@ impl Writers for Client {
                 match calls.clone().call_object(group(repository), start, || FAILED).await {
                     Err(_) if attempts.next().await => is_repeated = true,
                     Err(message) => return Err(CallError::Unreachable(message.to_owned())),
-                    Ok(reply) => {
-                        return Ok(match reply? {
-                            // The attempt whose answer was lost has removed it.
-                            Reply::Absent if is_repeated => Reply::Done,
-                            reply => reply,
-                        });
-                    }
+                    Ok(reply) => return CallError::from_reply(reply, is_repeated),
                 }
             }
         })

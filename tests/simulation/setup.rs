@@ -141,6 +141,18 @@ pub const SCENARIOS: &[Scenario] = &[
         focus: Focus { repositories: 1, tags: 1, manifests: 2, blobs: 1 },
         weather: Weather { fault: 150, outage: 0, late: 900, crash: 0 },
     },
+    // A manifest and its tags are deleted at once.
+    Scenario {
+        mix: &[Kind::PushWithTags, Kind::DeleteManifest, Kind::DeleteTag],
+        focus: Focus { repositories: 1, tags: 2, manifests: 1, blobs: 1 },
+        weather: CALM,
+    },
+    // Rebuilds run beside deletions of referrers.
+    Scenario {
+        mix: &[Kind::Rebuild, Kind::DeleteManifest, Kind::PushByDigest],
+        focus: Focus { repositories: 1, tags: 1, manifests: 3, blobs: 1 },
+        weather: CALM,
+    },
 ];
 
 impl Scenario {

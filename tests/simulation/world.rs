@@ -1,4 +1,7 @@
-//! The simulation of one seed: isolates and clients over one bucket, and the scheduler that picks what happens next.
+//! The simulation of one seed: isolates and clients over one bucket.
+
+mod harness;
+mod schedule;
 
 use std::{
     cell::RefCell,
@@ -19,18 +22,19 @@ use pierhead::{
 };
 
 use crate::{
-    calls::{Call, Calls, Note},
-    clients::{Focus, Kind, Operation, Read},
+    calls::Calls,
+    clients::{Kind, Operation},
     clock::VirtualClock,
-    coverage::{Coverage, Fault},
+    coverage::Coverage,
     executor::{Executor, Group},
     inspect,
     model::{Model, Outcome, Register, Violation, Wrong, violation},
     objects::{Client, Objects, Work},
     random::Random,
-    setup::{Guard, OUTAGE, Setup},
+    setup::{Guard, Setup},
     store::{Bucket, Simulated},
-    universe::{BLOBS, MANIFESTS, TAGS, UNIVERSE},
+    trace::short,
+    universe::UNIVERSE,
 };
 
 /// The number of isolates.
@@ -82,6 +86,8 @@ struct InFlight {
     operation: Operation,
     client: usize,
     isolate: usize,
+    /// Whether its manifest was there at any moment since it was sent.
+    has_been_there: bool,
 }
 
 /// What a run found.
@@ -214,29 +220,6 @@ impl World {
         }
         self.tear_down()
     }
-
-    /// Fills the repositories, some of them by halves.
-    fn prepare(&mut self) -> Result<(), Violation> {
-        let Focus { repositories, tags, manifests, .. } = self.setup.focus;
-        let mut plan = Vec::new();
-        for repository in 0..repositories {
-            for blob in (0..BLOBS).filter(|_| self.random.chance(850)) {
-                plan.push(Operation { blob, ..Operation::new(Kind::PushBlob, repository) });
-            }
-            for manifest in 0..manifests {
-                if !self.random.chance(600) {
-                    continue;
-                }
-                let tags = (0..tags).filter(|_| self.random.chance(400)).collect();
-                plan.push(Operation { manifest, tags, ..Operation::new(Kind::PushWithTags, repository) });
-            }
-        }
-        for operation in plan {
-            self.ask(operation)?;
-        }
-        self.rest()
-    }
-
     fn plan_round(&mut self) {
         let weights: Vec<u32> = self.setup.mix.iter().map(|(_, weight)| *weight).collect();
         for _ in 0..self.setup.operations {
@@ -245,15 +228,6 @@ impl World {
             let client = self.random.below(self.queues.len());
             self.queues[client].push(operation);
         }
-    }
-
-    /// Sends a request while nothing goes wrong, and waits for its answer.
-    fn ask(&mut self, operation: Operation) -> Result<Outcome, Violation> {
-        self.calm = true;
-        self.asked = None;
-        self.begin(operation, HARNESS);
-        self.step_while(|world| world.asked.is_none())?;
-        Ok(self.asked.take().unwrap_or(Outcome::Lost))
     }
 
     /// Lets the registry come to rest: every call lands or is lost, every task ends.
@@ -286,6 +260,7 @@ impl World {
         let started = self.steps;
         while goes_on(self) {
             self.step()?;
+            self.look_at_pushes();
             if self.steps - started > PATIENCE {
                 let waiting: Vec<u64> = self.in_flight.keys().copied().collect();
                 return violation(
@@ -297,209 +272,20 @@ impl World {
         Ok(())
     }
 
+    fn look_at_pushes(&mut self) {
+        let bucket = &self.bucket;
+        for push in self.in_flight.values_mut().filter(|push| push.operation.pushes_manifest()) {
+            let revision = Register::Manifest(push.operation.repository, push.operation.manifest);
+            push.has_been_there |= inspect::value(bucket, revision).is_some();
+        }
+    }
+
     fn is_moving(&self) -> bool {
         self.executor.len() > 0 || !self.calls.pending.borrow().is_empty() || self.next_alarm().is_some()
     }
 
     fn next_alarm(&self) -> Option<u64> {
         self.objects.next_alarm().filter(|_| self.without != Some(Guard::Alarm))
-    }
-
-    /// One step: something happens, then every task that it woke runs until it waits again.
-    fn step(&mut self) -> Result<(), Violation> {
-        self.steps += 1;
-        if !self.calm && self.random.chance(self.setup.weather.crash) {
-            self.crash();
-        } else {
-            self.happen();
-        }
-        if !self.executor.run() {
-            return violation(Wrong::Stuck, "tasks wake each other for ever");
-        }
-        for (id, outcome) in self.answers.take() {
-            self.end(id, outcome)?;
-        }
-        Ok(())
-    }
-
-    fn happen(&mut self) {
-        // Landed, and nobody waits: it is over.
-        self.calls.pending.borrow_mut().retain(|call| call.is_awaited() || !call.has_landed());
-        let mut weights: Vec<u32> = (self.calls.pending.borrow().iter())
-            .map(|call| match call.is_awaited() {
-                true => self.speeds.get(&call.note.served).copied().unwrap_or(64),
-                false if call.is_provoked => 32,
-                false => 1,
-            })
-            .collect();
-        let calls = weights.len();
-        let busy = |client: &usize| self.in_flight.values().any(|other| other.client == *client);
-        let idle: Vec<usize> = (0..self.queues.len())
-            .filter(|client| !self.queues[*client].is_empty() && !busy(client))
-            .collect();
-        weights.extend(idle.iter().map(|_| 32));
-        let due = if self.without == Some(Guard::Alarm) { Vec::new() } else { self.objects.due() };
-        weights.extend(due.iter().map(|_| 16));
-        // Time passes, mostly when there is nothing else to do.
-        weights.push(if weights.iter().all(|weight| *weight == 1) { 8 } else { 1 });
-        match self.random.weighted(&weights) {
-            Some(n) if n < calls => self.carry_on(n, false),
-            Some(n) if n < calls + idle.len() => {
-                let client = idle[n - calls];
-                let operation = self.queues[client].remove(0);
-                self.begin(operation, client);
-            }
-            Some(n) if n < calls + idle.len() + due.len() => {
-                let name = &due[n - calls - idle.len()];
-                self.note(|| format!("the alarm of {name} rings"));
-                self.objects.ring(name);
-            }
-            _ => self.pass_time(),
-        }
-    }
-
-    /// Moves the clock to the next timer, or by a few seconds, but not beyond the end of a call.
-    fn pass_time(&mut self) {
-        let now = self.clock.seconds();
-        let timer =
-            self.clock.next_timer().into_iter().chain(self.next_alarm().filter(|alarm| *alarm > now)).min();
-        let target = timer.unwrap_or(now + 1 + self.random.below(3) as u64).max(now);
-        let due = (self.calls.pending.borrow().iter().enumerate())
-            .map(|(n, call)| (call.deadline, n))
-            .min()
-            .filter(|(deadline, _)| *deadline <= target);
-        match due {
-            Some((deadline, n)) => {
-                self.clock.advance_to(deadline);
-                self.carry_on(n, true);
-            }
-            None => self.clock.advance_to(target),
-        }
-        self.note(|| "time passes".to_owned());
-    }
-
-    /// Something happens to a call. At its deadline, it ends.
-    fn carry_on(&mut self, n: usize, at_deadline: bool) {
-        let mut call = self.calls.pending.borrow_mut().swap_remove(n);
-        if !call.is_awaited() {
-            let lands = self.random.chance(if at_deadline { 500 } else { 900 });
-            if lands {
-                self.land(&mut call);
-            }
-            self.note(|| {
-                format!("{} late: {}", if lands { "lands" } else { "never lands" }, text(&call.note))
-            });
-            return;
-        }
-        if call.has_landed() {
-            self.note(|| format!("answers {}", text(&call.note)));
-            call.answer();
-            return;
-        }
-        if let Some(fault) = self.fault(&call) {
-            self.note(|| format!("{fault:?} at {}", text(&call.note)));
-            match fault {
-                Fault::Lost => self.land(&mut call),
-                Fault::Late if !at_deadline => {
-                    if point(&call.note) == "put blob" {
-                        self.late_links.insert(call.note.served);
-                    }
-                    call.fail();
-                    self.calls.pending.borrow_mut().push(call);
-                    return;
-                }
-                Fault::Throttled => return call.refuse(),
-                _ => {}
-            }
-            call.fail();
-            return;
-        }
-        self.land(&mut call);
-        if !self.calm && !at_deadline && self.random.chance(250) {
-            self.note(|| format!("lands {}", text(&call.note)));
-            self.calls.pending.borrow_mut().push(call);
-        } else {
-            self.note(|| format!("does {}", text(&call.note)));
-            call.answer();
-        }
-    }
-
-    /// A call takes effect. Late ones of other requests on the same key like to follow: there they do most harm.
-    fn land(&mut self, call: &mut Call) {
-        call.land();
-        for other in self.calls.pending.borrow_mut().iter_mut().filter(|_| call.note.writes) {
-            other.is_provoked |= other.note.path == call.note.path && other.note.served != call.note.served;
-        }
-    }
-
-    /// Whether and how a call goes wrong.
-    fn fault(&mut self, call: &Call) -> Option<Fault> {
-        if self.calm {
-            return None;
-        }
-        let now = self.clock.seconds();
-        let is_out = call.note.writes && self.outages.get(&call.note.path).is_some_and(|until| *until > now);
-        if !is_out && !self.random.chance(self.setup.weather.fault) {
-            return None;
-        }
-        let fault = match call.note.writes {
-            _ if is_out => Fault::Error,
-            // Nothing reaches an object later, or its storage.
-            true if call.note.is_fenced || call.note.operation == "call" => {
-                *self.random.pick(&[Fault::Error, Fault::Lost])
-            }
-            true if self.random.chance(700) => match self.random.chance(self.setup.weather.late) {
-                true => Fault::Late,
-                false => Fault::Lost,
-            },
-            _ => *self.random.pick(&[Fault::Error, Fault::Throttled]),
-        };
-        if !is_out && call.note.writes && self.random.chance(self.setup.weather.outage) {
-            self.outages.insert(call.note.path.clone(), now + OUTAGE);
-        }
-        self.coverage.fault(fault, &self.kinds_in_flight());
-        self.coverage.point(fault, point(&call.note));
-        Some(fault)
-    }
-
-    fn kinds_in_flight(&self) -> Vec<Kind> {
-        self.in_flight.values().map(|other| other.operation.kind).collect()
-    }
-
-    /// An isolate or an object ends where it stands. Its calls may still land.
-    fn crash(&mut self) {
-        let groups = self.executor.groups();
-        if groups.is_empty() {
-            return self.happen();
-        }
-        let group = self.random.pick(&groups).clone();
-        self.note(|| format!("{group:?} crashes"));
-        let fault = match group {
-            Group::Isolate(_) => Fault::Crash,
-            Group::Writer(_) => Fault::WriterCrash,
-        };
-        let kinds = self.kinds_in_flight();
-        self.coverage.fault(fault, &kinds);
-        for call in self.calls.pending.borrow().iter().filter(|call| call.note.caller == group) {
-            self.coverage.point(fault, point(&call.note));
-        }
-        self.executor.crash(&group);
-        let random = &mut self.random;
-        self.calls.pending.borrow_mut().retain_mut(|call| {
-            let ends = call.note.is_fenced && call.note.caller == group;
-            if ends && random.chance(500) {
-                call.land();
-            }
-            !ends
-        });
-        match group {
-            Group::Writer(name) => self.objects.crash(&name),
-            Group::Isolate(n) => {
-                self.isolates[n] = self.isolate();
-                let lost = self.in_flight.iter().filter(|(_, other)| other.isolate == n);
-                self.answers.borrow_mut().extend(lost.map(|(id, _)| (*id, Outcome::Lost)));
-            }
-        }
     }
 
     /// A client sends a request.
@@ -520,7 +306,7 @@ impl World {
         let Isolate { app, handler } = &self.isolates[n];
         let context = app.context(Principal::Anonymous, id.to_string(), Rc::new(work));
         let (handler, request, answers) = (handler.clone(), operation.request(), self.answers.clone());
-        self.in_flight.insert(id, InFlight { operation, client, isolate: n });
+        self.in_flight.insert(id, InFlight { operation, client, isolate: n, has_been_there: false });
         let task = async move {
             let (parts, body) = handler.handle(request, context).await.into_parts();
             let body = body.read(usize::MAX).await.unwrap_or_default().to_vec();
@@ -544,12 +330,10 @@ impl World {
             }
             Outcome::Lost => format!("{id} is never answered"),
         });
-        let (in_flight, bucket) = (&self.in_flight, &self.bucket);
+        let in_flight = &self.in_flight;
         let is_ahead = |id: u64| {
-            in_flight.get(&id).is_some_and(|InFlight { operation, .. }| {
-                let revision = Register::Manifest(operation.repository, operation.manifest);
-                operation.pushes_manifest() && inspect::value(bucket, revision).is_none()
-            })
+            let push = in_flight.get(&id).filter(|push| push.operation.pushes_manifest());
+            push.is_some_and(|push| !push.has_been_there)
         };
         let is_late = self.late_links.remove(&id);
         self.model.end(id, &operation, &outcome, is_late, is_ahead)?;
@@ -568,94 +352,4 @@ impl World {
         }
         Ok(())
     }
-
-    /// Reads and removes whatever is listed, through the API, while nothing goes wrong.
-    fn tear_down(&mut self) -> Result<(), Violation> {
-        let tags_first = self.random.chance(500);
-        for repository in 0..self.setup.focus.repositories {
-            let of = |kind| Operation::new(kind, repository);
-            let read = |read| Operation { read, ..of(Kind::Read) };
-            let is_there = |world: &Self, register| inspect::value(&world.bucket, register).is_some();
-            let listed = self.listed(read(Read::Tags))?;
-            for tag in (0..TAGS).filter(|tag| listed.contains(&format!("\"{}\"", UNIVERSE.tags[*tag]))) {
-                self.expect(Operation { tags: vec![tag], ..read(Read::Tag) }, 200)?;
-                if tags_first {
-                    self.expect(Operation { tags: vec![tag], ..of(Kind::DeleteTag) }, 202)?;
-                }
-            }
-            let listed = self.listed(read(Read::Referrers))?;
-            for manifest in 0..MANIFESTS {
-                let is_listed = listed.contains(UNIVERSE.manifests[manifest].digest.hex());
-                if is_listed || is_there(self, Register::Manifest(repository, manifest)) {
-                    self.expect(Operation { manifest, ..read(Read::Manifest) }, 200)?;
-                    self.expect(Operation { manifest, ..of(Kind::DeleteManifest) }, 202)?;
-                }
-            }
-            for blob in 0..BLOBS {
-                if is_there(self, Register::Blob(repository, blob)) {
-                    self.expect(Operation { blob, ..read(Read::Blob) }, 200)?;
-                    self.expect(Operation { blob, ..of(Kind::DeleteBlob) }, 202)?;
-                }
-            }
-            for list in [Read::Tags, Read::Referrers] {
-                let listed = self.listed(read(list))?;
-                if !listed.contains("[]") && !listed.contains("errors") {
-                    return violation(Wrong::NotRemovable, listed);
-                }
-            }
-        }
-        let listed = self.listed(Operation { read: Read::Catalog, ..Operation::new(Kind::Read, 0) })?;
-        for (repository, name) in UNIVERSE.repositories.iter().enumerate() {
-            if listed.contains(name.as_str()) {
-                self.expect(Operation { read: Read::Tags, ..Operation::new(Kind::Read, repository) }, 200)?;
-            }
-        }
-        self.rest()
-    }
-
-    fn expect(&mut self, operation: Operation, status: u16) -> Result<(), Violation> {
-        let line = operation.line();
-        match self.ask(operation)?.status() {
-            Some(found) if found == status => Ok(()),
-            found => violation(Wrong::NotRemovable, format!("{line:?}: {found:?} in place of {status}")),
-        }
-    }
-
-    /// The body of a list.
-    fn listed(&mut self, operation: Operation) -> Result<String, Violation> {
-        Ok(match self.ask(operation)? {
-            Outcome::Answer { body, .. } => String::from_utf8_lossy(&body).into_owned(),
-            Outcome::Lost => String::new(),
-        })
-    }
-}
-
-/// A text with short names for digests.
-fn short(text: &str) -> String {
-    let manifests = UNIVERSE.manifests.iter().map(|manifest| &manifest.digest).enumerate();
-    let manifests = manifests.map(|(n, digest)| (format!("M{n}"), digest));
-    let blobs = UNIVERSE.blobs.iter().enumerate().map(|(n, (digest, _))| (format!("B{n}"), digest));
-    manifests.chain(blobs).fold(text.to_owned(), |text, (name, digest)| text.replace(digest.hex(), &name))
-}
-
-fn text(note: &Note) -> String {
-    format!("{} {} for {}", note.operation, short(&note.path), note.served)
-}
-
-/// A call as a kind of call: its operation, and its key without names.
-fn point(note: &Note) -> String {
-    let path = &note.path;
-    let kinds = [
-        ("/current/link", "tag"),
-        ("/index/", "tag's index"),
-        ("/tags", "tags"),
-        ("/revisions/", "manifest"),
-        ("/_layers/", "blob"),
-        ("/data", "content"),
-        ("pierhead/links/", "reverse link"),
-        ("pierhead/referrers/", "referrer"),
-        ("pierhead/repositories", "catalog"),
-    ];
-    let kind = kinds.iter().find(|(part, _)| path.contains(part)).map_or("other", |(_, kind)| kind);
-    format!("{} {kind}", note.operation)
 }

@@ -1,0 +1,211 @@
+//! What happens next: each step of a simulation.
+
+use super::World;
+use crate::{
+    calls::Call,
+    clients::Kind,
+    coverage::Fault,
+    executor::Group,
+    model::{Outcome, Violation, Wrong, violation},
+    setup::{Guard, OUTAGE},
+    trace::{point, text},
+};
+
+impl World {
+    /// One step: something happens, then every task that it woke runs until it waits again.
+    pub(super) fn step(&mut self) -> Result<(), Violation> {
+        self.steps += 1;
+        if !self.calm && self.random.chance(self.setup.weather.crash) {
+            self.crash();
+        } else {
+            self.happen();
+        }
+        if !self.executor.run() {
+            return violation(Wrong::Stuck, "tasks wake each other for ever");
+        }
+        for (id, outcome) in self.answers.take() {
+            self.end(id, outcome)?;
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self) {
+        // Landed, and nobody waits: it is over.
+        self.calls.pending.borrow_mut().retain(|call| call.is_awaited() || !call.has_landed());
+        let mut weights: Vec<u32> = (self.calls.pending.borrow().iter())
+            .map(|call| match call.is_awaited() {
+                true => self.speeds.get(&call.note.served).copied().unwrap_or(64),
+                false if call.is_provoked => 32,
+                false => 1,
+            })
+            .collect();
+        let calls = weights.len();
+        let busy = |client: &usize| self.in_flight.values().any(|other| other.client == *client);
+        let idle: Vec<usize> = (0..self.queues.len())
+            .filter(|client| !self.queues[*client].is_empty() && !busy(client))
+            .collect();
+        weights.extend(idle.iter().map(|_| 32));
+        let due = if self.without == Some(Guard::Alarm) { Vec::new() } else { self.objects.due() };
+        weights.extend(due.iter().map(|_| 16));
+        // Time passes, mostly when there is nothing else to do.
+        weights.push(if weights.iter().all(|weight| *weight == 1) { 8 } else { 1 });
+        match self.random.weighted(&weights) {
+            Some(n) if n < calls => self.carry_on(n, false),
+            Some(n) if n < calls + idle.len() => {
+                let client = idle[n - calls];
+                let operation = self.queues[client].remove(0);
+                self.begin(operation, client);
+            }
+            Some(n) if n < calls + idle.len() + due.len() => {
+                let name = &due[n - calls - idle.len()];
+                self.note(|| format!("the alarm of {name} rings"));
+                self.objects.ring(name);
+            }
+            _ => self.pass_time(),
+        }
+    }
+
+    /// Moves the clock to the next timer, or by a few seconds, but not beyond the end of a call.
+    fn pass_time(&mut self) {
+        let now = self.clock.seconds();
+        let timer =
+            self.clock.next_timer().into_iter().chain(self.next_alarm().filter(|alarm| *alarm > now)).min();
+        let target = timer.unwrap_or(now + 1 + self.random.below(3) as u64).max(now);
+        let due = (self.calls.pending.borrow().iter().enumerate())
+            .map(|(n, call)| (call.deadline, n))
+            .min()
+            .filter(|(deadline, _)| *deadline <= target);
+        match due {
+            Some((deadline, n)) => {
+                self.clock.advance_to(deadline);
+                self.carry_on(n, true);
+            }
+            None => self.clock.advance_to(target),
+        }
+        self.note(|| "time passes".to_owned());
+    }
+
+    /// Something happens to a call. At its deadline, it ends.
+    fn carry_on(&mut self, n: usize, at_deadline: bool) {
+        let mut call = self.calls.pending.borrow_mut().swap_remove(n);
+        if !call.is_awaited() {
+            let lands = self.random.chance(if at_deadline { 500 } else { 900 });
+            if lands {
+                self.land(&mut call);
+            }
+            self.note(|| {
+                format!("{} late: {}", if lands { "lands" } else { "never lands" }, text(&call.note))
+            });
+            return;
+        }
+        if call.has_landed() {
+            self.note(|| format!("answers {}", text(&call.note)));
+            call.answer();
+            return;
+        }
+        if let Some(fault) = self.fault(&call) {
+            self.note(|| format!("{fault:?} at {}", text(&call.note)));
+            match fault {
+                Fault::Lost => self.land(&mut call),
+                Fault::Late if !at_deadline => {
+                    if point(&call.note) == "put blob" {
+                        self.late_links.insert(call.note.served);
+                    }
+                    call.fail();
+                    self.calls.pending.borrow_mut().push(call);
+                    return;
+                }
+                Fault::Throttled => return call.refuse(),
+                _ => {}
+            }
+            call.fail();
+            return;
+        }
+        self.land(&mut call);
+        if !self.calm && !at_deadline && self.random.chance(250) {
+            self.note(|| format!("lands {}", text(&call.note)));
+            self.calls.pending.borrow_mut().push(call);
+        } else {
+            self.note(|| format!("does {}", text(&call.note)));
+            call.answer();
+        }
+    }
+
+    /// A call takes effect. Late ones of other requests on the same key like to follow: there they do most harm.
+    fn land(&mut self, call: &mut Call) {
+        call.land();
+        for other in self.calls.pending.borrow_mut().iter_mut().filter(|_| call.note.writes) {
+            other.is_provoked |= other.note.path == call.note.path && other.note.served != call.note.served;
+        }
+    }
+
+    /// Whether and how a call goes wrong.
+    fn fault(&mut self, call: &Call) -> Option<Fault> {
+        if self.calm {
+            return None;
+        }
+        let now = self.clock.seconds();
+        let is_out = call.note.writes && self.outages.get(&call.note.path).is_some_and(|until| *until > now);
+        if !is_out && !self.random.chance(self.setup.weather.fault) {
+            return None;
+        }
+        let fault = match call.note.writes {
+            _ if is_out => Fault::Error,
+            // Nothing reaches an object later, or its storage.
+            true if call.note.is_fenced || call.note.operation == "call" => {
+                *self.random.pick(&[Fault::Error, Fault::Lost])
+            }
+            true if self.random.chance(700) => match self.random.chance(self.setup.weather.late) {
+                true => Fault::Late,
+                false => Fault::Lost,
+            },
+            _ => *self.random.pick(&[Fault::Error, Fault::Throttled]),
+        };
+        if !is_out && call.note.writes && self.random.chance(self.setup.weather.outage) {
+            self.outages.insert(call.note.path.clone(), now + OUTAGE);
+        }
+        self.coverage.fault(fault, &self.kinds_in_flight());
+        self.coverage.point(fault, point(&call.note));
+        Some(fault)
+    }
+
+    fn kinds_in_flight(&self) -> Vec<Kind> {
+        self.in_flight.values().map(|other| other.operation.kind).collect()
+    }
+
+    /// An isolate or an object ends where it stands. Its calls may still land.
+    fn crash(&mut self) {
+        let groups = self.executor.groups();
+        if groups.is_empty() {
+            return self.happen();
+        }
+        let group = self.random.pick(&groups).clone();
+        self.note(|| format!("{group:?} crashes"));
+        let fault = match group {
+            Group::Isolate(_) => Fault::Crash,
+            Group::Writer(_) => Fault::WriterCrash,
+        };
+        let kinds = self.kinds_in_flight();
+        self.coverage.fault(fault, &kinds);
+        for call in self.calls.pending.borrow().iter().filter(|call| call.note.caller == group) {
+            self.coverage.point(fault, point(&call.note));
+        }
+        self.executor.crash(&group);
+        let random = &mut self.random;
+        self.calls.pending.borrow_mut().retain_mut(|call| {
+            let ends = call.note.is_fenced && call.note.caller == group;
+            if ends && random.chance(500) {
+                call.land();
+            }
+            !ends
+        });
+        match group {
+            Group::Writer(name) => self.objects.crash(&name),
+            Group::Isolate(n) => {
+                self.isolates[n] = self.isolate();
+                let lost = self.in_flight.iter().filter(|(_, other)| other.isolate == n);
+                self.answers.borrow_mut().extend(lost.map(|(id, _)| (*id, Outcome::Lost)));
+            }
+        }
+    }
+}
