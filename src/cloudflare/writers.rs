@@ -48,11 +48,7 @@ impl Writers for DurableWriters {
             let stub = || self.namespace.get_by_name(repository.as_str());
             let replied = objects::call::<Result<Reply, Refused>>(stub, &call, LONG_PATIENCE).await;
             let replied = replied.map_err(CallError::Unreachable)?;
-            Ok(match replied.reply? {
-                // The attempt whose answer was lost has removed it.
-                Reply::Absent if replied.is_repeated => Reply::Done,
-                reply => reply,
-            })
+            CallError::from_reply(replied.reply, replied.is_repeated)
         })
     }
 }

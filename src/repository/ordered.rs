@@ -121,8 +121,9 @@ impl Repository for Ordered {
         Box::pin(async move {
             let content = async { Ok(self.blobs.manifest(digest, Freshness::Cached).await?) };
             let (content, ()) = both(content, self.check()).await?;
+            let (digest, lacks_content) = (digest.clone(), content.is_none());
             let subject = content.and_then(|content| Manifest::subject_of(&content));
-            self.change(Command::DeleteManifest { digest: digest.clone(), subject }).await
+            self.change(Command::DeleteManifest { digest, subject, lacks_content }).await
         })
     }
 

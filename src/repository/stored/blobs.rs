@@ -8,6 +8,7 @@ use crate::{
     blobs::{Freshness, Located},
     layout::Key,
     oci::Digest,
+    platform::Timestamp,
     storage::{Metadata, Page, StorageError, both},
 };
 
@@ -132,6 +133,15 @@ impl Stored {
     /// the same blob may have written it.
     pub(super) async fn reverse_link(&self, digest: &Digest) -> Result<bool, StorageError> {
         self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new()).await
+    }
+
+    /// When the link to a blob was written.
+    pub(in crate::repository) async fn blob_linked(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<Timestamp>, StorageError> {
+        let link = self.store().head(&Key::Layer(&self.name, digest).path()).await?;
+        Ok(link.map(|link| link.modified))
     }
 
     pub(in crate::repository) async fn has_blob(&self, digest: &Digest) -> Result<bool, StorageError> {

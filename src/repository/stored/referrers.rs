@@ -37,6 +37,15 @@ impl Stored {
         Ok(())
     }
 
+    /// The subject of a manifest, from its content.
+    pub(in crate::repository) async fn subject_of(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<Digest>, StorageError> {
+        let content = self.blobs.manifest(digest, Freshness::Strict).await?;
+        Ok(content.and_then(|content| Manifest::subject_of(&content)))
+    }
+
     /// The content of a manifest's entry in the referrers of its subject, from the manifest's content.
     pub(in crate::repository) async fn referrer_of(
         &self,

@@ -23,11 +23,11 @@ use std::{
 };
 
 use futures_channel::oneshot;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, select};
 
 use self::{
     journal::Journal,
-    order::{Attempt, Order, Wait},
+    order::{Attempt, Order, SETTLE, Wait},
     protocol::{Command, Cursor, Entry, Intent, Refused, Reply, Stage},
 };
 use super::stored::Stored;
@@ -39,6 +39,12 @@ use crate::{
 
 /// How long a command waits for its turn, in milliseconds: longer than keys rest after a lost answer.
 const PATIENCE: u64 = 35_000;
+
+/// How long the deletion of a manifest waits for its tags, in milliseconds. Otherwise it goes on later.
+const PATIENCE_FOR_TAGS: u64 = 10_000;
+
+/// Shortest wait for a change that others are to finish, in milliseconds.
+const POLL: u64 = 100;
 
 /// Work after the answer.
 type Later = LocalBoxFuture<'static, ()>;
@@ -59,12 +65,16 @@ struct Hints {
     blobs: Vec<Digest>,
     stage: Option<Stage>,
     referrer: Option<String>,
+    lacks_content: bool,
 }
 
 impl Hints {
     fn of(command: Command) -> Self {
         match command {
-            Command::Push { blobs, stage, referrer, .. } => Self { blobs, stage: Some(stage), referrer },
+            Command::Push { blobs, stage, referrer, .. } => {
+                Self { blobs, stage: Some(stage), referrer, ..Self::default() }
+            }
+            Command::DeleteManifest { lacks_content, .. } => Self { lacks_content, ..Self::default() },
             Command::Index { referrer, .. } => Self { referrer, ..Self::default() },
             _ => Self::default(),
         }
@@ -100,9 +110,20 @@ impl Writer {
                 return refused;
             }
         }
-        // It may be stored even if this fails.
-        self.save(change.number).await?;
-        if let Some(later) = self.make(stored, change, hints).await? {
+        if let (true, Intent::DeleteManifest { digest, cursor, tags, .. }) = (hints.lacks_content, intent) {
+            // It was pushed since.
+            let subject = stored.subject_of(&digest).await.map_err(busy)?;
+            let intent = Intent::DeleteManifest { digest, subject, cursor, tags };
+            self.with_order(|order, _| order.advance(change.number, intent))?;
+        }
+        if let Err(refused) = self.save(change.number).await {
+            // It may be stored all the same.
+            if self.journal.write(vec![(change.number, None)], None).await.is_ok() {
+                change.withdraw();
+            }
+            return Err(refused);
+        }
+        if let Some(later) = self.make(stored, change, Some(hints)).await? {
             background.spawn(later);
         }
         Ok(Reply::Done)
@@ -116,9 +137,10 @@ impl Writer {
         while let Some(made) = self.resume(stored).await {
             settled = settled.and(made);
         }
-        let (old, next) = self.with_order(|order, now| (order.forget(now), order.next(now)))?;
-        let rows = old.into_iter().map(|number| (number, None)).collect();
+        let (old, next) = self.with_order(|order, now| (order.old(now), order.next(now)))?;
+        let rows = old.iter().map(|number| (*number, None)).collect();
         self.journal.write(rows, next).await.map_err(Refused::Busy)?;
+        self.with_order(|order, _| order.forget(&old))?;
         Ok(settled)
     }
 
@@ -149,14 +171,15 @@ impl Writer {
         let place = Place { writer: self.clone(), ticket: self.with_order(|order, _| order.ticket())? };
         let until = Timestamp(self.clock.now().0 + PATIENCE);
         let begin = |order: &mut Order, now| order.begin(place.ticket, &self.repository, intent, blobs, now);
-        Ok(Change::running(self, self.wait(stored, until, begin).await?))
+        Ok(Change::running(self, self.wait(until, Some(stored), begin).await?))
     }
 
-    /// Tries something until it need not wait. Finishes changes that are in its way and due.
+    /// Tries something until it need not wait. With `settles`, changes that are due and in its way are made: not by a
+    /// change that is being made itself.
     async fn wait<T>(
         self: &Rc<Self>,
-        stored: &Stored,
         until: Timestamp,
+        settles: Option<&Stored>,
         mut attempt: impl FnMut(&mut Order, Timestamp) -> Result<T, Wait>,
     ) -> Result<T, Refused> {
         let busy = || Refused::Busy("another change of the repository is not finished yet".to_owned());
@@ -165,22 +188,21 @@ impl Writer {
                 Ok(done) => return Ok(done),
                 Err(wait) => wait,
             };
-            match wait {
-                _ if self.clock.now() >= until => return Err(busy()),
-                Wait::ForOthers => {
-                    let (wake, woken) = oneshot::channel();
-                    self.waiting.borrow_mut().push(wake);
-                    // A writer that is gone wakes nobody.
-                    woken.await.map_err(|_| busy())?;
-                }
-                Wait::Until(due) if due > until => return Err(busy()),
-                Wait::Until(due) => {
-                    let now = self.clock.now();
-                    if due > now {
-                        self.clock.sleep(due.milliseconds_since(now)).await;
-                    }
+            let now = self.clock.now();
+            match (wait, settles) {
+                _ if now >= until => return Err(busy()),
+                (Wait::Until(due), _) if due > until => return Err(busy()),
+                (Wait::Until(due), Some(stored)) if due <= now => {
                     // A failure leaves it open, for the next one who waits.
                     let _made = self.resume(stored).await;
+                }
+                (Wait::Until(due), _) => {
+                    self.clock.sleep(due.milliseconds_since(now).max(POLL)).await;
+                }
+                (Wait::ForOthers, _) => {
+                    let (wake, woken) = oneshot::channel();
+                    self.waiting.borrow_mut().push(wake);
+                    select(woken, self.clock.sleep(until.milliseconds_since(now))).await;
                 }
             }
         }
@@ -197,7 +219,7 @@ impl Writer {
     fn resume<'a>(self: &'a Rc<Self>, stored: &'a Stored) -> LocalBoxFuture<'a, Option<Result<(), Refused>>> {
         Box::pin(async move {
             let number = self.with_order(|order, now| order.resume(now)).ok()??;
-            let made = self.make(stored, Change::running(self, number), Hints::default()).await;
+            let made = self.make(stored, Change::running(self, number), None).await;
             Some(match made {
                 Ok(Some(later)) => {
                     later.await;
@@ -243,15 +265,17 @@ impl Writer {
         self.journal.write(vec![(number, record)], next).await.map_err(Refused::Busy)
     }
 
-    /// Makes a change. Returns what is left to do after the answer.
+    /// Makes a change: for a command with its hints, or else to finish it. Returns what is left to do after the answer.
     async fn make(
         self: &Rc<Self>,
         stored: &Stored,
         mut change: Change,
-        hints: Hints,
+        hints: Option<Hints>,
     ) -> Result<Option<Later>, Refused> {
         let stored = stored.patient().noting(change.is_unsettled.clone());
         let record = self.with_order(|order, _| order.record(change.number))?;
+        let is_resumed = hints.is_none();
+        let hints = hints.unwrap_or_default();
         let made = match record.map(|record| record.intent) {
             Some(Intent::Push { entry, tags }) => {
                 let made = self.push(&stored, &entry, &tags, hints).await;
@@ -267,7 +291,15 @@ impl Writer {
             Some(Intent::Index { entry }) => self.index(&stored, &entry, hints).await,
             Some(Intent::DeleteManifest { .. }) => self.delete_manifest(&stored, change.number).await,
             Some(Intent::DeleteTag { tag }) => stored.remove_tags(&[tag]).await.map_err(busy),
-            Some(Intent::DeleteBlob { digest }) => stored.unlink_blob(&digest).await.map_err(busy),
+            Some(Intent::DeleteBlob { digest }) => {
+                let made = self.delete_blob(&stored, change.number, &digest, is_resumed).await;
+                if made.is_ok() && change.is_unsettled.get() {
+                    // Uploads do not wait for their turn. What they write must not be lost after the answer.
+                    self.clock.sleep(SETTLE * 1000).await;
+                    change.is_unsettled.set(false);
+                }
+                made
+            }
             None => Ok(()),
         };
         change.is_made = made.is_ok();
@@ -288,10 +320,27 @@ impl Writer {
         stored.index_manifest(entry, referrer).await.map_err(busy)
     }
 
+    /// Removes the link to a blob, but not one that was uploaded since an interrupted deletion has begun.
+    async fn delete_blob(
+        &self,
+        stored: &Stored,
+        number: u64,
+        digest: &Digest,
+        is_resumed: bool,
+    ) -> Result<(), Refused> {
+        if is_resumed {
+            let linked = stored.blob_linked(digest).await.map_err(busy)?;
+            if linked.is_none_or(|linked| linked >= Order::begun(number)) {
+                return Ok(());
+            }
+        }
+        stored.unlink_blob(digest).await.map_err(busy)
+    }
+
     /// Deletes a manifest: its tags, in steps, each of which the intent names before it begins; then its entry in the
     /// referrers; its link last.
     async fn delete_manifest(self: &Rc<Self>, stored: &Stored, number: u64) -> Result<(), Refused> {
-        let until = Timestamp(self.clock.now().0 + PATIENCE);
+        let until = Timestamp(self.clock.now().0 + PATIENCE_FOR_TAGS);
         loop {
             let record = self.with_order(|order, _| order.record(number))?;
             let Some(Intent::DeleteManifest { digest, subject, cursor, tags }) =
@@ -308,7 +357,7 @@ impl Writer {
             let (tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
             let (names_tags, cursor) = (!tags.is_empty(), next.map_or(Cursor::End, Cursor::After));
             if names_tags {
-                self.wait(stored, until, |order, _| order.claim_tags(number, &tags)).await?;
+                self.wait(until, None, |order, _| order.claim_tags(number, &tags)).await?;
             }
             let step = Intent::DeleteManifest { digest, subject, cursor, tags };
             self.with_order(|order, _| order.advance(number, step))?;

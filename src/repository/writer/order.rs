@@ -309,6 +309,8 @@ impl Order {
             (Intent::DeleteManifest { digest, .. }, Intent::DeleteManifest { digest: other, .. }) => {
                 digest == other
             }
+            // A push or an index entry does not become possible by another one.
+            (Intent::Push { .. } | Intent::Index { .. }, _) => false,
             _ => intent == other,
         };
         self.changes.iter().any(|(other, change)| {
@@ -324,15 +326,20 @@ impl Order {
         Some(*number)
     }
 
-    /// Forgets what was finished long ago. Returns the numbers of the records to remove.
-    pub fn forget(&mut self, now: Timestamp) -> Vec<u64> {
-        let old = |change: &Change| change.is_finished() && change.due <= now;
-        let numbers: Vec<u64> =
-            self.changes.iter().filter(|(_, change)| old(change)).map(|(number, _)| *number).collect();
-        for number in &numbers {
-            self.changes.remove(number);
-        }
-        numbers
+    /// The numbers of the changes that were finished long ago.
+    pub fn old(&self, now: Timestamp) -> Vec<u64> {
+        let is_old = |change: &Change| change.is_finished() && change.due <= now;
+        self.changes.iter().filter(|(_, change)| is_old(change)).map(|(number, _)| *number).collect()
+    }
+
+    /// Forgets changes whose records are removed.
+    pub fn forget(&mut self, numbers: &[u64]) {
+        self.changes.retain(|number, _| !numbers.contains(number));
+    }
+
+    /// When a change was begun: its number tells.
+    pub fn begun(number: u64) -> Timestamp {
+        Timestamp(number / 1000)
     }
 
     /// When the alarm shall run next. A running change has one too: its object may be gone before it ends.
@@ -455,8 +462,9 @@ mod tests {
         assert!(order.begin_at(&push, &["b"], NOW).is_ok());
         assert_eq!(order.begin(&blob), Err(Wait::ForOthers));
         // What was removed long ago is forgotten.
-        assert!(order.0.forget(NOW.plus_seconds(REMEMBER - 1)).is_empty());
-        assert_eq!(order.0.forget(NOW.plus_seconds(REMEMBER)), [deletion]);
+        assert!(order.0.old(NOW.plus_seconds(REMEMBER - 1)).is_empty());
+        assert_eq!(order.0.old(NOW.plus_seconds(REMEMBER)), [deletion]);
+        order.0.forget(&[deletion]);
         assert!(!order.0.has_removed(&digest("b")));
     }
 
@@ -552,7 +560,7 @@ mod tests {
                     order.end(number, MADE, now);
                     order.release(number);
                 }
-                order.forget(now);
+                order.forget(&order.old(now));
                 if !running.is_empty() && (event < 4 || at % 2 == 0) {
                     let (number, _) = running.remove(at % running.len());
                     match event {

@@ -69,6 +69,9 @@ pub enum Command {
         /// The subject in its content.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subject: Option<Digest>,
+        /// There was no content when the command was sent: the subject is not known.
+        #[serde(default)]
+        lacks_content: bool,
     },
     /// Deletes a tag.
     DeleteTag {
@@ -112,6 +115,21 @@ pub enum CallError {
     /// The writer cannot be reached. It may have carried out the command.
     #[error("the writer of the repository cannot be reached: {0}")]
     Unreachable(String),
+}
+
+impl CallError {
+    /// The result of a call, of which an earlier attempt may have been carried out if `is_repeated`.
+    pub fn from_reply(reply: Result<Reply, Refused>, is_repeated: bool) -> Result<Reply, Self> {
+        match reply {
+            // The first attempt has removed it.
+            Ok(Reply::Absent) if is_repeated => Ok(Reply::Done),
+            // The first attempt may have been a push, and a blob may have been deleted since.
+            Err(Refused::BlobsMissing(_)) if is_repeated => {
+                Err(Self::Unreachable("the answer to the first attempt was lost".to_owned()))
+            }
+            reply => Ok(reply?),
+        }
+    }
 }
 
 /// The client of writers, one for each repository.
@@ -187,7 +205,7 @@ impl Command {
         match self {
             Self::Push { entry, tags, .. } => Intent::Push { entry: entry.clone(), tags: tags.clone() },
             Self::Index { entry, .. } => Intent::Index { entry: entry.clone() },
-            Self::DeleteManifest { digest, subject } => Intent::DeleteManifest {
+            Self::DeleteManifest { digest, subject, .. } => Intent::DeleteManifest {
                 digest: digest.clone(),
                 subject: subject.clone(),
                 cursor: Cursor::Start,
