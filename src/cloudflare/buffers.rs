@@ -148,7 +148,7 @@ struct Loan {
 impl Loan {
     async fn of(bytes: usize) -> Result<Self, ReadError> {
         let mut loan = Self { id: LENT.with_borrow_mut(|lent| lent.budget.id()), beat: None };
-        loan.grow(bytes).await?;
+        loan.grow(bytes, bytes).await?;
         let id = loan.id;
         let beat =
             Closure::new(move || LENT.with_borrow_mut(|lent| lent.budget.touch(id, SystemClock.now())));
@@ -157,12 +157,15 @@ impl Loan {
         Ok(loan)
     }
 
-    /// Waits until the request may hold `bytes`, and allocates them. The bytes there are stay in front.
-    async fn grow(&self, bytes: usize) -> Result<(), ReadError> {
+    /// Allocates `bytes`, or if the request must wait, all that it `needs` once it may hold them. The bytes there are
+    /// stay in front.
+    async fn grow(&self, mut bytes: usize, needs: usize) -> Result<(), ReadError> {
         granted(|now| {
             LENT.with_borrow_mut(|lent| {
                 lent.take_back(now);
-                lent.budget.grow(self.id, bytes, now)
+                let is_granted = lent.budget.grow(self.id, bytes, now);
+                bytes = if is_granted { bytes } else { needs };
+                is_granted
             })
         })
         .await?;
@@ -225,7 +228,7 @@ impl Buffers for JsBuffers {
     }
 }
 
-/// A buffer in JavaScript's memory. It has little of its capacity until that is full.
+/// A buffer in JavaScript's memory, which grows with what arrives.
 pub struct JsBuffer {
     capacity: usize,
     loan: Loan,
@@ -267,8 +270,10 @@ impl JsBuffer {
         if used < room || room >= self.capacity {
             return Ok(room);
         }
-        self.loan.grow(self.capacity).await?;
-        Ok(self.capacity)
+        let has_plenty = LENT.with_borrow(|lent| lent.budget.has_plenty());
+        let step = if has_plenty { (room * 4).min(self.capacity) } else { self.capacity };
+        self.loan.grow(step, self.capacity).await?;
+        LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).map(length)).ok_or_else(taken_back)
     }
 
     /// Keeps the memory that a read has detached and returns as a new object.

@@ -1,8 +1,7 @@
 //! The memory budget of an isolate: who holds how much, who is next, and who must give way.
 //!
-//! A request starts with little memory and gets the rest once that is full, so that a client that sends nothing holds
-//! little. There are no steps between: requests that hold a part of what they need, and wait for more, would stop one
-//! another. Requests that want more wait in line, those that hold memory before those that hold none. The first in line
+//! A request starts with little memory and grows with the bytes that arrive, so that a slow client holds little. Once
+//! half of the memory is lent, it asks for all it needs: requests that grow in steps, and wait before each, would stop one another. Requests that want more wait in line, those that hold memory before those that hold none. The first in line
 //! may grow in a reserve that only one uses at a time: that one can end, and gives its memory back, whatever the others
 //! hold.
 //!
@@ -210,6 +209,11 @@ impl Budget {
         self.loans.iter().map(|loan| loan.bytes).sum()
     }
 
+    /// Whether at most half of the memory is lent: then requests may grow in small steps.
+    pub fn has_plenty(&self) -> bool {
+        self.used() <= self.limit / 2
+    }
+
     /// The bytes that nobody holds, without the reserve.
     pub fn free(&self) -> usize {
         self.limit.saturating_sub(self.used())
@@ -400,7 +404,9 @@ mod tests {
             }
             let id = *self.id.get_or_insert_with(|| budget.id());
             let outcome = if self.received >= self.held && self.held < part {
-                let next = if self.held == 0 { 64 << 10 } else { part };
+                let step = (self.held * 4).clamp(64 << 10, part);
+                let waits = self.held > 0 && (self.waits.is_some() || !budget.has_plenty());
+                let next = if waits { part } else { step };
                 if budget.grow(id, next, now) {
                     budget.arrived(id, 0, now);
                     (self.held, self.waits) = (next, None);
