@@ -237,12 +237,16 @@ fn run(operation: &Operation, at: usize, kind: Fault, recovers: bool) -> bool {
         assert_state(&registry, expected, &format!("{about}, repeated"));
     }
     assert_listed(&registry, &format!("{about}, repeated"));
-    recover(&registry);
-    for expected in [&operation.kept, &operation.after] {
-        assert_state(&registry, expected, &format!("{about}, repeated and recovered"));
+    if recovers {
+        recover(&registry);
+        for expected in [&operation.kept, &operation.after] {
+            assert_state(&registry, expected, &format!("{about}, repeated and recovered"));
+        }
     }
     registry.check_content();
     assert_removed(&registry, &about);
+    recover(&registry);
+    assert_eq!((tags(&registry), referrers(&registry)), (Vec::new(), Vec::new()), "{about}, removed");
     calls > at
 }
 

@@ -171,9 +171,9 @@ export function changesOf(registry) {
   // It can be removed, and is gone then.
   async function assertRemoved(name, subject) {
     for (const tag of await tagsOf(name)) await registry.expect(`DELETE /v2/${name}/manifests/${tag}`, 202);
-    for (const digest of await referrersOf(name, subject)) {
-      await registry.expect(`DELETE /v2/${name}/manifests/${digest}`, 202);
-    }
+    const referrers = await referrersOf(name, subject);
+    assert.equal(new Set(referrers).size, referrers.length, `listed twice: ${referrers}`);
+    for (const digest of referrers) await registry.expect(`DELETE /v2/${name}/manifests/${digest}`, 202);
     assert.deepEqual([await tagsOf(name), await referrersOf(name, subject)], [[], []]);
   }
 
