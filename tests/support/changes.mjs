@@ -214,7 +214,8 @@ export function changesOf(registry) {
       await again(line, statuses, options(body));
       await assertState({ ...kept, ...after }, "after the repeated request");
       await assertListed(name, base.digest);
-      await assertRemoved(name, base.digest);
+      // Where nothing is left to finish: otherwise each deletion waits for it.
+      if (isRecovered) await assertRemoved(name, base.digest);
     },
   });
   const options = (body) => (body ? { body, headers: { "content-type": MANIFEST } } : {});
