@@ -8,14 +8,17 @@ const MARK = "edge:";
 
 export async function list(bucket, options) {
   const limit = options.limit ?? 1000;
-  const { cursor, isLate } = options.cursor?.startsWith(MARK) ? JSON.parse(options.cursor.slice(MARK.length)) : options;
-  const next = { ...options, cursor: cursor ?? undefined };
+  // A cursor knows where the listing began.
+  const { cursor, startAfter, isLate } = options.cursor?.startsWith(MARK)
+    ? JSON.parse(options.cursor.slice(MARK.length))
+    : options;
+  const next = { ...options, cursor, startAfter };
   // No page is empty twice in a row, so that every listing ends.
   if (current().rules.listing !== "short") return bucket.list(next);
   if (!isLate && chance() < 0.3) {
     const page = await bucket.list({ ...next, limit: 1 });
     if (page.objects.length + page.delimitedPrefixes.length === 0) return page;
-    const empty = MARK + JSON.stringify({ cursor: cursor ?? null, isLate: true });
+    const empty = MARK + JSON.stringify({ cursor, startAfter, isLate: true });
     return { objects: [], delimitedPrefixes: [], truncated: true, cursor: empty };
   }
   return bucket.list({ ...next, limit: 1 + Math.floor(chance() * Math.min(limit, 10)) });
