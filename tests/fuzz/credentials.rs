@@ -32,7 +32,7 @@ pub fn authorizations() -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(cases(1500))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn every_line_of_htpasswd_has_a_user_and_a_hash(text in text(&[htpasswd(), format!("# users\n\n{}", htpasswd())])) {
@@ -47,7 +47,7 @@ proptest! {
 
 proptest! {
     // bcrypt is slow.
-    #![proptest_config(cases(300))]
+    #![proptest_config(cases(200))]
 
     #[test]
     fn only_the_right_password_is_accepted(bytes in mutated(&authorizations())) {

@@ -132,7 +132,7 @@ fn blob() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(cases(2500))]
+    #![proptest_config(cases(1500))]
 
     #[test]
     fn a_manifest_is_what_a_second_reading_finds(

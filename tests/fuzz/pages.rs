@@ -27,7 +27,7 @@ fn first(query: &str, name: &str) -> Option<String> {
 }
 
 proptest! {
-    #![proptest_config(cases(1500))]
+    #![proptest_config(cases(800))]
 
     #[test]
     fn a_page_has_what_was_asked_for(query in text(QUERIES)) {

@@ -285,7 +285,7 @@ fn check_lists(registry: &TestRegistry) {
 }
 
 proptest! {
-    #![proptest_config(cases(250))]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn no_request_is_an_error_of_the_server(requests in vec(sent(), 1..16)) {

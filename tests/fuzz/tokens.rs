@@ -68,7 +68,7 @@ pub fn decoded(text: &str) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(cases(2500))]
+    #![proptest_config(cases(1200))]
 
     #[test]
     fn only_the_signed_state_of_an_upload_is_accepted(
