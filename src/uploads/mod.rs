@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::{
     blobs::Blobs,
     context::Context,
+    layout::Key,
     oci::{Digest, InvalidHashState},
     platform::{Body, Buffers, Clock, Level, ReadError},
     repository::{Repository, RepositoryError},
@@ -282,11 +283,22 @@ impl Uploads {
 
     /// The length of the upload, in bytes; `None` if nothing was ever appended.
     pub async fn offset(&self, at: &UploadAt) -> Result<Option<u64>, UploadError> {
-        match self.sessions.call(&at.id, Command::Status { repository: at.repository.clone() }).await {
-            Ok(reply) => Ok(Some(reply.upload.offset)),
-            Err(CallError::Refused(Refused::Unknown)) => Ok(None),
-            Err(error) => Err(error.into()),
+        let status = Command::Status { repository: at.repository.clone() };
+        let upload = match self.sessions.call(&at.id, status).await {
+            Ok(reply) => reply.upload,
+            Err(CallError::Refused(Refused::Unknown)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // A session records its first chunk while the bytes are stored: a crash may have come between.
+        if let [Staged { content: Some(digest), .. }] = upload.staged.as_slice()
+            && self.blobs.store().head(&Key::Data(digest).path()).await?.is_none()
+        {
+            let (store, sessions) = (self.blobs.store().clone(), self.sessions.clone());
+            let empty = Ledger::new(store, sessions, at.clone(), self.buffers.part_size());
+            empty.forget_first(&upload).await?;
+            return Ok(Some(0));
         }
+        Ok(Some(upload.offset))
     }
 
     /// Ends an upload and deletes its stored bytes. A first chunk stays, unlinked: others may link it.
