@@ -60,7 +60,7 @@ use self::{
 };
 
 /// The steps of the test command.
-const STEPS: u64 = 250_000;
+const STEPS: u64 = 700_000;
 
 /// The seeds within which a missing guard must be noticed.
 const SEEDS: u64 = 300;

@@ -35,6 +35,8 @@ const CRASHES: Weather = Weather { crash: 20, ..CALM };
 const FAULTS: Weather = Weather { fault: 80, outage: 200, late: 400, crash: 0 };
 const STORM: Weather = Weather { fault: 120, outage: 100, late: 600, crash: 20 };
 
+const HURRICANE: Weather = Weather { fault: 200, outage: 50, late: 600, crash: 40 };
+
 /// How long an outage of a key lasts, in seconds: longer than anything is repeated.
 pub const OUTAGE: u64 = 30;
 
@@ -84,6 +86,24 @@ pub struct Scenario {
 
 /// Of so many seeds in a row, each scenario has one.
 pub const TURNS: usize = 16;
+
+/// Reads are fast: it takes many of them to meet something.
+const BESIDE_READS: &[Kind] = &[
+    Kind::Read,
+    Kind::Read,
+    Kind::Read,
+    Kind::Read,
+    Kind::PushBlob,
+    Kind::Mount,
+    Kind::PushByTag,
+    Kind::PushByDigest,
+    Kind::PushWithTags,
+    Kind::Retag,
+    Kind::DeleteTag,
+    Kind::DeleteManifest,
+    Kind::DeleteBlob,
+    Kind::Rebuild,
+];
 
 /// The races that the registry must be proof against, one by one.
 pub const SCENARIOS: &[Scenario] = &[
@@ -147,6 +167,9 @@ pub const SCENARIOS: &[Scenario] = &[
         focus: Focus { repositories: 1, tags: 2, manifests: 1, blobs: 1 },
         weather: CALM,
     },
+    // Reads run beside everything, in bad weather.
+    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE },
+    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE },
     // Rebuilds run beside deletions of referrers.
     Scenario {
         mix: &[Kind::Rebuild, Kind::DeleteManifest, Kind::PushByDigest],
