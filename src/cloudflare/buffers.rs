@@ -271,7 +271,9 @@ impl JsBuffer {
             return Ok(room);
         }
         let has_plenty = LENT.with_borrow(|lent| lent.budget.has_plenty());
-        let step = if has_plenty { (room * 4).min(self.capacity) } else { self.capacity };
+        // Bytes may be read behind others that are read later.
+        let step = (room * 4).max(used + SMALL).min(self.capacity);
+        let step = if has_plenty { step } else { self.capacity };
         self.loan.grow(step, self.capacity).await?;
         LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).map(length)).ok_or_else(taken_back)
     }
