@@ -15,8 +15,12 @@ export { RepositoryWriter, UploadSession };
 
 const waiting = new Set();
 
-addEventListener("error", (event) => {
-  if (event.error instanceof WebAssembly.RuntimeError) failAll(event.error);
+addEventListener("error", ({ error }) => {
+  const isThrown = error?.message === "Critical error";
+  // An exception that the platform throws through WebAssembly ends the instance as a panic does, and worker-build's
+  // wrapper does not notice. This is its own mark for it.
+  if (isThrown) globalThis.__worker_init_state.criticalError = true;
+  if (isThrown || error instanceof WebAssembly.RuntimeError) failAll(error);
 });
 
 function failAll(error) {

@@ -252,7 +252,7 @@ test("an image, its tags, its referrers and the catalog", async () => {
 
 // A panic ends the WebAssembly instance; the next request needs a new one.
 test("a request that panics gets an answer, and so does the next one", async () => {
-  for (const method of ["GET", "POST"]) {
+  for (const method of ["GET", "POST", "PUT"]) {
     const answer = await registry.expect(`${method} /v2/_test/panic`, 500);
     assert.equal((await errorOf(answer)).code, "UNKNOWN");
     await registry.expect("GET /v2/", 200);
