@@ -313,7 +313,12 @@ proptest! {
         let before = registry.storage.memory.paths();
         let valid = authorizations();
         for (mut sent, authorization) in requests {
-            if valid[..2].iter().any(|valid| authorization.to_ascii_lowercase() == valid.to_ascii_lowercase().as_bytes()) {
+            // As the RFC has it: any case of the scheme, and any number of spaces after it.
+            let plain = |value: &[u8]| {
+                let visible = value.iter().filter(|c| !c.is_ascii_whitespace());
+                visible.map(u8::to_ascii_lowercase).collect::<Vec<_>>()
+            };
+            if valid[..2].iter().any(|valid| plain(&authorization) == plain(valid.as_bytes())) {
                 continue;
             }
             sent.headers.push(("authorization", authorization));
