@@ -17,6 +17,8 @@ use pierhead::{
     storage::{PutOptions, StorageDriver},
 };
 
+use serde_json::json;
+
 use crate::support::TestRegistry;
 
 /// Counts what is allocated. A buffer that grows counts with its old and its new size: memory has to hold both.
@@ -46,28 +48,40 @@ fn repeated(size: usize, start: &str, unit: &str, end: &str) -> Vec<u8> {
     [start, &unit.repeat(times), end].concat().into_bytes()
 }
 
+/// An image of `size` bytes with all that is kept, each as much as fits or as is allowed. Of its annotations, `count` are
+/// short and one is long, with escapes where a buffer that doubles grows most.
+fn full(size: usize, count: usize) -> Vec<u8> {
+    let descriptor = |n: usize| json!({"mediaType": "a/b", "size": 1, "digest": Algorithm::Sha512.digest(&n.to_be_bytes())});
+    let layers: Vec<_> = (1..(size / 400).min(Manifest::MAX_BLOBS)).map(descriptor).collect();
+    let mut annotations: serde_json::Map<_, _> =
+        (0..count).map(|n| (short(n), "x".repeat(56).into())).collect();
+    let left = (size / 4).min(Manifest::MAX_ANNOTATION_BYTES).saturating_sub(80 * count + 32);
+    annotations.insert("long".to_owned(), format!("\n{}\n", "x".repeat(left)).into());
+    let image = json!({"config": descriptor(0), "layers": layers, "subject": descriptor(0), "annotations": annotations});
+    let mut content = image.to_string().into_bytes();
+    content.resize(size.max(content.len()), b' ');
+    content
+}
+
 /// Names of a few characters, all different.
 fn short(n: usize) -> String {
     format!("{n:x}")
 }
 
-/// What a client may send to make the registry build something large, of `size` bytes or a little less.
-fn contents(size: usize) -> Vec<(&'static str, Vec<u8>)> {
-    let descriptor = |content: &[u8]| {
-        format!(r#"{{"mediaType":"a/b","size":1,"digest":"{}"}}"#, Algorithm::Sha512.digest(content))
-    };
+fn descriptor(content: &[u8]) -> String {
+    format!(r#"{{"mediaType":"a/b","size":1,"digest":"{}"}}"#, Algorithm::Sha512.digest(content))
+}
+
+fn empty_text(n: usize) -> String {
+    format!(r#""{}":"""#, short(n))
+}
+
+/// What a client may send to make the registry keep as much as it allows, of `size` bytes or a little less.
+fn kept(size: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let with = |start: &str, rest: &str| [start, rest].concat();
     let subject = format!(r#"{{"subject":{},"#, descriptor(b"s"));
     let image = format!(r#"{{"config":{},"#, descriptor(b"c"));
-    let with = |start: &str, rest: &str| [start, rest].concat();
-    let object = |_| r#"{"":0}"#.to_owned();
-    let zero = |_| "0".to_owned();
-    let text = |n| format!(r#""{}":"""#, short(n));
     vec![
-        ("annotations that are an array of objects", filled(size, r#"{"annotations":["#, object, "]}")),
-        ("a subject that is an array of numbers", filled(size, r#"{"subject":["#, zero, "]}")),
-        ("config, an array", filled(size, r#"{"config":["#, zero, "]}")),
-        ("layers, a million", filled(size, &with(&image, r#""layers":["#), |_| "{}".to_owned(), "]}")),
-        ("layers, a million numbers", filled(size, &with(&image, r#""layers":["#), zero, "]}")),
         (
             "layers, as many as fit",
             filled(size, &with(&image, r#""layers":["#), |n| descriptor(&n.to_be_bytes()), "]}"),
@@ -76,9 +90,7 @@ fn contents(size: usize) -> Vec<(&'static str, Vec<u8>)> {
             "manifests, as many as fit",
             filled(size, r#"{"manifests":["#, |n| descriptor(&n.to_be_bytes()), "]}"),
         ),
-        ("urls of a layer", filled(size, r#"{"config":{"urls":["#, |_| r#""""#.to_owned(), "]}}")),
-        ("annotations of a layer", filled(size, r#"{"config":{"annotations":{"#, text, "}}}")),
-        ("annotations, short", filled(size, &with(&subject, r#""annotations":{"#), text, "}}")),
+        ("annotations, short", filled(size, &with(&subject, r#""annotations":{"#), empty_text, "}}")),
         (
             "annotations, one long",
             repeated(size, &with(&subject, r#""annotations":{"a":""#), "x", r#""},"manifests":[]}"#),
@@ -87,7 +99,26 @@ fn contents(size: usize) -> Vec<(&'static str, Vec<u8>)> {
             "annotations, one escaped",
             repeated(size, &with(&subject, r#""annotations":{"a":""#), "\\n", "\"}}"),
         ),
-        ("fields, short", filled(size, "{", text, "}")),
+        ("everything, annotations short", full(size, (size / 1024).min(3000))),
+        ("everything, an annotation long", full(size, 0)),
+    ]
+}
+
+/// What a client may send to make the registry build something large, none of which it keeps, of `size` bytes or a little
+/// less.
+fn dropped(size: usize) -> Vec<(&'static str, Vec<u8>)> {
+    let image = format!(r#"{{"config":{},"layers":["#, descriptor(b"c"));
+    let object = |_| r#"{"":0}"#.to_owned();
+    let zero = |_| "0".to_owned();
+    vec![
+        ("annotations that are an array of objects", filled(size, r#"{"annotations":["#, object, "]}")),
+        ("a subject that is an array of numbers", filled(size, r#"{"subject":["#, zero, "]}")),
+        ("config, an array", filled(size, r#"{"config":["#, zero, "]}")),
+        ("layers, a million", filled(size, &image, |_| "{}".to_owned(), "]}")),
+        ("layers, a million numbers", filled(size, &image, zero, "]}")),
+        ("urls of a layer", filled(size, r#"{"config":{"urls":["#, |_| r#""""#.to_owned(), "]}}")),
+        ("annotations of a layer", filled(size, r#"{"config":{"annotations":{"#, empty_text, "}}}")),
+        ("fields, short", filled(size, "{", empty_text, "}")),
         ("a field that occurs often", filled(size, "{", |_| r#""annotations":{}"#.to_owned(), "}")),
         ("a name, long", repeated(size, "{\"", "x", "\":0}")),
         ("a name, escaped", repeated(size, "{\"", "\\u0061", "\":0}")),
@@ -121,31 +152,37 @@ fn peak<T>(work: impl FnOnce() -> T) -> usize {
     ALLOCATOR.peak_usage() - before
 }
 
+/// Asserts that reading each of `contents`, of `size` bytes, takes at most `limit` bytes.
+fn check(size: usize, limit: usize, contents: Vec<(&str, Vec<u8>)>) {
+    let mut most = 0;
+    for (name, content) in contents {
+        assert!(content.len() <= size && content.len() > size - 300, "{name}");
+        // As an image, which reads the most fields, unless it says what it is.
+        let media_type = match name {
+            _ if name.starts_with("manifests") => media_type::OCI_INDEX,
+            _ if name.starts_with("annotations") => "application/vnd.example+json",
+            _ => media_type::OCI_MANIFEST,
+        };
+        let parse = || Manifest::parse(Some(media_type), &content).map_err(|error| error.to_string());
+        if name.starts_with("everything") {
+            parse().unwrap();
+        }
+        for (taken, by) in [(peak(parse), "parse"), (peak(|| Manifest::subject_of(&content)), "subject_of")] {
+            assert!(taken <= limit, "{name}: {by} takes {taken} bytes for {size}");
+            most = most.max(taken);
+        }
+    }
+    println!("{size} bytes of content: at most {most} more");
+}
+
 #[test]
 fn reading_a_manifest_takes_little_memory_whatever_it_contains() {
     let _alone = ALONE.lock().unwrap();
-    for size in [512, 4096, 32 << 10, Manifest::MAX_BYTES] {
-        let (limit, mut most) = (Manifest::memory(size), 0);
-        for (name, content) in contents(size) {
-            assert!(content.len() <= size && content.len() > size - 300, "{name}");
-            // As an image, which reads the most fields, unless it says what it is.
-            let media_type = match name {
-                _ if name.starts_with("manifests") => media_type::OCI_INDEX,
-                _ if name.starts_with("annotations") => "application/vnd.example+json",
-                _ => media_type::OCI_MANIFEST,
-            };
-            for (taken, by) in [
-                (
-                    peak(|| Manifest::parse(Some(media_type), &content).map_err(|error| error.to_string())),
-                    "parse",
-                ),
-                (peak(|| Manifest::subject_of(&content)), "subject_of"),
-            ] {
-                assert!(taken <= limit, "{name}: {by} takes {taken} bytes for {size}");
-                most = most.max(taken);
-            }
-        }
-        println!("{size} bytes of content: at most {most} more");
+    for size in [4096, 64 << 10, 2 << 20] {
+        check(size, Manifest::memory(size), kept(size));
+    }
+    for size in [4096, 256 << 10] {
+        check(size, 32 << 10, dropped(size));
     }
 }
 

@@ -1,14 +1,10 @@
 //! Descriptors: typed references from one piece of content to another.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 
-use super::{
-    Digest,
-    json::{InvalidJson, Reader},
-    media_type,
-};
+use super::{Digest, InvalidJson, media_type, raw::Raw};
 
 /// A content descriptor (image-spec, "OCI Content Descriptors"): the fields that a list of referrers has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,16 +28,8 @@ impl Descriptor {
     /// The artifact type in the JSON of a descriptor, if it has one. It may have any annotations: nothing is built of
     /// them.
     pub fn artifact_type_of(json: &[u8]) -> Result<Option<String>, InvalidJson> {
-        let mut reader = Reader::new(json)?;
-        let mut artifact_type = None;
-        reader.object(|reader, name| {
-            match &*name.name() {
-                "artifactType" => artifact_type = reader.text()?.decode(media_type::MAX_LEN),
-                _ => reader.skip()?,
-            }
-            Ok::<_, InvalidJson>(())
-        })?;
-        reader.end()?;
-        Ok(artifact_type)
+        let [artifact_type] = Raw::stored(json, "the descriptor")?.fields(["artifactType"])?;
+        let text = artifact_type.map(|field| field.text(media_type::MAX_LEN)).transpose()?;
+        Ok(text.flatten().map(Cow::into_owned))
     }
 }

@@ -3,12 +3,12 @@
 //! Nothing is built of a manifest but what [`Manifest`] holds, and each limit is checked while reading. So reading one
 //! takes at most [`Manifest::memory`], whatever it contains.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    Digest, InvalidDigest,
-    json::{InvalidJson, Reader, Text},
+    Digest, InvalidDigest, InvalidJson,
     media_type::{self, Shape},
+    raw::Raw,
 };
 
 /// The properties of a manifest that a registry uses.
@@ -68,75 +68,32 @@ pub enum InvalidManifest {
 }
 
 /// The fields of a manifest that are read.
-const FIELDS: [&str; 8] = [
-    "mediaType",
-    "artifactType",
-    "config",
-    "layers",
-    "manifests",
-    "subject",
-    "annotations",
-    // Of Docker's schema 1.
-    "signatures",
-];
-
-/// The first look at a manifest: its media type decides how to read the rest.
-#[derive(Default)]
-struct Outline<'a> {
-    media_type: Option<Text<'a>>,
-    has_manifests: bool,
-    has_signatures: bool,
-    /// At its value.
-    subject: Option<Reader<'a>>,
+struct Fields<'a> {
+    media_type: Option<Raw<'a>>,
+    artifact_type: Option<Raw<'a>>,
+    config: Option<Raw<'a>>,
+    layers: Option<Raw<'a>>,
+    manifests: Option<Raw<'a>>,
+    subject: Option<Raw<'a>>,
+    annotations: Option<Raw<'a>>,
+    /// Of Docker's schema 1.
+    signatures: Option<Raw<'a>>,
 }
 
-impl<'a> Outline<'a> {
-    fn read(mut reader: Reader<'a>, is_strict: bool) -> Result<Self, InvalidManifest> {
-        let mut outline = Self::default();
-        let mut seen = Seen::default();
-        reader.object(|reader, name| {
-            let name = name.name();
-            if is_strict {
-                seen.once(&name)?;
-            }
-            if reader.null() {
-                return Ok::<_, InvalidManifest>(());
-            }
-            match &*name {
-                "mediaType" => match reader.text() {
-                    Ok(text) => outline.media_type = Some(text),
-                    Err(error) if is_strict => return Err(error.into()),
-                    Err(_) => reader.skip()?,
-                },
-                name => {
-                    outline.has_manifests |= name == "manifests";
-                    outline.has_signatures |= name == "signatures";
-                    if name == "subject" {
-                        outline.subject = Some(reader.clone());
-                    }
-                    reader.skip()?;
-                }
-            }
-            Ok(())
-        })?;
-        reader.end()?;
-        Ok(outline)
-    }
-}
-
-/// The known fields of an object that were read.
-#[derive(Default)]
-struct Seen(u8);
-
-impl Seen {
-    /// Refuses the second of two known fields with the same name: others might read the first.
-    fn once(&mut self, name: &str) -> Result<(), InvalidManifest> {
-        let Some(at) = FIELDS.iter().position(|field| *field == name) else { return Ok(()) };
-        if self.0 & 1 << at != 0 {
-            return Err(InvalidManifest::Shape("a field is in the manifest twice"));
-        }
-        self.0 |= 1 << at;
-        Ok(())
+impl<'a> Fields<'a> {
+    fn of(manifest: Raw<'a>) -> Result<Self, InvalidJson> {
+        let [media_type, artifact_type, config, layers, manifests, subject, annotations, signatures] =
+            manifest.fields([
+                "mediaType",
+                "artifactType",
+                "config",
+                "layers",
+                "manifests",
+                "subject",
+                "annotations",
+                "signatures",
+            ])?;
+        Ok(Self { media_type, artifact_type, config, layers, manifests, subject, annotations, signatures })
     }
 }
 
@@ -156,10 +113,13 @@ impl Manifest {
     pub const MAX_CHILDREN: usize = 4096;
     /// Limit of a manifest's own annotations.
     pub const MAX_ANNOTATIONS: usize = 4096;
-    /// Size limit of a manifest's own annotations, names and values together, in bytes.
+    /// Size limit of a manifest's own annotations, names and values together, as they are written, in bytes.
     pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
-    /// The most memory that reading any manifest takes, in bytes, in addition to its content.
-    pub const MAX_MEMORY: usize = 1024 * 1024;
+    /// Limit of the nesting of arrays and objects.
+    pub const MAX_DEPTH: usize = Raw::MAX_DEPTH;
+    /// The most memory that reading any manifest takes, in bytes, in addition to its content: 4,096 digests of SHA-512 and
+    /// 256 KiB of annotations, with what a map of them adds.
+    pub const MAX_MEMORY: usize = 1536 * 1024;
 
     /// The most memory that reading a manifest of `length` bytes takes, in bytes, in addition to its content, whatever
     /// that is: short annotations take the most.
@@ -170,17 +130,15 @@ impl Manifest {
     /// Reads `content`, which was sent as `content_type`.
     ///
     /// Strict where a client could be misled: a wrong media type, or an image that is also an index. Unknown
-    /// fields and types are accepted, and `schemaVersion` is ignored. `null` counts as absent. Takes two passes, and
+    /// fields and types are accepted, and `schemaVersion` is ignored. `null` counts as absent. Takes a few passes, and
     /// no more memory than [`memory`](Self::memory).
     pub fn parse(content_type: Option<&str>, content: &[u8]) -> Result<Self, InvalidManifest> {
-        let reader = Reader::new(content)?;
-        let outline = Outline::read(reader.clone(), true)?;
-        let field =
-            outline.media_type.map(|text| decode(text, media_type::MAX_LEN, LONG_MEDIA_TYPE)).transpose()?;
-        let media_type = media_type_of(content_type, field.as_deref())?;
+        let fields = Fields::of(Raw::read(content, "the manifest")?)?;
+        let field = fields.media_type.map(|field| text(field, media_type::MAX_LEN, LONG_MEDIA_TYPE));
+        let media_type = media_type_of(content_type, field.transpose()?.as_deref())?;
         match media_type::shape(&media_type) {
-            Shape::Other => Self::parse_other(media_type, reader),
-            shape => Self::parse_known(media_type, shape, reader, outline.subject.is_some()),
+            Shape::Other => Self::parse_other(media_type, &fields),
+            shape => Self::parse_known(media_type, shape, &fields),
         }
     }
 
@@ -194,128 +152,102 @@ impl Manifest {
         }
     }
 
-    fn parse_known(
-        media_type: String,
-        shape: Shape,
-        mut reader: Reader<'_>,
-        has_subject: bool,
-    ) -> Result<Self, InvalidManifest> {
+    fn parse_known(media_type: String, shape: Shape, fields: &Fields<'_>) -> Result<Self, InvalidManifest> {
+        let wrong = match (shape, fields) {
+            (Shape::Image, Fields { config: None, .. }) => Some("an image manifest must have a config"),
+            (Shape::Image, Fields { manifests: Some(_), .. }) => {
+                Some("an image manifest must not have manifests: they belong in an index")
+            }
+            (Shape::Index, Fields { manifests: None, .. }) => Some("an index must have manifests"),
+            (Shape::Index, Fields { config: Some(_), .. } | Fields { layers: Some(_), .. }) => {
+                Some("an index must not have a config or layers: they belong in an image")
+            }
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            return Err(InvalidManifest::Shape(wrong));
+        }
         let mut manifest = Self::empty(media_type);
-        let (mut config, mut has_layers, mut children) = (None, false, None);
-        let mut blobs = 0;
-        let mut add = |manifest: &mut Self, blob: &Described| {
-            blobs += 1;
-            within(blobs, Self::MAX_BLOBS, "too many layers, counting the config")?;
+        manifest.subject = fields.subject.map(descriptor).transpose()?.map(|subject| subject.digest);
+        // First, while little else is kept: reading a long one takes more than keeping it.
+        if let Some(field) = fields.annotations {
+            manifest.annotations = annotations(field, manifest.subject.is_some())?;
+        }
+        let mut count = 0;
+        let mut add = |blob: &Described| {
+            count += 1;
+            within(count, Self::MAX_BLOBS, "too many layers, counting the config")?;
             if !blob.has_urls {
                 manifest.blobs.push(blob.digest.clone());
             }
             Ok::<_, InvalidManifest>(())
         };
-        reader.object(|reader, name| {
-            if reader.null() {
-                return Ok(());
-            }
-            match &*name.name() {
-                "config" => {
-                    let described = descriptor(reader)?;
-                    add(&mut manifest, &described)?;
-                    config = Some(described.media_type);
-                }
-                "layers" => {
-                    has_layers = true;
-                    reader.array(|reader| add(&mut manifest, &descriptor(reader)?))?;
-                }
-                "manifests" => {
-                    let mut count = 0;
-                    reader.array(|reader| {
-                        count += 1;
-                        within(count, Self::MAX_CHILDREN, "too many manifests in an index")?;
-                        descriptor(reader).map(drop)
-                    })?;
-                    children = Some(count);
-                }
-                "subject" => manifest.subject = Some(descriptor(reader)?.digest),
-                "artifactType" => manifest.artifact_type = artifact_type(reader.text()?)?,
-                "annotations" => manifest.annotations = annotations(reader, has_subject)?,
-                _ => reader.skip()?,
-            }
-            Ok::<_, InvalidManifest>(())
-        })?;
-        let wrong = match (shape, &config, has_layers, children) {
-            (Shape::Image, Some(_), _, None) | (Shape::Index, None, false, Some(_)) => None,
-            (Shape::Image, None, ..) => Some("an image manifest must have a config"),
-            (Shape::Image, ..) => Some("an image manifest must not have manifests: they belong in an index"),
-            (.., None) => Some("an index must have manifests"),
-            _ => Some("an index must not have a config or layers: they belong in an image"),
-        };
-        if let Some(wrong) = wrong {
-            return Err(InvalidManifest::Shape(wrong));
-        }
-        if let (None, Some(config)) = (&manifest.artifact_type, config) {
-            manifest.artifact_type = checked_artifact_type(config)?;
+        let config = fields.config.map(descriptor).transpose()?;
+        config.iter().try_for_each(&mut add)?;
+        if let Some(layers) = fields.layers {
+            layers.array(|layer| add(&descriptor(layer)?))?;
         }
         manifest.blobs.sort_unstable();
         manifest.blobs.dedup();
+        if let Some(manifests) = fields.manifests {
+            let mut count = 0;
+            manifests.array(|child| {
+                count += 1;
+                within(count, Self::MAX_CHILDREN, "too many manifests in an index")?;
+                descriptor(child).map(drop)
+            })?;
+        }
+        if let Some(field) = fields.artifact_type {
+            manifest.artifact_type = artifact_type(field)?;
+        }
+        if let (None, Some(config)) = (&manifest.artifact_type, config) {
+            manifest.artifact_type = checked_artifact_type(config.media_type)?;
+        }
         Ok(manifest)
     }
 
     /// Reads a manifest of unknown type. Fields of an unexpected form are ignored.
-    fn parse_other(media_type: String, mut reader: Reader<'_>) -> Result<Self, InvalidManifest> {
-        let mut manifest = Self::empty(media_type);
-        reader.object(|reader, name| {
-            let mut ahead = reader.clone();
-            let read = match &*name.name() {
-                "subject" => {
-                    descriptor(&mut ahead).map(|described| manifest.subject = Some(described.digest))
-                }
-                "artifactType" => ahead
-                    .text()
-                    .map_err(InvalidManifest::from)
-                    .and_then(artifact_type)
-                    .map(|artifact_type| manifest.artifact_type = artifact_type),
-                "annotations" => {
-                    annotations(&mut ahead, true).map(|annotations| manifest.annotations = annotations)
-                }
-                _ => return Ok(reader.skip()?),
-            };
+    fn parse_other(media_type: String, fields: &Fields<'_>) -> Result<Self, InvalidManifest> {
+        fn unless_other<T>(read: Result<T, InvalidManifest>) -> Result<Option<T>, InvalidManifest> {
             match read {
                 Err(error @ (InvalidManifest::Limit { .. } | InvalidManifest::MediaType(_))) => Err(error),
-                _ => Ok(reader.skip()?),
+                read => Ok(read.ok()),
             }
-        })?;
-        if manifest.subject.is_none() {
-            manifest.annotations = BTreeMap::new();
+        }
+        let mut manifest = Self::empty(media_type);
+        if let Some(subject) = fields.subject {
+            manifest.subject = unless_other(descriptor(subject))?.map(|subject| subject.digest);
+        }
+        if let Some(field) = fields.artifact_type {
+            manifest.artifact_type = unless_other(artifact_type(field))?.flatten();
+        }
+        if let Some(field) = fields.annotations {
+            let annotations = unless_other(annotations(field, manifest.subject.is_some()))?;
+            manifest.annotations = annotations.unwrap_or_default();
         }
         Ok(manifest)
     }
 
     /// The subject that stored content names, whatever its media type and by whatever limits it was accepted.
     pub fn subject_of(content: &[u8]) -> Option<Digest> {
-        let outline = Outline::read(Reader::lenient(content).ok()?, false).ok()?;
-        let mut digest = None;
-        let read = outline.subject?.object(|reader, name| match &*name.name() {
-            "digest" => {
-                digest = Some(self::digest(reader.text()?)?);
-                Ok::<_, InvalidManifest>(())
-            }
-            _ => Ok(reader.skip()?),
-        });
-        digest.filter(|_| read.is_ok())
+        let fields = Fields::of(Raw::stored(content, "the manifest").ok()?).ok()?;
+        let [digest] = fields.subject?.fields(["digest"]).ok()?;
+        self::digest(digest?).ok()
     }
 
     /// Detects the media type of content stored without one, as by `distribution`.
     pub fn detect_media_type(content: &[u8]) -> String {
-        let outline = Reader::lenient(content).map_err(InvalidManifest::from);
-        let outline = outline.and_then(|reader| Outline::read(reader, false)).unwrap_or_default();
-        let field = outline.media_type.and_then(|text| text.decode(media_type::MAX_LEN));
-        field.filter(|text| media_type::is_media_type(text)).unwrap_or_else(|| {
-            let detected = match outline {
-                Outline { has_manifests: true, .. } => media_type::OCI_INDEX,
-                Outline { has_signatures: true, .. } => media_type::DOCKER_SIGNED_MANIFEST,
-                _ => media_type::OCI_MANIFEST,
-            };
-            detected.to_owned()
-        })
+        let Ok(fields) = Raw::stored(content, "the manifest").and_then(Fields::of) else {
+            return media_type::OCI_MANIFEST.to_owned();
+        };
+        let field = fields.media_type.and_then(|field| field.text(media_type::MAX_LEN).ok().flatten());
+        let detected = match (&field, &fields) {
+            (Some(field), _) if media_type::is_media_type(field) => field,
+            (_, Fields { manifests: Some(_), .. }) => media_type::OCI_INDEX,
+            (_, Fields { signatures: Some(_), .. }) => media_type::DOCKER_SIGNED_MANIFEST,
+            _ => media_type::OCI_MANIFEST,
+        };
+        detected.to_owned()
     }
 }
 
@@ -325,55 +257,40 @@ fn within(count: usize, limit: usize, what: &'static str) -> Result<(), InvalidM
     if count > limit { Err(InvalidManifest::Limit { what, limit }) } else { Ok(()) }
 }
 
-/// Decodes a text of at most `limit` bytes.
-fn decode(text: Text<'_>, limit: usize, what: &'static str) -> Result<String, InvalidManifest> {
-    text.decode(limit).ok_or(InvalidManifest::Limit { what, limit })
+/// A text of at most `limit` bytes.
+fn text(field: Raw<'_>, limit: usize, what: &'static str) -> Result<String, InvalidManifest> {
+    field.text(limit)?.map(Cow::into_owned).ok_or(InvalidManifest::Limit { what, limit })
 }
 
-fn digest(text: Text<'_>) -> Result<Digest, InvalidManifest> {
-    Ok(decode(text, Digest::MAX_LEN, "a digest is too long, in characters")?.parse()?)
+fn digest(field: Raw<'_>) -> Result<Digest, InvalidManifest> {
+    Ok(text(field, Digest::MAX_LEN, "a digest is too long, in characters")?.parse()?)
 }
 
 /// Reads a descriptor (image-spec, "OCI Content Descriptors"), and drops what is not needed.
-fn descriptor(reader: &mut Reader<'_>) -> Result<Described, InvalidManifest> {
-    let (mut of_digest, mut media_type, mut size, mut has_urls) = (None, None, None, false);
-    let twice = |is_there: bool| match is_there {
-        true => Err(InvalidManifest::Shape("a field is in a descriptor twice")),
-        false => Ok(()),
+fn descriptor(field: Raw<'_>) -> Result<Described, InvalidManifest> {
+    let [digest, media_type, size, urls, annotations] =
+        field.fields(["digest", "mediaType", "size", "urls", "annotations"])?;
+    let (Some(digest), Some(media_type), Some(size)) = (digest, media_type, size) else {
+        return Err(InvalidManifest::Shape("a descriptor must have mediaType, digest and size"));
     };
-    reader.object(|reader, name| {
-        match &*name.name() {
-            "digest" => {
-                twice(of_digest.is_some())?;
-                of_digest = Some(digest(reader.text()?)?);
-            }
-            "mediaType" => {
-                twice(media_type.is_some())?;
-                media_type = Some(decode(reader.text()?, media_type::MAX_LEN, LONG_MEDIA_TYPE)?);
-            }
-            "size" => {
-                twice(size.is_some())?;
-                size = Some(reader.number()?);
-            }
-            _ if reader.null() => {}
-            "urls" => reader.array(|reader| {
-                has_urls = true;
-                reader.text().map(drop)
-            })?,
-            "annotations" => reader.object(|reader, _| reader.text().map(drop))?,
-            _ => reader.skip()?,
-        }
-        Ok::<_, InvalidManifest>(())
-    })?;
-    match (of_digest, media_type, size) {
-        (Some(digest), Some(media_type), Some(_)) => Ok(Described { digest, media_type, has_urls }),
-        _ => Err(InvalidManifest::Shape("a descriptor must have mediaType, digest and size")),
+    size.number()?;
+    let mut has_urls = false;
+    if let Some(urls) = urls {
+        urls.array(|url| {
+            has_urls = true;
+            url.escaped().map(drop)
+        })?;
     }
+    if let Some(annotations) = annotations {
+        annotations.object(|_, value| value.escaped().map(drop))?;
+    }
+    let media_type = text(media_type, media_type::MAX_LEN, LONG_MEDIA_TYPE)?;
+    Ok(Described { digest: self::digest(digest)?, media_type, has_urls })
 }
 
 /// The artifact type in a field; an empty one counts as absent.
-fn artifact_type(text: Text<'_>) -> Result<Option<String>, InvalidManifest> {
-    checked_artifact_type(decode(text, media_type::MAX_LEN, "an artifact type is too long, in characters")?)
+fn artifact_type(field: Raw<'_>) -> Result<Option<String>, InvalidManifest> {
+    checked_artifact_type(text(field, media_type::MAX_LEN, "an artifact type is too long, in characters")?)
 }
 
 fn checked_artifact_type(text: String) -> Result<Option<String>, InvalidManifest> {
@@ -385,22 +302,18 @@ fn checked_artifact_type(text: String) -> Result<Option<String>, InvalidManifest
 }
 
 /// Reads annotations, and keeps them if `is_kept`.
-fn annotations(reader: &mut Reader<'_>, is_kept: bool) -> Result<BTreeMap<String, String>, InvalidManifest> {
+fn annotations(field: Raw<'_>, is_kept: bool) -> Result<BTreeMap<String, String>, InvalidManifest> {
     const LIMIT: usize = Manifest::MAX_ANNOTATION_BYTES;
-    const TOO_LONG: &str = "the annotations are too long, in bytes";
     let mut annotations = BTreeMap::new();
-    let (mut count, mut left) = (0, LIMIT);
-    let mut take = |text: Text<'_>| {
-        let text = text.decode(left).ok_or(InvalidManifest::Limit { what: TOO_LONG, limit: LIMIT })?;
-        left -= text.len();
-        Ok::<_, InvalidManifest>(text)
-    };
-    reader.object(|reader, name| {
+    let (mut count, mut length) = (0, 0);
+    field.object(|name, value| {
         count += 1;
         within(count, Manifest::MAX_ANNOTATIONS, "too many annotations")?;
-        let (name, value) = (take(name)?, take(reader.text()?)?);
+        length += name.escaped()?.len() + value.escaped()?.len();
+        within(length, LIMIT, "the annotations are too long, in bytes")?;
         if is_kept {
-            annotations.insert(name, value);
+            let text = |field| text(field, LIMIT, "the annotations are too long, in bytes");
+            annotations.insert(text(name)?, text(value)?);
         }
         Ok::<_, InvalidManifest>(())
     })?;
@@ -481,6 +394,17 @@ mod tests {
     }
 
     #[test]
+    fn annotations_count_with_their_escapes() {
+        let most = Manifest::MAX_ANNOTATION_BYTES / r"\u0061".len();
+        for (length, is_accepted) in [(most - 1, true), (most + 1, false)] {
+            let content =
+                format!(r#"{{"manifests":[],"annotations":{{"":"{}"}}}}"#, r"\u0061".repeat(length));
+            let parsed = Manifest::parse(Some(media_type::OCI_INDEX), content.as_bytes());
+            assert_eq!(parsed.is_ok(), is_accepted, "{length}");
+        }
+    }
+
+    #[test]
     fn null_counts_as_absent() {
         let mut blob = descriptor("b");
         for field in ["urls", "annotations", "artifactType", "data", "platform"] {
@@ -523,6 +447,7 @@ mod tests {
                 &c.to_string()[1..]
             ),
             format!(r#"{{"config":{c}}} {{}}"#),
+            format!(r#"{{"config":{{"urls":["x"],"urls":[],{}}}"#, &c.to_string()[1..]),
         ] {
             let parsed = Manifest::parse(Some(media_type::OCI_MANIFEST), content.as_bytes());
             assert!(parsed.is_err(), "{content}");

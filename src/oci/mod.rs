@@ -2,10 +2,10 @@
 
 mod descriptor;
 mod digest;
-pub mod json;
 mod manifest;
 pub mod media_type;
 mod name;
+mod raw;
 mod reference;
 mod upload_id;
 
@@ -13,5 +13,6 @@ pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
 pub use manifest::{InvalidManifest, Manifest};
 pub use name::{InvalidName, RepositoryName};
+pub use raw::InvalidJson;
 pub use reference::{InvalidReference, InvalidTag, Reference, Tag};
 pub use upload_id::{InvalidUploadId, UploadId};

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pierhead::oci::{Digest, InvalidManifest, Manifest, media_type};
+use pierhead::oci::{Digest, InvalidJson, InvalidManifest, Manifest, media_type};
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::{
@@ -66,11 +67,12 @@ fn content_type() -> impl Strategy<Value = Option<String>> {
     ]
 }
 
-/// The content as a tree; `None` if a number is too large for Rust, which JSON does not forbid.
+/// The content as a tree; `None` if it is JSON of which no tree can be built: a number is too large for Rust, or a text has
+/// half a surrogate pair.
 fn tree(content: &[u8]) -> Option<serde_json::Result<Value>> {
     let tree = serde_json::from_slice(content);
-    let is_large = matches!(&tree, Err(error) if error.to_string().starts_with("number out of range"));
-    (!is_large).then_some(tree)
+    let is_json = || serde_json::from_slice::<IgnoredAny>(content).is_ok();
+    (tree.is_ok() || !is_json()).then_some(tree)
 }
 
 /// Asserts that a second reading finds the same.
@@ -153,6 +155,7 @@ proptest! {
         let is_of_type = |tree: &Value| tree["mediaType"].is_null() || tree["mediaType"] == other["mediaType"];
         match (Manifest::parse(Some(TYPES[6]), &content), tree) {
             (Ok(_), tree) => prop_assert!(tree.is_ok_and(|tree| tree.is_object())),
+            (Err(InvalidManifest::Json(InvalidJson::Twice(_))), _) => {}
             (Err(InvalidManifest::Json(error)), Ok(tree)) => {
                 prop_assert!(!tree.is_object() || !is_of_type(&tree), "{error}");
             }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use futures_executor::block_on;
 use pierhead::{
     api::{Error, ErrorCode},
-    oci::{Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidTag, Manifest, json::InvalidJson},
+    oci::{Digest, InvalidDigest, InvalidJson, InvalidManifest, InvalidName, InvalidTag, Manifest},
     platform::{ReadError, memory::MemoryStream},
     uploads::plan::WrongLength,
 };
@@ -44,7 +44,7 @@ const SOURCE: &str = include_str!("../../src/api/error.rs");
 /// At least one error of each variant, with the name of its golden file.
 fn errors() -> Vec<(&'static str, Error)> {
     let digest = |content: &str| sha256(content);
-    let not_json = InvalidJson::Expected { expected: "an object", at: 0 };
+    let not_json = InvalidJson::Syntax("expected value at line 1 column 1".to_owned());
     let challenge = "Basic realm=\"Pierhead\", charset=\"UTF-8\"".parse().unwrap();
     vec![
         ("blob_unknown", Error::BlobUnknown(digest("blob"))),

@@ -4,7 +4,7 @@ use futures_executor::block_on;
 use http::{HeaderValue, Method};
 use pierhead::{
     layout::Key,
-    oci::{Digest, Manifest, json::Reader, media_type},
+    oci::{Digest, Manifest, media_type},
     platform::{Body, memory::MemoryStream},
     storage::{PutOptions, StorageDriver},
 };
@@ -180,7 +180,7 @@ const LIMITS: &[Limit] = &[
     },
     Limit {
         name: "nesting of arrays and objects",
-        edge: Reader::MAX_DEPTH,
+        edge: Manifest::MAX_DEPTH,
         within: 201,
         beyond: (400, "MANIFEST_INVALID"),
         message: "more than 128 levels",
