@@ -78,7 +78,7 @@ fn names(list: &str, etag: &str) -> Option<bool> {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(4000))]
 
     #[test]
     fn a_range_is_that_of_the_rfc_and_inside_the_content(

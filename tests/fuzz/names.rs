@@ -77,7 +77,7 @@ fn is_id(text: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(4000))]
 
     #[test]
     fn names_follow_the_grammar(text in text(&names())) {

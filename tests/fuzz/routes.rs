@@ -62,7 +62,7 @@ fn printed(route: &Route) -> (&'static [&'static str], String) {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(4000))]
 
     /// A route is found for its own path and methods only.
     #[test]

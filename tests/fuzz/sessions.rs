@@ -46,7 +46,7 @@ fn round_trips<T: Serialize + DeserializeOwned + PartialEq>(bytes: &[u8]) -> boo
 }
 
 proptest! {
-    #![proptest_config(cases(800))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn messages_round_trip(
