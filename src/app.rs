@@ -148,8 +148,13 @@ impl App {
     }
 
     /// Reads a client's body into memory: see [`Body::read_counted`].
-    pub async fn read(&self, body: Body, limit: usize, times: usize) -> Result<Content, ReadError> {
-        body.read_counted(limit, times, &*self.buffers).await
+    pub async fn read(
+        &self,
+        body: Body,
+        limit: usize,
+        counted: fn(usize) -> usize,
+    ) -> Result<Content, ReadError> {
+        body.read_counted(limit, counted, &*self.buffers).await
     }
 
     /// Counts memory that a request holds, until the answer is dropped; waits while too much is in use.

@@ -13,9 +13,11 @@ use crate::{
 /// Limit of `?tag=` in a request: each costs a few calls. The specification requires 10.
 const MAX_TAGS: usize = 64;
 
-/// The memory that a manifest takes while it is pushed, in multiples of its length: the content, a copy of it, and what is
-/// read of it ([`Manifest::memory`]).
-const PARSED: usize = 3;
+/// The memory that a manifest of `length` bytes takes while it is pushed, in bytes: the content, a copy of it, and what is
+/// read of it.
+fn memory_of_push(length: usize) -> usize {
+    2 * length + Manifest::memory(length)
+}
 
 impl Registry<'_> {
     /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up in the repository, then for a GET the
@@ -78,7 +80,7 @@ impl Registry<'_> {
         if body.content_length().is_some_and(|length| length > Manifest::MAX_BYTES as u64) {
             return Err(Error::ManifestTooLarge);
         }
-        let read = self.app.read(body, Manifest::MAX_BYTES, PARSED).await;
+        let read = self.app.read(body, Manifest::MAX_BYTES, memory_of_push).await;
         let content = read.map_err(|error| match error {
             ReadError::TooLarge { .. } => Error::ManifestTooLarge,
             error => error.into(),

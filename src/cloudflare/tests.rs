@@ -251,7 +251,7 @@ async fn a_body_is_counted_when_it_is_complete() {
     let before = buffers::used();
     for (length, limit) in [(0, 10), (100_000, 100_000), (100_001, 100_000)] {
         let body = Body::Stream(Box::new(stream(&noise(length), &[7_000], false)));
-        match body.read_counted(limit, 3, &JsBuffers).await {
+        match body.read_counted(limit, |length| 3 * length, &JsBuffers).await {
             Ok(content) => {
                 assert!(content.bytes == noise(length) && length <= limit);
                 assert_eq!(buffers::used().2 - before.2, 3 * length);

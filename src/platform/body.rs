@@ -176,11 +176,11 @@ impl Body {
     }
 
     /// Reads a client's whole body into memory and fails once it exceeds `limit` bytes. It takes memory as it arrives;
-    /// once it is complete, `times` its length is counted.
+    /// once it is complete, what it is `counted` as, by its length.
     pub async fn read_counted(
         self,
         limit: usize,
-        times: usize,
+        counted: fn(usize) -> usize,
         buffers: &dyn Buffers,
     ) -> Result<Content, ReadError> {
         let Self::Stream(mut stream) = self else {
@@ -194,7 +194,7 @@ impl Body {
             stream.cancel();
             return Err(ReadError::TooLarge { limit });
         }
-        let held = buffers.reserve(end * times).await?;
+        let held = buffers.reserve(counted(end)).await?;
         let bytes = buffer.copy(0..end);
         buffer.recycle();
         Ok(Content { bytes, _held: Some(held) })
