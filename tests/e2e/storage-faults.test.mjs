@@ -150,7 +150,7 @@ for (const operation of OPERATIONS) {
       return new Map(log.filter(({ tag }) => tag).map((request) => [request.tag, callsOf(request)]));
     };
 
-    await registry.edge();
+    await registry.edge(change.rules);
     const { tag } = await send([]);
     const calls = (await callsBy()).get(tag);
     const cases = Object.entries(KINDS).flatMap(([of, kinds]) => {

@@ -308,6 +308,8 @@ export function changesOf(registry) {
       after: {},
     })),
     statuses: [200],
+    // A short listing would end the step anywhere.
+    rules: { listing: "full" },
   };
 
   return {
