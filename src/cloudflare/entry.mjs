@@ -19,6 +19,7 @@ addEventListener("error", ({ error }) => {
   const isThrown = error?.message === "Critical error";
   // An exception that the platform throws through WebAssembly ends the instance as a panic does, and worker-build's
   // wrapper does not notice. This is its own mark for it.
+  // oxlint-disable-next-line no-underscore-dangle
   if (isThrown) globalThis.__worker_init_state.criticalError = true;
   if (isThrown || error instanceof WebAssembly.RuntimeError) failAll(error);
 });

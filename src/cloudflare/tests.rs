@@ -200,20 +200,21 @@ async fn a_buffer_grows_with_what_arrives() {
 #[wasm_bindgen_test]
 async fn uploads_wait_while_the_memory_budget_is_exhausted() {
     let mut held = Vec::new();
-    for _ in 0..BUFFERS / PART_SIZE {
+    for _ in 1..BUFFERS / PART_SIZE {
         held.push(full().await);
     }
-    // The first in line has the reserve.
-    held.push(full().await);
-    let mut waiting = Box::pin(full());
+    // Three more have begun: there is room for none of them, and the first in line has the reserve.
+    let lend = async || JsBuffers.lend(PART_SIZE).await.unwrap();
+    let (first, second, third) = (lend().await, lend().await, lend().await);
+    let first = fill(first).await;
+    let mut waiting = Box::pin(fill(second));
     match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
         futures_util::future::Either::Left(_) => panic!("lent more than the budget"),
         futures_util::future::Either::Right(_) => {}
     }
-    // Not the one in the reserve, which only who holds memory may use.
-    held.remove(0);
+    drop(first);
     waiting.await.recycle();
-    drop(held);
+    drop((held, third));
     let (lent, idle, _) = buffers::used();
     assert_eq!(lent, 0);
     assert!(idle <= BUFFERS, "{idle}");
@@ -221,7 +222,10 @@ async fn uploads_wait_while_the_memory_budget_is_exhausted() {
 
 /// A buffer of a part, which has arrived.
 async fn full() -> Box<dyn Buffer> {
-    let mut buffer = JsBuffers.lend(PART_SIZE).await.unwrap();
+    fill(JsBuffers.lend(PART_SIZE).await.unwrap()).await
+}
+
+async fn fill(mut buffer: Box<dyn Buffer>) -> Box<dyn Buffer> {
     stream(&noise(PART_SIZE), &[PART_SIZE], false).read_into(&mut *buffer, 0..PART_SIZE, None).await.unwrap();
     buffer
 }

@@ -23,7 +23,7 @@ pub enum ReadError {
     /// Other requests hold the memory for it.
     #[error("the registry has no memory for the body now")]
     NoMemory,
-    /// The other side has sent nothing for [`SILENCE`](super::budget::SILENCE).
+    /// The other side has sent nothing for [`SILENCE`].
     #[error("no byte arrived for {} s", SILENCE / 1000)]
     Silent,
     /// Others wait for memory, and the other side sends too slowly to keep it: see [`budget`](super::budget).
