@@ -1,9 +1,10 @@
 //! The memory budget of an isolate: who holds how much, who is next, and who must give way.
 //!
 //! A request starts with little memory and grows with the bytes that arrive, so that a slow client holds little. Once
-//! half of the memory is lent, it asks for all it needs: requests that grow in steps, and wait before each, would stop one another. Requests that want more wait in line, those that hold memory before those that hold none. The first in line
-//! may grow in a reserve that only one uses at a time: that one can end, and gives its memory back, whatever the others
-//! hold.
+//! half of the memory is lent, it asks for all it needs: requests that grow in steps, and wait before each, would stop
+//! one another. Requests that want more wait in line, those that hold memory before those that hold none. The first in
+//! line may grow in a reserve that only one uses at a time: that one can end, and gives its memory back, whatever the
+//! others hold.
 //!
 //! A client may be as slow as it likes, but not silent: after [`SILENCE`] its request ends. While others wait for
 //! memory, the request that holds the most of those below a minimum pace ends too.
