@@ -14,6 +14,7 @@
 //! | the contract of a storage driver | [`storage::StorageDriver`] |
 //! | authentication and authorization | [`auth`] |
 //! | the context of a request or job | [`context`] |
+//! | events, and their delivery | [`events`] |
 //! | jobs | [`jobs`] |
 //! | settings | [`config`] |
 //! | the composition of all parts | [`app`] |
@@ -35,7 +36,7 @@
 //! 9. `blobs`
 //! 10. `context`
 //! 11. `auth`, `redirect`
-//! 12. `secret`
+//! 12. `secret`, `events`
 //! 13. `layout`
 //! 14. `storage`
 //! 15. `platform`
@@ -47,6 +48,7 @@ pub mod auth;
 pub mod blobs;
 pub mod config;
 pub mod context;
+pub mod events;
 pub mod jobs;
 pub mod layout;
 pub mod middleware;
