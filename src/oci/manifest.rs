@@ -97,10 +97,57 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A descriptor in a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referenced {
+    /// The media type of the content.
+    pub media_type: String,
+    /// The length of the content, in bytes.
+    pub size: u64,
+    /// The digest of the content.
+    pub digest: Digest,
+    /// Other places of the content.
+    pub urls: Vec<String>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Referenced {
+    /// Reads what `left` bytes allow of the URLs and annotations.
+    fn of(field: Raw<'_>, described: Described, left: &mut usize) -> Self {
+        let Described { digest, media_type, size, .. } = described;
+        let mut read = Self { media_type, size, digest, urls: Vec::new(), annotations: BTreeMap::new() };
+        let mut take = |field: Raw<'_>| {
+            let text = field.text(*left)?.map(Cow::into_owned);
+            *left -= text.as_ref().map_or(0, String::len).min(*left);
+            Ok::<_, InvalidJson>(text)
+        };
+        if let Ok([urls, annotations]) = field.fields(["urls", "annotations"]) {
+            // `descriptor` has checked them.
+            let _read = urls.map(|urls| {
+                urls.array(|url| {
+                    read.urls.extend(take(url)?);
+                    Ok::<_, InvalidJson>(())
+                })
+            });
+            let _read = annotations.map(|annotations| {
+                annotations.object(|name, value| {
+                    if let (Some(name), Some(value)) = (take(name)?, take(value)?) {
+                        read.annotations.insert(name, value);
+                    }
+                    Ok::<_, InvalidJson>(())
+                })
+            });
+        }
+        read
+    }
+}
+
 /// What is read of a descriptor.
 struct Described {
     digest: Digest,
     media_type: String,
+    size: u64,
     has_urls: bool,
 }
 
@@ -228,6 +275,27 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The descriptors that stored content names: config and layers, or manifests, at most 4,096. One that cannot be
+    /// read is left out, and so are URLs and annotations when they are longer than 256 KiB altogether.
+    pub fn references_of(content: &[u8]) -> Vec<Referenced> {
+        let Ok(fields) = Raw::stored(content, "the manifest").and_then(Fields::of) else { return Vec::new() };
+        let (mut references, mut left) = (Vec::new(), Self::MAX_ANNOTATION_BYTES);
+        let mut add = |field: Raw<'_>| {
+            if references.len() < Self::MAX_BLOBS
+                && let Ok(described) = descriptor(field)
+            {
+                references.push(Referenced::of(field, described, &mut left));
+            }
+            Ok::<_, InvalidJson>(())
+        };
+        // What is not a list has nothing to name.
+        let _read = fields.config.map(&mut add);
+        for list in [fields.layers, fields.manifests].into_iter().flatten() {
+            let _read = list.array(&mut add);
+        }
+        references
+    }
+
     /// The subject that stored content names, whatever its media type and by whatever limits it was accepted.
     pub fn subject_of(content: &[u8]) -> Option<Digest> {
         let fields = Fields::of(Raw::stored(content, "the manifest").ok()?).ok()?;
@@ -273,7 +341,7 @@ fn descriptor(field: Raw<'_>) -> Result<Described, InvalidManifest> {
     let (Some(digest), Some(media_type), Some(size)) = (digest, media_type, size) else {
         return Err(InvalidManifest::Shape("a descriptor must have mediaType, digest and size"));
     };
-    size.number()?;
+    let size = size.number()?;
     let mut has_urls = false;
     if let Some(urls) = urls {
         urls.array(|url| {
@@ -285,7 +353,7 @@ fn descriptor(field: Raw<'_>) -> Result<Described, InvalidManifest> {
         annotations.object(|_, value| value.escaped().map(drop))?;
     }
     let media_type = text(media_type, media_type::MAX_LEN, LONG_MEDIA_TYPE)?;
-    Ok(Described { digest: self::digest(digest)?, media_type, has_urls })
+    Ok(Described { digest: self::digest(digest)?, media_type, size, has_urls })
 }
 
 /// The artifact type in a field; an empty one counts as absent.

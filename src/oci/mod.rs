@@ -11,7 +11,7 @@ mod upload_id;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
-pub use manifest::{InvalidManifest, Manifest};
+pub use manifest::{InvalidManifest, Manifest, Referenced};
 pub use name::{InvalidName, RepositoryName};
 pub use raw::InvalidJson;
 pub use reference::{InvalidReference, InvalidTag, Reference, Tag};
