@@ -1,9 +1,12 @@
-//! The context of every request and job: principal, log, background work.
+//! The context of every request and job: principal, log, background work, events.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
+
+use uuid::Uuid;
 
 use crate::{
     auth::Principal,
+    events::{Actor, Event, Origin, RequestRecord},
     platform::{Background, EdgeCache, RequestLog},
 };
 
@@ -18,6 +21,19 @@ pub struct Context {
     pub background: Rc<dyn Background>,
     /// The cache near the client.
     pub edge_cache: Rc<dyn EdgeCache>,
+    /// What its events say of the request.
+    pub notes: Rc<Notes>,
+}
+
+/// What is noted of a request for its events.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// The request.
+    pub request: RequestRecord,
+    /// The registry's URL, as the client called it: scheme and host.
+    pub base: String,
+    /// Events to send if the request succeeds.
+    pub events: RefCell<Vec<Event>>,
 }
 
 impl Context {
@@ -25,5 +41,18 @@ impl Context {
     #[must_use]
     pub fn acting_for(&self, principal: Principal) -> Self {
         Self { principal: Rc::new(principal), ..self.clone() }
+    }
+
+    /// The origin of a change that is made in this context.
+    pub fn origin(&self) -> Origin {
+        let Notes { request, base, .. } = &*self.notes;
+        let name = match &*self.principal {
+            Principal::Anonymous => String::new(),
+            Principal::User(name) => name.clone(),
+            // No user has a name with a colon.
+            Principal::Job(name) => format!("job:{name}"),
+        };
+        let request = RequestRecord { id: self.log.id.clone(), ..request.clone() };
+        Origin { change: Uuid::new_v4(), request, actor: Actor { name }, base: base.clone() }
     }
 }

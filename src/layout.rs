@@ -30,6 +30,8 @@
 //!   uploads/<id>/staged/<epoch>                               bytes that do not fill a part yet
 //!   uploads/scratch/<uuid>                                    temporary objects of the S3 driver
 //!   purge                                                     the cursor of the purge job
+//!   outbox/<milliseconds>-<uuid>                              events that are not delivered yet
+//!   resend                                                    the cursor of the resend job
 //!   deployment                                                the name of the deployment that changes repositories
 //!   secret                                                    the key for upload locations and blob URLs
 //! ```
@@ -113,6 +115,12 @@ pub enum Key<'a> {
     Uploads,
     /// The cursor of the purge job.
     PurgeCursor,
+    /// The folder of events that are not delivered yet.
+    Outbox,
+    /// Events of one change, by their name in the outbox.
+    OutboxEntry(&'a str),
+    /// The cursor of the job that sends events of the outbox again.
+    ResendCursor,
     /// The name of the deployment that changes repositories.
     Deployment,
     /// The key for upload locations and blob URLs.
@@ -192,6 +200,9 @@ impl fmt::Display for Key<'_> {
             Self::Scratch => write!(f, "{OURS}/uploads/scratch"),
             Self::Uploads => write!(f, "{OURS}/uploads"),
             Self::PurgeCursor => write!(f, "{OURS}/purge"),
+            Self::Outbox => write!(f, "{OURS}/outbox"),
+            Self::OutboxEntry(name) => write!(f, "{OURS}/outbox/{name}"),
+            Self::ResendCursor => write!(f, "{OURS}/resend"),
             Self::Deployment => write!(f, "{OURS}/deployment"),
             Self::Secret => write!(f, "{OURS}/secret"),
             Self::Cached(entry, digest) => write!(f, "{}/{}", entry.as_str(), Slashed(digest)),
@@ -293,6 +304,7 @@ mod tests {
             (Key::Staged(&id, 3), format!("pierhead/uploads/{uuid}/staged/3")),
             (Key::UploadBlob(&Key::Upload(&id, 3).path()), format!("pierhead/uploads/{uuid}/3.blob")),
             (Key::Scratch, "pierhead/uploads/scratch".into()),
+            (Key::OutboxEntry("0000000000001-x"), "pierhead/outbox/0000000000001-x".into()),
             (Key::Secret, "pierhead/secret".into()),
         ] {
             assert_eq!(key.path().as_str(), expected);
@@ -320,7 +332,13 @@ mod tests {
         let object = Key::Upload(&id, 1).path();
         let mut paths = vec![Key::Data(&digest).path(), Key::Descriptor(&digest).path()];
         paths.extend([Key::UploadBlob(&object).path(), Key::Staged(&id, 1).path(), object]);
-        paths.extend([Key::PurgeCursor.path(), Key::Deployment.path(), Key::Secret.path()]);
+        paths.extend([
+            Key::PurgeCursor.path(),
+            Key::Deployment.path(),
+            Key::Secret.path(),
+            Key::ResendCursor.path(),
+        ]);
+        paths.push(Key::OutboxEntry("0000000000001-x").path());
         paths.extend([Key::Blob(Uuid::nil()).path(), Key::BlobNote(Uuid::nil()).path()]);
         for name in &names {
             paths.extend([

@@ -1,5 +1,7 @@
 //! Events in the form of `distribution`'s envelope: `application/vnd.docker.distribution.events.v2+json`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -121,6 +123,12 @@ pub struct Reference {
     pub size: u64,
     /// The digest of the content.
     pub digest: Digest,
+    /// Other places of the content.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// Its annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The request behind an event.

@@ -1,0 +1,70 @@
+//! The outbox: events in the bucket, from the answer to a client until each endpoint's object has them.
+
+use super::Event;
+use crate::{
+    layout::Key,
+    platform::{Body, Timestamp},
+    storage::{Page, Path, PutOptions, StorageError, Store},
+};
+
+/// The size limit of an entry, in bytes: one manifest's event with 4,096 references takes less than half.
+const MAX_ENTRY: usize = 4 * 1024 * 1024;
+
+/// The outbox of the registry.
+#[derive(Clone)]
+pub struct Outbox {
+    /// The bucket.
+    pub store: Store,
+}
+
+/// The name of events in the outbox: by their time, which the names are sorted by.
+pub(super) fn name(events: &[Event]) -> Option<String> {
+    events.first().map(|first| format!("{:013}-{}", first.timestamp.0, first.id))
+}
+
+impl Outbox {
+    /// Keeps events, as JSON in `content`. Returns their name, the same whenever the same events are kept.
+    pub async fn keep(&self, events: &[Event], content: String) -> Result<String, StorageError> {
+        let name = name(events).unwrap_or_default();
+        let path = Key::OutboxEntry(&name).path();
+        self.store.put(&path, Body::Bytes(content.into()), PutOptions::default()).await?;
+        Ok(name)
+    }
+
+    /// The events of this name; `None` if they are delivered.
+    pub async fn read(&self, name: &str) -> Result<Option<Vec<Event>>, StorageError> {
+        let read = self.store.read(&Key::OutboxEntry(name).path(), MAX_ENTRY).await?;
+        // What cannot be parsed is not from this registry.
+        Ok(read.map(|(content, _)| serde_json::from_slice(&content).unwrap_or_default()))
+    }
+
+    /// Removes events that need not be kept any more.
+    pub async fn remove(&self, names: &[String]) -> Result<(), StorageError> {
+        let paths: Vec<Path> = names.iter().map(|name| Key::OutboxEntry(name).path()).collect();
+        self.store.delete(&paths).await
+    }
+
+    /// The names of a page of events that have been there since `before`, after the name `after`, oldest first, and
+    /// whether there may be more.
+    pub async fn names(
+        &self,
+        before: Timestamp,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<String>, bool), StorageError> {
+        let folder = Key::Outbox.path().folder();
+        let after = after.map(|after| format!("{folder}{after}"));
+        let page = Page { after: after.as_deref(), limit, folders: false };
+        let listing = self.store.list(&folder, page).await?;
+        let seen = listing.objects.len();
+        let is_old = |name: &&str| {
+            let time = name.split('-').next().and_then(|time| time.parse::<u64>().ok());
+            time.is_none_or(|time| time < before.0)
+        };
+        let names = listing.objects.iter().filter_map(|(path, _)| path.strip_prefix(&folder));
+        let names: Vec<String> = names.filter(is_old).map(str::to_owned).collect();
+        // The rest is younger.
+        let has_more = listing.next.is_some() && names.len() == seen;
+        Ok((names, has_more))
+    }
+}
