@@ -1,20 +1,27 @@
 //! The state shared by the requests and jobs of an isolate, and its composition.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use uuid::Uuid;
 
 use crate::{
     auth::{Identity, Policy, Principal},
     blobs::{Blobs, Cache, Edge, Freshness},
     config::{CacheConfig, Config},
     context::Context,
+    events::{Durable, Events, Gatherer, Outbox, Queue},
     oci::{RepositoryName, UploadId},
     platform::{
         Background, Body, Buffers, Clock, Content, EdgeCache, ReadError, RequestLog, Reserved, Sink, budget,
     },
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{
-        Repository, cached::Cached, deployment::Deployment, facts::Facts, ordered::Ordered, stored::Stored,
-        writer::protocol::Writers,
+        Repository, cached::Cached, deployment::Deployment, facts::Facts, listening::Listening,
+        ordered::Ordered, stored::Stored, writer::protocol::Writers,
     },
     secret::SecretStore,
     storage::Store,
@@ -31,6 +38,8 @@ pub struct Platform {
     pub sessions: Rc<dyn UploadSessions>,
     /// The client of the repositories' writers.
     pub writers: Rc<dyn Writers>,
+    /// The producer of the queue of events; `None` if there is none: events are off.
+    pub queue: Option<Rc<dyn Queue>>,
     /// Buffers for upload parts.
     pub buffers: Rc<dyn Buffers>,
     /// The cache near the client, unless a request has its own.
@@ -65,6 +74,10 @@ pub struct App {
     sessions: Rc<dyn UploadSessions>,
     writers: Rc<dyn Writers>,
     deployment: Rc<Deployment>,
+    queue: Option<Rc<dyn Queue>>,
+    pulls: Option<Rc<Gatherer>>,
+    /// Names the isolate in events.
+    instance: Uuid,
     buffers: Rc<dyn Buffers>,
     sink: Rc<dyn Sink>,
 }
@@ -72,9 +85,11 @@ pub struct App {
 impl App {
     /// Composes the registry from settings and a platform.
     pub fn new(config: Config, platform: Platform) -> Self {
-        let Platform { store, kv, sessions, writers, buffers, edge_cache, clock, sink, salt } = platform;
+        let Platform { store, kv, sessions, writers, queue, buffers, edge_cache, clock, sink, salt } =
+            platform;
         let store = store.retrying(clock.clone());
         let secret = Rc::new(SecretStore::new(store.clone(), config.uploads.signing_secret.clone()));
+        let pulls = queue.clone().map(|queue| Gatherer::new(queue, clock.clone()));
         let CacheConfig { edge_bytes, tag_seconds, digest_seconds, .. } = config.cache;
         let cache = Cache::new(budget::limits::CACHE, kv, Edge::new(edge_bytes, clock.clone()));
         Self {
@@ -92,6 +107,9 @@ impl App {
             sessions,
             writers,
             deployment: Rc::default(),
+            pulls,
+            queue,
+            instance: Uuid::new_v4(),
             buffers,
             sink,
         }
@@ -101,7 +119,39 @@ impl App {
     pub fn context(&self, principal: Principal, id: String, background: Rc<dyn Background>) -> Context {
         let log = Rc::new(RequestLog::new(self.config.operation.log_level, id, self.sink.clone()));
         let edge_cache = self.edge_cache.clone();
-        Context { principal: Rc::new(principal), log, background, edge_cache }
+        Context { principal: Rc::new(principal), log, background, edge_cache, notes: Rc::default() }
+    }
+
+    /// What tells of changes that are made in this context; `None` if events are off.
+    pub fn events(&self, context: &Context) -> Option<Events> {
+        let queue = self.queue.clone()?;
+        let durable = Durable { queue, outbox: self.outbox(context), clock: self.clock.clone() };
+        Some(Events {
+            sink: Rc::new(durable),
+            wants: Rc::new(|_| true),
+            instance: self.instance,
+            references: false,
+        })
+    }
+
+    /// Gathers the events of pulls; `None` if events are off.
+    pub fn pulls(&self) -> Option<&Rc<Gatherer>> {
+        self.pulls.as_ref()
+    }
+
+    /// The producer of the queue of events.
+    pub fn queue(&self) -> Option<&Rc<dyn Queue>> {
+        self.queue.as_ref()
+    }
+
+    /// Hands events over to the endpoints that want them.
+    pub fn broadcaster(&self) -> Rc<dyn crate::events::Sink> {
+        todo!()
+    }
+
+    /// The events that are not delivered yet.
+    pub fn outbox(&self, context: &Context) -> Outbox {
+        Outbox { store: self.store(context) }
     }
 
     /// The store, with calls counted and logged in this context.
@@ -142,9 +192,29 @@ impl App {
             blobs: blobs.clone(),
             writers: self.writers.clone(),
             deployment: self.deployment.clone(),
+            told: self.queue.is_some().then(|| context.clone()),
         };
         let (name, context) = (name.clone(), context.clone());
-        Rc::new(Cached { inner: Rc::new(ordered), name, facts, freshness, blobs, context })
+        let cached: Rc<dyn Repository> = Rc::new(Cached {
+            inner: Rc::new(ordered),
+            name: name.clone(),
+            facts,
+            freshness,
+            blobs,
+            context: context.clone(),
+        });
+        match self.queue {
+            None => cached,
+            Some(_) => Rc::new(Listening {
+                inner: cached,
+                name,
+                context,
+                clock: self.clock.clone(),
+                instance: self.instance,
+                references: false,
+                found: RefCell::default(),
+            }),
+        }
     }
 
     /// Reads a client's body into memory: see [`Body::read_counted`].

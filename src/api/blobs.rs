@@ -12,6 +12,7 @@ use crate::{
     oci::{Digest, RepositoryName, media_type},
     platform::ByteRange,
     redirect::Mode,
+    repository::UnlinkReason,
 };
 
 fn etag(digest: &Digest) -> String {
@@ -94,7 +95,7 @@ impl Registry<'_> {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Response, Error> {
-        if self.repository(name).unlink_blob(digest).await? {
+        if self.repository(name).unlink_blob(digest, UnlinkReason::Delete).await? {
             Ok(empty(StatusCode::ACCEPTED))
         } else {
             Err(Error::BlobUnknown(digest.clone()))

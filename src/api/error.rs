@@ -223,7 +223,7 @@ impl From<RepositoryError> for Error {
         match error {
             RepositoryError::Storage(error) => error.into(),
             RepositoryError::BlobsMissing(digests) => Self::ManifestBlobUnknown(digests),
-            RepositoryError::Writer(message) => Self::Busy(message),
+            RepositoryError::Writer(message) | RepositoryError::Events(message) => Self::Busy(message),
             RepositoryError::Deployment(error) => Self::Misconfigured(error.to_string()),
         }
     }

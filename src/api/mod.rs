@@ -43,6 +43,16 @@ pub type Response = http::Response<Body>;
 #[derive(Debug, Clone)]
 pub struct LogLine(pub String);
 
+/// The scheme of the URL that the client called, in the extensions of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Scheme(pub &'static str);
+
+impl Default for Scheme {
+    fn default() -> Self {
+        Self("https")
+    }
+}
+
 /// Handles requests: the API itself, or middleware around it.
 pub trait Handler {
     /// Returns the response. A failure is an error response.

@@ -9,7 +9,7 @@ use crate::{
     blobs::{Freshness, Located},
     oci::{Algorithm, Digest, RepositoryName, UploadId},
     platform::{Body, ReadError},
-    repository::catalog::repositories_of,
+    repository::{LinkReason, catalog::repositories_of},
     secret::Secret,
     uploads::{CallError, Chunk, Refused, UploadAt, UploadError, UploadState},
 };
@@ -34,9 +34,9 @@ impl Registry<'_> {
     ) -> Result<Response, Error> {
         let uri = request.uri();
         if let Some(digest) = parameter(uri, "mount").and_then(|mount| mount.parse().ok())
-            && let Some(located) = self.find_mount(&digest, parameter(uri, "from")).await?
+            && let Some((from, located)) = self.find_mount(&digest, parameter(uri, "from")).await?
         {
-            self.repository(name).link_blob(&digest, &located).await?;
+            self.repository(name).link_blob(&digest, &located, LinkReason::Mount(&from)).await?;
             return Ok(created(name, &digest));
         }
         let digest: Option<Digest> = parameter(uri, "digest").map(|digest| digest.parse()).transpose()?;
@@ -141,8 +141,12 @@ impl Registry<'_> {
 
     /// Locates the blob of a mount in a repository that the client may pull from: `from`, or any that has the
     /// blob.
-    async fn find_mount(&self, digest: &Digest, from: Option<String>) -> Result<Option<Located>, Error> {
-        let sources = match from {
+    async fn find_mount(
+        &self,
+        digest: &Digest,
+        from: Option<String>,
+    ) -> Result<Option<(RepositoryName, Located)>, Error> {
+        let sources: Vec<RepositoryName> = match from {
             Some(from) => from.parse().into_iter().collect(),
             None => repositories_of(&self.app.store(&self.context), digest, MAX_SOURCES).await?,
         };
@@ -151,7 +155,7 @@ impl Registry<'_> {
             if self.app.policy.allows(&self.context.principal, access)
                 && let Some(located) = self.repository(&from).locate(digest, Freshness::Strict).await?
             {
-                return Ok(Some(located));
+                return Ok(Some((from, located)));
             }
         }
         Ok(None)

@@ -4,7 +4,7 @@ use ::http::{HeaderValue, StatusCode, Uri};
 
 use super::stream::{JsStream, raw};
 use crate::{
-    api::{Error, MAX_TARGET, Request, Response},
+    api::{Error, MAX_TARGET, Request, Response, Scheme},
     platform::Body,
 };
 
@@ -31,7 +31,8 @@ pub fn read_request(request: &worker::Request) -> Result<Request, Error> {
         Some(stream) if length != Some(0) => JsStream::body(stream, length),
         _ => Body::Empty,
     };
-    builder.body(body).map_err(|_| Error::InvalidTarget)
+    let scheme = Scheme(if url.scheme() == "http" { "http" } else { "https" });
+    builder.extension(scheme).body(body).map_err(|_| Error::InvalidTarget)
 }
 
 /// Converts a response. A stream is passed as a handle, so that no byte enters WebAssembly.

@@ -12,9 +12,10 @@ use worker::{DurableObject, Env, ListOptions, Response, State, Storage, durable_
 use super::{
     clock::{SystemClock, sleep},
     entry::isolate,
-    writers::Call,
+    writers::Addressed,
 };
 use crate::{
+    app::App,
     auth::Principal,
     context::Context,
     oci::RepositoryName,
@@ -52,10 +53,10 @@ impl DurableObject for RepositoryWriter {
     }
 
     async fn fetch(&self, mut request: worker::Request) -> worker::Result<Response> {
-        let Call { repository, command } = request.json().await?;
+        let Addressed { repository, call } = request.json().await?;
         let (context, stored) = self.open(&repository)?;
-        let writer = self.writer(&repository);
-        Response::from_json(&writer.carry_out(&stored, &*context.background, command).await)
+        let writer = self.writer(&repository)?;
+        Response::from_json(&writer.carry_out(&stored, &*context.background, call).await)
     }
 
     /// Runs while there are records: finishes what is open, and forgets what need not be remembered. If that fails, it
@@ -78,16 +79,28 @@ fn report(error: &impl ToString) {
 }
 
 impl RepositoryWriter {
-    fn writer(&self, repository: &RepositoryName) -> Rc<Writer> {
-        let new = || Writer::new(repository.clone(), self.journal.clone(), Rc::new(SystemClock));
-        self.writer.get_or_init(new).clone()
+    fn app(&self) -> worker::Result<Rc<App>> {
+        Ok(isolate(&self.env).map_err(|error| worker::Error::RustError(error.to_string()))?.app)
+    }
+
+    fn context(&self, app: &App) -> Context {
+        let background = Rc::new(WaitUntil(self.state.clone()));
+        app.context(Principal::Job("writer"), uuid::Uuid::new_v4().to_string(), background)
+    }
+
+    fn writer(&self, repository: &RepositoryName) -> worker::Result<Rc<Writer>> {
+        if let Some(writer) = self.writer.get() {
+            return Ok(writer.clone());
+        }
+        let app = self.app()?;
+        let events = app.events(&self.context(&app));
+        let new = || Writer::new(repository.clone(), self.journal.clone(), Rc::new(SystemClock), events);
+        Ok(self.writer.get_or_init(new).clone())
     }
 
     fn open(&self, repository: &RepositoryName) -> worker::Result<(Context, Stored)> {
-        let app = isolate(&self.env).map_err(|error| worker::Error::RustError(error.to_string()))?.app;
-        let id = uuid::Uuid::new_v4().to_string();
-        let background = Rc::new(WaitUntil(self.state.clone()));
-        let context = app.context(Principal::Job("writer"), id, background);
+        let app = self.app()?;
+        let context = self.context(&app);
         let stored = app.stored(repository, &context);
         Ok((context, stored))
     }
@@ -96,7 +109,8 @@ impl RepositoryWriter {
         let records = self.journal.load().await?;
         let Some((_, Record { repository, .. })) = records.first() else { return Ok(()) };
         let (_, stored) = self.open(repository).map_err(|error| error.to_string())?;
-        let settled = self.writer(repository).settle(&stored).await.map_err(|error| error.to_string())?;
+        let writer = self.writer(repository).map_err(|error| error.to_string())?;
+        let settled = writer.settle(&stored).await.map_err(|error| error.to_string())?;
         if let Err(error) = settled {
             report(&error);
         }

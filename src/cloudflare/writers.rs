@@ -6,18 +6,19 @@ use worker::ObjectNamespace;
 use super::objects;
 use crate::{
     oci::RepositoryName,
-    repository::writer::protocol::{CallError, Command, Refused, Reply, Writers},
+    repository::writer::protocol::{Call, CallError, Refused, Reply, Writers},
     storage::LONG_PATIENCE,
 };
 
 /// The name of an object that is never called: its id tells this deployment's namespace from others.
 const DEPLOYMENT: &str = "_deployment";
 
-/// A command with its repository: an object is not told its name.
+/// A call with its repository: an object is not told its name.
 #[derive(serde::Serialize, serde::Deserialize)]
-pub(super) struct Call {
+pub(super) struct Addressed {
     pub repository: RepositoryName,
-    pub command: Command,
+    #[serde(flatten)]
+    pub call: Call,
 }
 
 /// The client of writers.
@@ -41,10 +42,10 @@ impl Writers for DurableWriters {
     fn call<'a>(
         &'a self,
         repository: &'a RepositoryName,
-        command: Command,
+        call: Call,
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
         Box::pin(async move {
-            let call = Call { repository: repository.clone(), command };
+            let call = Addressed { repository: repository.clone(), call };
             let stub = || self.namespace.get_by_name(repository.as_str());
             let replied = objects::call::<Result<Reply, Refused>>(stub, &call, LONG_PATIENCE).await;
             let replied = replied.map_err(CallError::Unreachable)?;

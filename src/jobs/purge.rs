@@ -17,7 +17,7 @@ use crate::{
     layout::Key,
     oci::Digest,
     platform::Timestamp,
-    repository::{RepositoryError, catalog::repositories_of},
+    repository::{LinkReason, RepositoryError, catalog::repositories_of},
     storage::{ObjectMeta, Page, Path, StorageError},
     uploads::noted_digest,
 };
@@ -141,7 +141,7 @@ impl Purge {
             let repository = app.repository(&name, context);
             let found = repository.locate(digest, Freshness::Strict).await?;
             if found.is_some_and(|found| found != *located) {
-                repository.link_blob(digest, located).await?;
+                repository.link_blob(digest, located, LinkReason::Correction).await?;
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod server_timing;
+mod telling;
 
 use std::rc::Rc;
 
@@ -20,6 +21,9 @@ pub fn inner(app: &Rc<App>) -> impl Handler + use<> {
 /// The API with the middleware that the configuration enables, innermost first; the access log is outermost.
 pub fn stack(app: &Rc<App>) -> Rc<dyn Handler> {
     let mut handler: Rc<dyn Handler> = Rc::new(Api { app: app.clone() });
+    if app.pulls().is_some() {
+        handler = Rc::new(telling::Telling { inner: handler, app: app.clone() });
+    }
     for middleware in &app.config.operation.middleware {
         handler = match middleware {
             Middleware::ServerTiming => {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::{
-    Answer, NewManifest, Repository, RepositoryError, Revision,
+    Answer, NewManifest, Repository, RepositoryError, Revision, UnlinkReason,
     facts::{Facts, Question},
 };
 use crate::{
@@ -92,9 +92,9 @@ impl Repository for Cached {
         })
     }
 
-    fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
+    fn unlink_blob<'a>(&'a self, digest: &'a Digest, reason: UnlinkReason) -> Answer<'a, bool> {
         Box::pin(async move {
-            let unlinked = self.inner.unlink_blob(digest).await;
+            let unlinked = self.inner.unlink_blob(digest, reason).await;
             if !matches!(unlinked, Ok(false)) {
                 self.facts.forget(&self.name, false, &self.context);
                 self.blobs.evict(digest);

@@ -5,7 +5,7 @@
 //! [`writer`]:
 //!
 //! ```text
-//! in the worker              Cached -> (mirrored) -> Ordered -> Stored
+//! in the worker              Listening -> Cached -> (mirrored) -> Ordered -> Stored
 //! in a repository's writer   Writer -> Stored
 //! ```
 //!
@@ -15,6 +15,7 @@ pub mod cached;
 pub mod catalog;
 pub mod deployment;
 pub mod facts;
+pub mod listening;
 pub mod ordered;
 mod purges;
 pub mod stored;
@@ -26,7 +27,8 @@ use futures_util::future::LocalBoxFuture;
 use self::writer::protocol::{CallError, Entry, Refused};
 use crate::{
     blobs::{Freshness, Located},
-    oci::{Digest, Manifest, Reference, Tag},
+    events,
+    oci::{Digest, Manifest, Reference, Referenced, RepositoryName, Tag},
     storage::StorageError,
 };
 
@@ -45,6 +47,9 @@ pub enum RepositoryError {
     /// The repository's writer cannot be reached, or is busy. It may have made the change, or may make it later.
     #[error("{0}")]
     Writer(String),
+    /// The queue of events refuses.
+    #[error("{0}")]
+    Events(String),
     /// Another deployment writes to the bucket.
     #[error(transparent)]
     Deployment(#[from] deployment::OtherDeployment),
@@ -57,6 +62,18 @@ impl From<CallError> for RepositoryError {
             error => Self::Writer(error.to_string()),
         }
     }
+}
+
+/// What a manifest refers to, as events have it.
+fn references_of(content: &[u8]) -> Vec<events::Reference> {
+    let reference = |Referenced { media_type, size, digest, urls, annotations }| events::Reference {
+        media_type,
+        size,
+        digest,
+        urls,
+        annotations,
+    };
+    Manifest::references_of(content).into_iter().map(reference).collect()
 }
 
 /// A manifest of a repository, without its content.
@@ -99,6 +116,26 @@ pub struct Referrer {
     pub size: u64,
     /// Its descriptor, as JSON. `None` if the list does not have it: read it with [`Repository::referrer`].
     pub descriptor: Option<Bytes>,
+}
+
+/// Why a blob is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkReason<'a> {
+    /// It was pushed.
+    Push,
+    /// It was found in this repository.
+    Mount(&'a RepositoryName),
+    /// Its bytes are elsewhere now. The repository had it.
+    Correction,
+}
+
+/// Why the link to a blob is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnlinkReason {
+    /// A client or job deletes the blob.
+    Delete,
+    /// The upload that has just linked it is refused: nobody has heard of the blob.
+    Undo,
 }
 
 /// A page of a list.
@@ -186,13 +223,18 @@ pub trait Repository {
 
     /// Links stored bytes as a blob of this repository; `false` if it had the blob. A link without a location, or
     /// with another one, is replaced. It does not go through the repository's writer.
-    fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, bool> {
-        self.inner().link_blob(digest, located)
+    fn link_blob<'a>(
+        &'a self,
+        digest: &'a Digest,
+        located: &'a Located,
+        reason: LinkReason<'a>,
+    ) -> Answer<'a, bool> {
+        self.inner().link_blob(digest, located, reason)
     }
 
     /// Removes the link to a blob; `false` if absent. The bytes stay for other repositories. A manifest that needs the
     /// blob does not keep it: like `distribution`, and because no index tells which manifests do.
-    fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
-        self.inner().unlink_blob(digest)
+    fn unlink_blob<'a>(&'a self, digest: &'a Digest, reason: UnlinkReason) -> Answer<'a, bool> {
+        self.inner().unlink_blob(digest, reason)
     }
 }

@@ -5,13 +5,14 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::{
-    Answer, ListPage, NewManifest, Referrer, Repository, RepositoryError, Revision,
+    Answer, LinkReason, ListPage, NewManifest, Referrer, Repository, RepositoryError, Revision, UnlinkReason,
     deployment::Deployment,
     stored::{Stored, referrer_entry},
-    writer::protocol::{Command, Entry, Reply, Writers},
+    writer::protocol::{Call, Command, Entry, Reply, Writers},
 };
 use crate::{
     blobs::{Blobs, Freshness, Located},
+    context::Context,
     oci::{Digest, Manifest, Reference, RepositoryName, Tag},
     storage::both,
 };
@@ -28,6 +29,8 @@ pub struct Ordered {
     pub writers: Rc<dyn Writers>,
     /// The deployment that writes to the bucket.
     pub deployment: Rc<Deployment>,
+    /// The request or job whose changes are told of; `None` if events are off.
+    pub told: Option<Context>,
 }
 
 impl Ordered {
@@ -37,7 +40,8 @@ impl Ordered {
 
     /// Sends a command; `false` if the writer did not find what it names.
     async fn change(&self, command: Command) -> Result<bool, RepositoryError> {
-        Ok(self.writers.call(&self.name, command).await? == Reply::Done)
+        let call = Call { command, origin: self.told.as_ref().map(Context::origin) };
+        Ok(self.writers.call(&self.name, call).await? == Reply::Done)
     }
 }
 
@@ -134,14 +138,23 @@ impl Repository for Ordered {
         })
     }
 
-    fn link_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, bool> {
+    fn link_blob<'a>(
+        &'a self,
+        digest: &'a Digest,
+        located: &'a Located,
+        _: LinkReason<'a>,
+    ) -> Answer<'a, bool> {
         Box::pin(async move { Ok(self.stored.link_blob(digest, located).await?) })
     }
 
-    fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
+    fn unlink_blob<'a>(&'a self, digest: &'a Digest, reason: UnlinkReason) -> Answer<'a, bool> {
         Box::pin(async move {
             self.check().await?;
-            self.change(Command::DeleteBlob { digest: digest.clone() }).await
+            let command = Command::DeleteBlob { digest: digest.clone() };
+            match reason {
+                UnlinkReason::Delete => self.change(command).await,
+                UnlinkReason::Undo => Ok(self.writers.call(&self.name, command.into()).await? == Reply::Done),
+            }
         })
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     layout::Key,
     oci::{Digest, UploadId},
     platform::Body,
+    repository::LinkReason,
     storage::{Metadata, ObjectMeta, Part, Path, PutOptions, StorageError, StorageErrorKind, Store, both},
 };
 
@@ -53,7 +54,7 @@ impl Uploads {
         if upload.finished.is_some() {
             // The client repeats its request.
             let located = located.ok_or(Refused::Unknown)?;
-            self.repository.link_blob(digest, &located).await?;
+            self.repository.link_blob(digest, &located, LinkReason::Push).await?;
             return Ok(());
         }
         match upload.object(&at.id) {
@@ -93,7 +94,7 @@ impl Uploads {
     ) -> Result<(), UploadError> {
         match located {
             Some(located) => {
-                self.repository.link_blob(digest, &located).await?;
+                self.repository.link_blob(digest, &located, LinkReason::Push).await?;
                 Ok(())
             }
             None => self.link(digest, size).await,

@@ -9,6 +9,7 @@ use crate::{
     layout::Key,
     oci::{Digest, Hasher},
     platform::{Body, ReadError, Stream},
+    repository::{LinkReason, UnlinkReason},
     storage::{Path, PutOptions, StorageError, StorageErrorKind},
 };
 
@@ -146,7 +147,7 @@ impl Uploads {
         let located = Located { size: *length, at: None };
         let path = Key::Data(digest).path();
         let (linked, stored, ended) = join3(
-            self.repository.link_blob(digest, &located),
+            self.repository.link_blob(digest, &located, LinkReason::Push),
             self.blobs.store().head(&path),
             self.close(at, Some(digest), Some(*length)),
         )
@@ -154,7 +155,7 @@ impl Uploads {
         let stored = stored?;
         let is_refused = matches!(ended, Err(CallError::Refused(_)));
         if (is_refused || stored.is_none()) && matches!(linked, Ok(true)) {
-            self.repository.unlink_blob(digest).await?;
+            self.repository.unlink_blob(digest, UnlinkReason::Undo).await?;
         }
         ended?;
         linked?;
@@ -163,7 +164,7 @@ impl Uploads {
 
     /// Links content at its canonical path.
     pub(super) async fn link(&self, digest: &Digest, size: u64) -> Result<(), UploadError> {
-        self.repository.link_blob(digest, &Located { size, at: None }).await?;
+        self.repository.link_blob(digest, &Located { size, at: None }, LinkReason::Push).await?;
         Ok(())
     }
 
@@ -190,14 +191,15 @@ impl Uploads {
     ) -> Result<(), UploadError> {
         let ours = Located { size, at: Some(path.clone()) };
         if let Some(found) = found.filter(|found| *found != ours) {
-            self.repository.link_blob(digest, &found).await?;
+            self.repository.link_blob(digest, &found, LinkReason::Push).await?;
             if let Some(blob) = blob {
                 self.forget_blob(blob, path);
             }
             return Ok(());
         }
         let described = self.blobs.put_descriptor(digest, &ours);
-        let (described, linked) = join(described, self.repository.link_blob(digest, &ours)).await;
+        let (described, linked) =
+            join(described, self.repository.link_blob(digest, &ours, LinkReason::Push)).await;
         linked?;
         let winner = described?.filter(|winner| *winner != ours);
         let Some(blob) = blob else { return Ok(()) };
@@ -208,7 +210,7 @@ impl Uploads {
             rest.await;
             if let Some(winner) = winner {
                 // The link names these bytes: it must name the winner's before they go.
-                repository.link_blob(&digest, &winner).await?;
+                repository.link_blob(&digest, &winner, LinkReason::Correction).await?;
                 if repository.locate(&digest, Freshness::Strict).await?.as_ref() != Some(&winner) {
                     return Ok(());
                 }

@@ -8,7 +8,8 @@ use pierhead::{
     blobs::{Cache, Edge, Freshness, Located},
     oci::{Algorithm, Manifest, Reference, media_type},
     repository::{
-        Answer, NewManifest, Repository, RepositoryError, cached::Cached, facts::Facts, ordered::Ordered,
+        Answer, LinkReason, NewManifest, Repository, RepositoryError, UnlinkReason, cached::Cached,
+        facts::Facts, ordered::Ordered,
     },
 };
 
@@ -58,9 +59,12 @@ async fn check_every_method(repository: &dyn Repository) -> Result<(), Repositor
     assert!(repository.referrers(digest, None, 10).await?.entries.is_empty());
 
     let located = Located { size: 1, at: None };
-    repository.link_blob(digest, &located).await?;
+    repository.link_blob(digest, &located, LinkReason::Push).await?;
     assert_eq!(repository.locate(digest, Freshness::Strict).await?, Some(located));
-    assert!(repository.unlink_blob(digest).await? && !repository.unlink_blob(digest).await?);
+    assert!(
+        repository.unlink_blob(digest, UnlinkReason::Delete).await?
+            && !repository.unlink_blob(digest, UnlinkReason::Delete).await?
+    );
     assert!(repository.delete_tag(&tag).await? && !repository.delete_tag(&tag).await?);
     assert!(repository.delete_manifest(digest).await? && !repository.delete_manifest(digest).await?);
     assert_eq!(repository.revision(&reference).await?, None);
@@ -79,6 +83,7 @@ fn every_slot_accepts_a_no_op_decorator() {
         blobs: blobs.clone(),
         writers: registry.writers.clone(),
         deployment: Rc::default(),
+        told: None,
     });
 
     // Cached, then mirrored, then the client of the repository's writer.

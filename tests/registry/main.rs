@@ -12,6 +12,7 @@ mod decorators;
 mod deletion;
 mod documentation;
 mod errors;
+mod events;
 mod faults;
 mod first_chunks;
 mod fixtures;

@@ -16,6 +16,7 @@ use pierhead::{
     blobs::{Blobs, Cache, Edge},
     config::Config,
     context::Context,
+    events::{Durable, Events, Outbox, Queue, memory::MemoryQueue},
     layout::Key,
     middleware,
     oci::{Algorithm, Digest},
@@ -25,7 +26,7 @@ use pierhead::{
     },
     repository::{
         stored::Stored,
-        writer::memory::{MemoryWriters, OpenStored},
+        writer::memory::{MemoryWriters, Open},
     },
     storage::{
         Answer as Call, Capabilities, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
@@ -33,6 +34,7 @@ use pierhead::{
     },
     uploads::memory::MemorySessions,
 };
+use uuid::Uuid;
 
 /// The size of a part in these tests, in bytes.
 pub const PART: usize = 64;
@@ -43,6 +45,8 @@ pub struct Faulty {
     pub memory: Rc<Memory>,
     pub calls: Rc<RefCell<Vec<&'static str>>>,
     fail_at: Rc<Cell<Option<(usize, Fault)>>>,
+    /// Calls about paths with this prefix fail.
+    pub fails_below: Rc<RefCell<Option<&'static str>>>,
     /// Whether listings omit metadata, like those of S3.
     pub hides_metadata: Rc<Cell<bool>>,
     /// Objects are cut off while they are read.
@@ -84,6 +88,8 @@ impl Faulty {
         }
         let calls = self.calls.borrow().len();
         let fault = self.fail_at.get().filter(|(n, _)| n + 1 == calls).map(|(_, fault)| fault);
+        let is_below = self.fails_below.borrow().is_some_and(|prefix| path.starts_with(prefix));
+        let fault = fault.or(is_below.then_some(Fault::Error));
         let Some(fault) = fault else { return work };
         let path = path.to_owned();
         Box::pin(async move {
@@ -241,6 +247,8 @@ pub struct Persistent {
     pub storage: Faulty,
     pub kv: Option<Faulty>,
     pub edge: MemoryEdge,
+    /// The queue of events; `None` if events are off.
+    pub queue: Option<Rc<MemoryQueue>>,
 }
 
 pub struct TestRegistry {
@@ -271,15 +279,28 @@ impl Answer {
 }
 
 /// How a repository's writer opens the repository.
-fn opened(storage: &Faulty, clock: &ManualClock) -> OpenStored {
+fn opened(storage: &Faulty, clock: &ManualClock, queue: Option<Rc<MemoryQueue>>) -> Open {
     let clock: Rc<dyn Clock> = Rc::new(clock.clone());
     let (store, clock) = (storage.store().retrying(clock.clone()), clock);
+    let events = queue.map(|queue| Events {
+        sink: Rc::new(Durable { queue, outbox: Outbox { store: store.clone() }, clock: clock.clone() }),
+        wants: Rc::new(|_| true),
+        instance: Uuid::nil(),
+        references: false,
+    });
     Rc::new(move |name| {
         let log = Rc::new(RequestLog::new(Level::Error, "writer".into(), Rc::new(Lines::default())));
         let (principal, background) = (Rc::new(Principal::Anonymous), Rc::new(Later::default()));
-        let context = Context { principal, log, background, edge_cache: Rc::new(MemoryEdge::default()) };
+        let context = Context {
+            principal,
+            log,
+            background,
+            edge_cache: Rc::new(MemoryEdge::default()),
+            notes: Rc::default(),
+        };
         let cache = Cache::new(0, None, Edge::new(0, clock.clone()));
-        Stored::new(name.clone(), Blobs::new(store.clone(), cache, context), Rc::default())
+        let blobs = Blobs::new(store.clone(), cache, context);
+        (Stored::new(name.clone(), blobs, Rc::default()), events.clone())
     })
 }
 
@@ -290,7 +311,7 @@ impl TestRegistry {
     }
 
     /// A new isolate, with these variables, over the state of others. Without `ANONYMOUS`, anyone may push.
-    pub fn with(vars: &[(&str, &str)], Persistent { storage, kv, edge }: Persistent) -> Self {
+    pub fn with(vars: &[(&str, &str)], Persistent { storage, kv, edge, queue }: Persistent) -> Self {
         let lookup =
             |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());
         let anonymous = |name: &str| (name == "ANONYMOUS").then(|| "push".to_owned());
@@ -299,12 +320,14 @@ impl TestRegistry {
         let (later, lines) = (Rc::new(Later::default()), Rc::new(Lines::default()));
         let sessions =
             Rc::new(MemorySessions::new(clock.clone(), storage.store().retrying(Rc::new(clock.clone()))));
-        let writers = Rc::new(MemoryWriters::new(Rc::new(clock.clone()), opened(&storage, &clock)));
+        let writers =
+            Rc::new(MemoryWriters::new(Rc::new(clock.clone()), opened(&storage, &clock, queue.clone())));
         let platform = Platform {
             store: storage.store(),
             kv: kv.map(|kv| kv.store()),
             sessions: sessions.clone(),
             writers: writers.clone(),
+            queue: queue.map(|queue| queue as Rc<dyn Queue>),
             buffers: Rc::new(MemoryBuffers { part_size: PART }),
             edge_cache: Rc::new(edge),
             clock: Rc::new(clock.clone()),

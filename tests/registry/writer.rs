@@ -157,7 +157,7 @@ fn what_a_push_has_looked_up_may_have_been_removed_since() {
         let entry = Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None };
         let (tags, blobs) = (vec!["v2".parse().unwrap()], vec![blob.clone()]);
         let command = Command::Push { entry, tags, blobs, stage: Stage::Complete, referrer: None };
-        block_on(registry.writers.call(&name, command))
+        block_on(registry.writers.call(&name, command.into()))
     };
     assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);
     for is_restarted in [false, true] {
@@ -276,7 +276,7 @@ fn a_rebuild_brings_nothing_back() {
     // A step of the job that had read the manifest before.
     let entry = Entry { digest, size, media_type: INDEX.to_owned(), subject };
     let index = Command::Index { entry, referrer: None };
-    assert_eq!(block_on(registry.writers.call(&name, index)), Ok(Reply::Absent));
+    assert_eq!(block_on(registry.writers.call(&name, index.into())), Ok(Reply::Absent));
     let blob = registry.push_blob("a", "layer");
     let context = registry.context(Principal::Anonymous);
     let repository = registry.app.repository(&name, &context);

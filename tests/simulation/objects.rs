@@ -23,7 +23,7 @@ use pierhead::{
             Writer,
             journal::{Journal, MemoryJournal, Rows},
             order::SETTLE,
-            protocol::{CallError, Command, Record, Refused, Reply, Writers},
+            protocol::{Call, CallError, Command, Record, Refused, Reply, Writers},
         },
     },
     storage::{Attempts, LONG_PATIENCE},
@@ -146,7 +146,7 @@ impl Objects {
     fn writer(&self, object: &Object) -> Rc<Writer> {
         let new = || {
             let clock = Rc::new(self.calls.clock.clone());
-            Writer::new(object.name.clone(), object.journal.clone(), clock)
+            Writer::new(object.name.clone(), object.journal.clone(), clock, None)
         };
         match self.without {
             Some(Guard::Order) => new(),
@@ -168,13 +168,13 @@ impl Objects {
     fn start(
         self: Rc<Self>,
         name: RepositoryName,
-        command: Command,
+        call: Call,
     ) -> LocalBoxFuture<'static, Result<Result<Reply, Refused>, &'static str>> {
         Box::pin(async move {
             let object = self.object(&name);
             let (writer, work) = (self.writer(&object), self.work(&object));
             let stored = self.stored(&object, work.clone());
-            Ok(writer.carry_out(&stored, &*work, command).await)
+            Ok(writer.carry_out(&stored, &*work, call).await)
         })
     }
 }
@@ -194,9 +194,9 @@ impl Writers for Client {
     fn call<'a>(
         &'a self,
         repository: &'a RepositoryName,
-        mut command: Command,
+        mut call: Call,
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
-        if let (Some(Guard::Blobs), Command::Push { blobs, .. }) = (self.0.without, &mut command) {
+        if let (Some(Guard::Blobs), Command::Push { blobs, .. }) = (self.0.without, &mut call.command) {
             blobs.clear();
         }
         Box::pin(async move {
@@ -204,8 +204,8 @@ impl Writers for Client {
             let mut attempts = Attempts::within(Rc::new(calls.clock.clone()), LONG_PATIENCE);
             let mut is_repeated = false;
             loop {
-                let (objects, name, command) = (self.0.clone(), repository.clone(), command.clone());
-                let start = move || objects.start(name, command);
+                let (objects, name, call) = (self.0.clone(), repository.clone(), call.clone());
+                let start = move || objects.start(name, call);
                 match calls.clone().call_object(group(repository), start, || FAILED).await {
                     Err(_) if attempts.next().await => is_repeated = true,
                     Err(message) => return Err(CallError::Unreachable(message.to_owned())),

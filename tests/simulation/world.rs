@@ -190,6 +190,7 @@ impl World {
             writers: Rc::new(Client(self.objects.clone())),
             store,
             kv: None,
+            queue: None,
             buffers: Rc::new(MemoryBuffers { part_size: 1024 }),
             edge_cache: Rc::new(NoCache),
             clock: Rc::new(self.clock.clone()),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Stored;
 use crate::{
-    blobs::{Located, Put},
+    blobs::{Freshness, Located, Put},
     layout::Key,
     oci::{Digest, Tag},
     platform::Body,
@@ -30,6 +30,14 @@ impl Stored {
 
     pub(in crate::repository) async fn has_manifest(&self, digest: &Digest) -> Result<bool, StorageError> {
         self.has(Key::Revision(&self.name, digest)).await
+    }
+
+    /// The content of a manifest.
+    pub(in crate::repository) async fn content(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<Bytes>, StorageError> {
+        self.blobs.manifest(digest, Freshness::Cached).await
     }
 
     /// Stores the content of a manifest, unlinked, while its blobs are looked up. A key takes one write per second, so

@@ -11,22 +11,23 @@ use futures_util::future::LocalBoxFuture;
 use super::{
     Later, Writer,
     journal::MemoryJournal,
-    protocol::{CallError, Command, Refused, Reply, Writers},
+    protocol::{Call, CallError, Refused, Reply, Writers},
 };
 use crate::{
+    events::Events,
     oci::RepositoryName,
     platform::{Background, Clock, Timestamp},
     repository::stored::Stored,
 };
 
-/// A repository as the bucket has it.
-pub type OpenStored = Rc<dyn Fn(&RepositoryName) -> Stored>;
+/// A repository as the bucket has it, and what tells of its changes.
+pub type Open = Rc<dyn Fn(&RepositoryName) -> (Stored, Option<Events>)>;
 
 /// The writers of all repositories. A call ends with the last write of its command, so that nothing is left to do after
 /// the answer.
 pub struct MemoryWriters {
     clock: Rc<dyn Clock>,
-    stored: OpenStored,
+    open: Open,
     journals: RefCell<HashMap<RepositoryName, Rc<MemoryJournal>>>,
     writers: RefCell<HashMap<RepositoryName, Rc<Writer>>>,
     /// The number of calls.
@@ -48,11 +49,11 @@ impl Background for Kept {
 }
 
 impl MemoryWriters {
-    /// Writers of the repositories that `stored` opens.
-    pub fn new(clock: Rc<dyn Clock>, stored: OpenStored) -> Self {
+    /// Writers of the repositories that `open` opens.
+    pub fn new(clock: Rc<dyn Clock>, open: Open) -> Self {
         Self {
             clock,
-            stored,
+            open,
             journals: RefCell::default(),
             writers: RefCell::default(),
             calls: Cell::default(),
@@ -82,7 +83,7 @@ impl MemoryWriters {
             .collect();
         for name in due {
             self.journal(&name).alarm.set(None::<Timestamp>);
-            self.writer(&name).settle(&(self.stored)(&name)).await??;
+            self.writer(&name).settle(&(self.open)(&name).0).await??;
         }
         Ok(())
     }
@@ -93,7 +94,7 @@ impl MemoryWriters {
 
     fn writer(&self, name: &RepositoryName) -> Rc<Writer> {
         let journal = self.journal(name);
-        let new = || Writer::new(name.clone(), journal, self.clock.clone());
+        let new = || Writer::new(name.clone(), journal, self.clock.clone(), (self.open)(name).1);
         self.writers.borrow_mut().entry(name.clone()).or_insert_with(new).clone()
     }
 }
@@ -106,12 +107,12 @@ impl Writers for MemoryWriters {
     fn call<'a>(
         &'a self,
         repository: &'a RepositoryName,
-        command: Command,
+        call: Call,
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
         Box::pin(async move {
             self.calls.set(self.calls.get() + 1);
             let (writer, later) = (self.writer(repository), Kept::default());
-            let reply = writer.carry_out(&(self.stored)(repository), &later, command).await;
+            let reply = writer.carry_out(&(self.open)(repository).0, &later, call).await;
             for work in later.0.take() {
                 work.await;
             }

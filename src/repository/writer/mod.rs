@@ -10,7 +10,10 @@
 //! lost an answer, or that a restart has interrupted, take no other value for [`order::SETTLE`] seconds; then the
 //! change is made once more, which finds nothing to do unless something landed.
 //!
-//! [`Writer::carry_out`] is the place where events, quotas and immutable tags belong: it sees every change in its turn.
+//! The events of a change are part of its intent. They are sent after the writes that a client can see, before the
+//! answer and before the intent goes; a change that is finished after a restart sends the same ids again.
+//!
+//! [`Writer::carry_out`] is the place where quotas and immutable tags belong: it sees every change in its turn.
 
 pub mod journal;
 pub mod memory;
@@ -28,13 +31,14 @@ use futures_util::future::{LocalBoxFuture, select};
 use self::{
     journal::Journal,
     order::{Attempt, Order, SETTLE, Wait},
-    protocol::{Command, Cursor, Entry, Intent, Refused, Reply, Stage},
+    protocol::{Call, Command, Cursor, Entry, Intent, Refused, Reply, Stage},
 };
-use super::stored::Stored;
+use super::{references_of, stored::Stored};
 use crate::{
+    events::{self, Action, Bridge, Content, Event, Events, Origin},
     oci::{Digest, RepositoryName, Tag},
     platform::{Background, Clock, Timestamp},
-    storage::StorageError,
+    storage::{StorageError, both},
 };
 
 /// How long a command waits for its turn, in milliseconds: longer than keys rest after a lost answer.
@@ -54,6 +58,8 @@ pub struct Writer {
     repository: RepositoryName,
     journal: Rc<dyn Journal>,
     clock: Rc<dyn Clock>,
+    /// Tells of changes; `None` if events are off.
+    events: Option<Events>,
     /// `None` until the journal has been read.
     order: RefCell<Option<Order>>,
     waiting: RefCell<Vec<oneshot::Sender<()>>>,
@@ -87,9 +93,14 @@ fn busy(error: StorageError) -> Refused {
 
 impl Writer {
     /// The writer of `repository`, with its storage.
-    pub fn new(repository: RepositoryName, journal: Rc<dyn Journal>, clock: Rc<dyn Clock>) -> Rc<Self> {
+    pub fn new(
+        repository: RepositoryName,
+        journal: Rc<dyn Journal>,
+        clock: Rc<dyn Clock>,
+        events: Option<Events>,
+    ) -> Rc<Self> {
         let (order, waiting) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { repository, journal, clock, order, waiting })
+        Rc::new(Self { repository, journal, clock, events, order, waiting })
     }
 
     /// Carries out a command in its turn. The answer may come before the last write: what follows is for
@@ -98,23 +109,19 @@ impl Writer {
         self: &Rc<Self>,
         stored: &Stored,
         background: &dyn Background,
-        command: Command,
+        call: Call,
     ) -> Result<Reply, Refused> {
         self.load().await?;
+        let Call { command, origin } = call;
         let (intent, hints) = (command.intent(), Hints::of(command));
-        let change = self.begin(stored, &intent, &hints.blobs).await?;
-        match self.check(stored, change.number, &intent, &hints.blobs).await {
+        let origin = origin.filter(|_| self.events.is_some());
+        let change = self.begin(stored, &intent, &hints.blobs, origin.as_ref()).await?;
+        match self.check(stored, change.number, &intent, &hints).await {
             Ok(Reply::Done) => {}
             refused => {
                 change.withdraw();
                 return refused;
             }
-        }
-        if let (true, Intent::DeleteManifest { digest, cursor, tags, .. }) = (hints.lacks_content, intent) {
-            // It was pushed since.
-            let subject = stored.subject_of(&digest).await.map_err(busy)?;
-            let intent = Intent::DeleteManifest { digest, subject, cursor, tags };
-            self.with_order(|order, _| order.advance(change.number, intent))?;
         }
         if let Err(refused) = self.save(change.number).await {
             // It may be stored all the same.
@@ -167,10 +174,12 @@ impl Writer {
         stored: &Stored,
         intent: &Intent,
         blobs: &[Digest],
+        origin: Option<&Origin>,
     ) -> Result<Change, Refused> {
         let place = Place { writer: self.clone(), ticket: self.with_order(|order, _| order.ticket())? };
         let until = Timestamp(self.clock.now().0 + PATIENCE);
-        let begin = |order: &mut Order, now| order.begin(place.ticket, &self.repository, intent, blobs, now);
+        let begin =
+            |order: &mut Order, now| order.begin(place.ticket, &self.repository, intent, blobs, origin, now);
         Ok(Change::running(self, self.wait(until, Some(stored), begin).await?))
     }
 
@@ -236,7 +245,7 @@ impl Writer {
         stored: &Stored,
         number: u64,
         intent: &Intent,
-        blobs: &[Digest],
+        Hints { blobs, lacks_content, .. }: &Hints,
     ) -> Result<Reply, Refused> {
         let is_there = match intent {
             Intent::Push { .. } => {
@@ -256,7 +265,17 @@ impl Writer {
             Intent::DeleteBlob { digest } => stored.has_blob(digest).await,
         };
         let has_begun = self.with_order(|order, _| order.has_begun(number, intent))?;
-        Ok(if is_there.map_err(busy)? || has_begun { Reply::Done } else { Reply::Absent })
+        if !is_there.map_err(busy)? && !has_begun {
+            return Ok(Reply::Absent);
+        }
+        if let (true, Intent::DeleteManifest { digest, cursor, tags, .. }) = (lacks_content, intent) {
+            // It was pushed since.
+            let subject = stored.subject_of(digest).await.map_err(busy)?;
+            let (digest, cursor, tags) = (digest.clone(), cursor.clone(), tags.clone());
+            let intent = Intent::DeleteManifest { digest, subject, cursor, tags };
+            self.with_order(|order, _| order.advance(number, intent))?;
+        }
+        Ok(Reply::Done)
     }
 
     /// Stores the record of a change.
@@ -278,8 +297,9 @@ impl Writer {
         let hints = hints.unwrap_or_default();
         let made = match record.map(|record| record.intent) {
             Some(Intent::Push { entry, tags }) => {
-                let made = self.push(&stored, &entry, &tags, hints).await;
+                let made = Box::pin(self.push(&stored, change.number, &entry, &tags, hints)).await;
                 if made.is_ok() && !tags.is_empty() {
+                    self.with_order(|order, _| order.told(change.number))?;
                     // Only the deletion of the manifest needs this, and waits for its turn.
                     return Ok(Some(Box::pin(async move {
                         change.is_made = stored.index_tags(&entry.digest, &tags).await.is_ok();
@@ -289,10 +309,19 @@ impl Writer {
                 made
             }
             Some(Intent::Index { entry }) => self.index(&stored, &entry, hints).await,
-            Some(Intent::DeleteManifest { .. }) => self.delete_manifest(&stored, change.number).await,
-            Some(Intent::DeleteTag { tag }) => stored.remove_tags(&[tag]).await.map_err(busy),
+            Some(Intent::DeleteManifest { .. }) => {
+                Box::pin(self.delete_manifest(&stored, change.number)).await
+            }
+            Some(Intent::DeleteTag { tag }) => match stored.remove_tags(std::slice::from_ref(&tag)).await {
+                Ok(()) => self.tell(change.number, |bridge| vec![bridge.tag_deleted(&tag)]).await,
+                Err(error) => Err(busy(error)),
+            },
             Some(Intent::DeleteBlob { digest }) => {
                 let made = self.delete_blob(&stored, change.number, &digest, is_resumed).await;
+                let made = match made {
+                    Ok(()) => self.tell(change.number, |bridge| vec![bridge.deleted(&digest)]).await,
+                    failed => failed,
+                };
                 if made.is_ok() && change.is_unsettled.get() {
                     // Uploads do not wait for their turn. What they write must not be lost after the answer.
                     self.clock.sleep(SETTLE * 1000).await;
@@ -303,16 +332,68 @@ impl Writer {
             None => Ok(()),
         };
         change.is_made = made.is_ok();
+        if change.is_made {
+            self.with_order(|order, _| order.told(change.number))?;
+        }
         change.end().await;
         made.map(|()| None)
     }
 
-    async fn push(&self, stored: &Stored, entry: &Entry, tags: &[Tag], hints: Hints) -> Result<(), Refused> {
+    async fn push(
+        &self,
+        stored: &Stored,
+        number: u64,
+        entry: &Entry,
+        tags: &[Tag],
+        hints: Hints,
+    ) -> Result<(), Refused> {
         // What was there when the command was sent may have been removed since.
         let is_removed = self.with_order(|order, _| order.has_removed(&entry.digest))?;
         let stage = hints.stage.filter(|_| !is_removed).unwrap_or(Stage::New);
         let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
-        stored.link_manifest(entry, referrer, stage, tags).await.map_err(busy)
+        let linked = stored.link_manifest(entry, referrer, stage, tags);
+        let (_, references) = both(linked, self.references(stored, entry)).await.map_err(busy)?;
+        let Entry { digest, size, media_type, .. } = entry;
+        let manifest = Content { digest, size: *size, media_type };
+        self.tell(number, |bridge| {
+            let push = |tag| bridge.manifest(Action::Push, manifest, tag, references.clone());
+            if tags.is_empty() { vec![push(None)] } else { tags.iter().map(|tag| push(Some(tag))).collect() }
+        })
+        .await
+    }
+
+    /// What a manifest refers to, if events name it.
+    async fn references(
+        &self,
+        stored: &Stored,
+        entry: &Entry,
+    ) -> Result<Vec<events::Reference>, StorageError> {
+        if !self.events.as_ref().is_some_and(|events| events.references) {
+            return Ok(Vec::new());
+        }
+        let content = stored.content(&entry.digest).await?;
+        Ok(content.map(|content| references_of(&content)).unwrap_or_default())
+    }
+
+    /// Sends the events of a change, unless they are sent.
+    async fn tell(
+        &self,
+        number: u64,
+        events_of: impl FnOnce(&Bridge<'_>) -> Vec<Event>,
+    ) -> Result<(), Refused> {
+        let record = self.with_order(|order, _| order.record(number))?;
+        let Some((events, origin)) = self.events.as_ref().zip(record.and_then(|record| record.origin)) else {
+            return Ok(());
+        };
+        let bridge = Bridge {
+            repository: &self.repository,
+            origin: &origin,
+            instance: events.instance,
+            time: Order::begun(number),
+            sequence: Some(number),
+        };
+        // Boxed: the futures of changes would carry it.
+        Box::pin(events.tell(events_of(&bridge))).await.map_err(|error| Refused::Busy(error.to_string()))
     }
 
     async fn index(&self, stored: &Stored, entry: &Entry, hints: Hints) -> Result<(), Refused> {
@@ -349,10 +430,25 @@ impl Writer {
                 return Ok(());
             };
             stored.remove_tags_of(&digest, &tags).await.map_err(busy)?;
+            if cursor == Cursor::End {
+                stored.unlink_manifest(&digest, subject.as_ref()).await.map_err(busy)?;
+            }
+            let of_tags =
+                |bridge: &Bridge<'_>| tags.iter().map(|tag| bridge.tag_deleted(tag)).collect::<Vec<_>>();
             let after = match cursor {
                 Cursor::Start => None,
-                Cursor::After(path) => Some(path),
-                Cursor::End => return stored.unlink_manifest(&digest, subject.as_ref()).await.map_err(busy),
+                Cursor::After(path) => {
+                    self.tell(number, of_tags).await?;
+                    Some(path)
+                }
+                Cursor::End => {
+                    let all = |bridge: &Bridge<'_>| {
+                        let mut events = of_tags(bridge);
+                        events.push(bridge.deleted(&digest));
+                        events
+                    };
+                    return self.tell(number, all).await;
+                }
             };
             let (tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
             let (names_tags, cursor) = (!tags.is_empty(), next.map_or(Cursor::End, Cursor::After));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::protocol::{Intent, Phase, Record};
 use crate::{
+    events::Origin,
     oci::{Digest, RepositoryName, Tag},
     platform::Timestamp,
 };
@@ -172,6 +173,7 @@ impl Order {
         repository: &RepositoryName,
         intent: &Intent,
         blobs: &[Digest],
+        origin: Option<&Origin>,
         now: Timestamp,
     ) -> Result<u64, Wait> {
         let claims = Claims::of(intent, blobs);
@@ -185,7 +187,8 @@ impl Order {
         self.free(&claims, None)?;
         self.leave(ticket);
         self.last = (self.last + 1).max(now.0 * 1000);
-        let record = Record { repository: repository.clone(), intent: intent.clone(), phase: Phase::Open };
+        let (repository, intent, origin) = (repository.clone(), intent.clone(), origin.cloned());
+        let record = Record { repository, intent, phase: Phase::Open, origin };
         let change = Change {
             record,
             claims,
@@ -241,6 +244,13 @@ impl Order {
         if let Some(change) = self.changes.get_mut(&number) {
             change.claims = Claims::of(&intent, &change.claims.needs);
             change.record.intent = intent;
+        }
+    }
+
+    /// The events of a change are sent.
+    pub fn told(&mut self, number: u64) {
+        if let Some(change) = self.changes.get_mut(&number) {
+            change.record.origin = None;
         }
     }
 

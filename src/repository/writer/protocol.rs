@@ -8,6 +8,7 @@ use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    events::Origin,
     oci::{Digest, RepositoryName, Tag},
     platform::Timestamp,
 };
@@ -85,6 +86,22 @@ pub enum Command {
     },
 }
 
+/// A call of a writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The change.
+    pub command: Command,
+    /// Where it comes from; `None` if it is not to be told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+impl From<Command> for Call {
+    fn from(command: Command) -> Self {
+        Self { command, origin: None }
+    }
+}
+
 /// The answer of a writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
@@ -141,7 +158,7 @@ pub trait Writers {
     fn call<'a>(
         &'a self,
         repository: &'a RepositoryName,
-        command: Command,
+        call: Call,
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>>;
 }
 
@@ -237,4 +254,7 @@ pub struct Record {
     pub intent: Intent,
     /// How far it has come.
     pub phase: Phase,
+    /// Where it comes from, until its events are sent; `None` if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }

@@ -38,7 +38,7 @@ impl Test {
     fn begin_at(&mut self, intent: &Intent, blobs: &[&str], now: Timestamp) -> Result<u64, Wait> {
         let ticket = self.0.ticket();
         let blobs: Vec<Digest> = blobs.iter().map(|blob| digest(blob)).collect();
-        let begun = self.0.begin(ticket, &"a".parse().unwrap(), intent, &blobs, now);
+        let begun = self.0.begin(ticket, &"a".parse().unwrap(), intent, &blobs, None, now);
         self.0.leave(ticket);
         begun
     }
@@ -136,7 +136,7 @@ fn keys_rest_after_a_lost_answer() {
 }
 
 fn order_with(number: u64, phase: Phase) -> Test {
-    let record = Record { repository: "a".parse().unwrap(), intent: push("m", &["t"]), phase };
+    let record = Record { repository: "a".parse().unwrap(), intent: push("m", &["t"]), phase, origin: None };
     Test(Order::load(vec![(number, record)], NOW))
 }
 
@@ -175,12 +175,12 @@ fn a_deletion_claims_its_tags_past_those_who_wait_for_it() {
     let deletion = order.begin(&delete("m")).unwrap();
     let ticket = order.0.ticket();
     let (name, push) = ("a".parse().unwrap(), push("m", &["t"]));
-    assert_eq!(order.0.begin(ticket, &name, &push, &[], NOW), Err(Wait::ForOthers));
+    assert_eq!(order.0.begin(ticket, &name, &push, &[], None, NOW), Err(Wait::ForOthers));
     assert_eq!(order.0.claim_tags(deletion, &["t".parse().unwrap()]), Ok(()));
     // Others stand behind.
     assert_eq!(order.begin(&untag("t")), Err(Wait::ForOthers));
     order.end(deletion, MADE);
-    let number = order.0.begin(ticket, &name, &push, &[], NOW).unwrap();
+    let number = order.0.begin(ticket, &name, &push, &[], None, NOW).unwrap();
     order.end(number, MADE);
     assert!(order.begin(&untag("t")).is_ok());
 }
@@ -221,7 +221,7 @@ proptest! {
             } else if !waiting.is_empty() {
                 let next = at % waiting.len();
                 let (ticket, intent) = waiting[next];
-                if let Ok(number) = order.begin(ticket, &name, intent, &[], now) {
+                if let Ok(number) = order.begin(ticket, &name, intent, &[], None, now) {
                     let claims = Claims::of(intent, &[]);
                     for (_, other) in &running {
                         let other = Claims::of(other, &[]);

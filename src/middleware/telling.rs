@@ -1,0 +1,70 @@
+//! Sends the events that a request has noted, if it succeeds: those of changes before the answer, those of pulls later.
+
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use crate::{
+    api::{self, Handler, Request, Response},
+    app::App,
+    context::{Context, Notes},
+    events::{Action, Event, RequestRecord},
+};
+
+/// The client's address, which Cloudflare sets.
+const CLIENT: HeaderName = HeaderName::from_static("cf-connecting-ip");
+
+pub(super) struct Telling {
+    pub inner: Rc<dyn Handler>,
+    pub app: Rc<App>,
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+fn notes(request: &Request) -> Notes {
+    let headers = request.headers();
+    let host = text(headers, header::HOST);
+    let api::Scheme(scheme) = request.extensions().get().copied().unwrap_or_default();
+    Notes {
+        base: if host.is_empty() { String::new() } else { format!("{scheme}://{host}") },
+        request: RequestRecord {
+            // The log has it.
+            id: String::new(),
+            addr: text(headers, CLIENT),
+            host,
+            method: request.method().to_string(),
+            useragent: text(headers, header::USER_AGENT),
+        },
+        ..Notes::default()
+    }
+}
+
+impl Handler for Telling {
+    fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
+        Box::pin(async move {
+            let context = Context { notes: Rc::new(notes(&request)), ..context };
+            let response = self.inner.handle(request, context.clone()).await;
+            let noted = context.notes.events.take();
+            let status = response.status();
+            if noted.is_empty() || !(status.is_success() || status == StatusCode::TEMPORARY_REDIRECT) {
+                return response;
+            }
+            let is_pull = |event: &Event| event.action == Action::Pull;
+            let (pulls, changes): (Vec<Event>, Vec<Event>) = noted.into_iter().partition(is_pull);
+            if let Some(gatherer) = self.app.pulls().filter(|_| !pulls.is_empty()) {
+                gatherer.add(pulls, &*context.background);
+            }
+            if changes.is_empty() {
+                return response;
+            }
+            let Some(events) = self.app.events(&context) else { return response };
+            match events.tell(changes).await {
+                Ok(()) => response,
+                Err(error) => api::refuse(&api::Error::Busy(error.to_string())),
+            }
+        })
+    }
+}
