@@ -13,6 +13,7 @@ use super::{
     edge_cache::CacheApi,
     fetch::Fetch,
     kv::Kv,
+    queue::EventQueue,
     r2::R2,
     sessions::DurableSessions,
     workers_cache::WorkersCache,
@@ -22,6 +23,7 @@ use crate::{
     api::Error,
     app::Platform,
     config::{Backend, Config},
+    events::Queue,
     layout::Key,
     platform::{Background, EdgeCache, Sink},
     storage::{Store, s3::S3},
@@ -33,6 +35,8 @@ const BUCKET: &str = "BUCKET";
 const UPLOADS: &str = "UPLOADS";
 /// The repositories' writers' binding in `wrangler.toml`.
 const WRITERS: &str = "WRITERS";
+/// The binding of the queue of events in `wrangler.toml`; optional.
+const EVENTS: &str = "EVENTS";
 /// The binding of the descriptor cache's KV namespace in `wrangler.toml`; optional.
 const CACHE: &str = "CACHE";
 
@@ -64,6 +68,7 @@ pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
         kv: env.kv(CACHE).ok().map(|namespace| Store::new(Kv::new(namespace))),
         sessions: Rc::new(DurableSessions::new(sessions)),
         writers: Rc::new(DurableWriters::new(writers)),
+        queue: env.queue(EVENTS).ok().map(|queue| Rc::new(EventQueue::new(queue)) as Rc<dyn Queue>),
         buffers: Rc::new(JsBuffers),
         edge_cache: Rc::new(CacheApi),
         clock: Rc::new(SystemClock),

@@ -67,6 +67,10 @@ export default class extends Entrypoint {
   scheduled(event) {
     return new worker(this.ctx, this.env).scheduled(event);
   }
+
+  queue(batch) {
+    return new worker(this.ctx, this.env).queue(batch);
+  }
 }
 
 // An inner entry point checks no permission. The symbol tells the registry, and nobody can send it.

@@ -12,6 +12,7 @@ mod fetch;
 mod http;
 mod kv;
 mod objects;
+mod queue;
 mod r2;
 mod repository_writer;
 mod scheduled;

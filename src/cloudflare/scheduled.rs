@@ -14,7 +14,7 @@ use crate::{
     api::Error,
     auth::Principal,
     config::PurgeMode,
-    jobs::{self, Job, Purge},
+    jobs::{self, Job, Purge, Resend},
     layout::Key,
     platform::{Background, Sink},
 };
@@ -24,6 +24,15 @@ const PURGE_MARGIN: u64 = 24 * 60 * 60;
 
 /// Limit of steps of one purge: a run has 15 minutes and a limited number of calls.
 const PURGE_STEPS: usize = 10;
+
+/// When only the resend job runs: the same as in `wrangler.toml`.
+const RESEND: &str = "*/5 * * * *";
+
+/// The age of events that should have been delivered, in seconds.
+const ON_THEIR_WAY: u64 = 60;
+
+/// Limit of steps of one run, of 100 messages each.
+const RESEND_STEPS: usize = 10;
 
 /// `waitUntil` of a scheduled event.
 struct WaitUntil(ScheduleContext);
@@ -38,14 +47,33 @@ impl Background for WaitUntil {
     }
 }
 
+/// Runs the resend job, and unless it is its time only, the purge job.
 #[event(scheduled)]
-async fn scheduled(_event: ScheduledEvent, env: Env, context: ScheduleContext) {
-    if let Err(error) = purge(&env, context).await {
-        Console.line(json!({"level": "error", "job": "purge", "message": error.log_line()}));
+async fn scheduled(event: ScheduledEvent, env: Env, context: ScheduleContext) {
+    let context = Rc::new(WaitUntil(context));
+    let report = |job: &str, done: Result<(), Error>| {
+        if let Err(error) = done {
+            Console.line(json!({"level": "error", "job": job, "message": error.log_line()}));
+        }
+    };
+    report("resend", resend(&env, context.clone()).await);
+    if event.cron() != RESEND {
+        report("purge", purge(&env, context).await);
     }
 }
 
-async fn purge(env: &Env, context: ScheduleContext) -> Result<(), Error> {
+async fn resend(env: &Env, background: Rc<WaitUntil>) -> Result<(), Error> {
+    let app = isolate(env)?.app;
+    if app.queue().is_none() {
+        return Ok(());
+    }
+    let job = Resend { before: app.clock.now().minus_seconds(ON_THEIR_WAY) };
+    let id = uuid::Uuid::new_v4().to_string();
+    let context = app.context(Principal::Job(job.name()), id, background);
+    Ok(jobs::run(&job, Key::ResendCursor, RESEND_STEPS, &app, &context).await?)
+}
+
+async fn purge(env: &Env, background: Rc<WaitUntil>) -> Result<(), Error> {
     let app = isolate(env)?.app;
     let uploads = &app.config.uploads;
     if uploads.purge == PurgeMode::Off {
@@ -54,6 +82,6 @@ async fn purge(env: &Env, context: ScheduleContext) -> Result<(), Error> {
     let before = app.clock.now().minus_seconds(uploads.ttl_seconds + PURGE_MARGIN);
     let job = Purge { before, mode: uploads.purge };
     let id = uuid::Uuid::new_v4().to_string();
-    let context = app.context(Principal::Job(job.name()), id, Rc::new(WaitUntil(context)));
+    let context = app.context(Principal::Job(job.name()), id, background);
     Ok(jobs::run(&job, Key::PurgeCursor, PURGE_STEPS, &app, &context).await?)
 }

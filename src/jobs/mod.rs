@@ -5,6 +5,7 @@
 
 mod purge;
 mod rebuild;
+mod resend;
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use crate::{
 
 pub use purge::Purge;
 pub use rebuild::Rebuild;
+pub use resend::Resend;
 
 /// The metadata name of the cursor in its object.
 const AFTER: &str = "after";

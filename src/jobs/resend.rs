@@ -1,0 +1,44 @@
+//! The resend job: sends to the queue what is still in the outbox. The queue had refused it, or has lost it.
+
+use futures_util::future::LocalBoxFuture;
+use serde_json::json;
+
+use super::{Job, Step};
+use crate::{app::App, context::Context, events::Message, platform::Timestamp, repository::RepositoryError};
+
+/// Limit of messages per step: the queue's limit of a batch.
+const STEP: usize = 100;
+
+/// Sends events again.
+pub struct Resend {
+    /// Only events from before this: others are on their way.
+    pub before: Timestamp,
+}
+
+impl Job for Resend {
+    fn name(&self) -> &'static str {
+        "resend"
+    }
+
+    /// One listing and one batch. A message only names its events: the consumer drops it if they are delivered by then.
+    fn step<'a>(
+        &'a self,
+        app: &'a App,
+        context: &'a Context,
+        cursor: Option<String>,
+    ) -> LocalBoxFuture<'a, Result<Step, RepositoryError>> {
+        Box::pin(async move {
+            let Some(queue) = app.queue() else { return Ok(Step { report: json!({"sent": 0}), next: None }) };
+            let (names, has_more) = app.outbox(context).names(self.before, cursor.as_deref(), STEP).await?;
+            let next = names.last().filter(|_| has_more).cloned();
+            let message =
+                |name| serde_json::to_string(&Message { events: Vec::new(), kept: Some(name) }).ok();
+            let messages: Vec<String> = names.into_iter().filter_map(message).collect();
+            let sent = messages.len();
+            if sent > 0 {
+                queue.send(messages).await.map_err(RepositoryError::Events)?;
+            }
+            Ok(Step { report: json!({"sent": sent}), next })
+        })
+    }
+}
