@@ -43,11 +43,6 @@ export class Kills {
   // and the fields of a change: see changes.mjs.
   async at(moments) {
     const { registry } = this;
-    const T = [Date.now()];
-    const lap = (n) => {
-      T.push(Date.now());
-      console.error(n, T.at(-1) - T.at(-2));
-    };
     const round = ++this.rounds;
     const chosen = moments.map((moment, at) => ({ ...moment, repository: `${this.name}${round}/r${at}` }));
     await forEach(chosen, async (moment) => {
@@ -61,7 +56,6 @@ export class Kills {
       const pattern = key && key(moment.about).replaceAll("NAME", moment.repository);
       moment.fault = { ...call, key: pattern, freezes, kind: "hold", name: moment.repository };
     }
-    lap("begin");
     await registry.advance(2);
     await registry.edge({ faults: chosen.filter(({ isOwn }) => !isOwn).map(({ fault }) => fault) });
     for (const moment of chosen) {
@@ -82,16 +76,12 @@ export class Kills {
       if (chosen.every((moment) => isReached(moment) || (moment.isOver && !moment.isAnswered))) break;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    lap("held");
     await registry.kill();
     await Promise.all(chosen.map(({ sent }) => sent));
     registry.rules = {};
-    lap("kill");
     await registry.run();
-    lap("run");
     // Alarms that are due have run.
     await registry.advance(60);
-    lap("advance");
     await forEach(chosen, async (moment) => {
       if (!isReached(moment)) return;
       this.hits[moment.name]++;
