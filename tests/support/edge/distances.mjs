@@ -8,8 +8,19 @@
 //   "newUniqueId ... avoids a round-the-world check").
 // - kvHot, kvCold: a key that this location has read within a minute, or not
 //   (https://developers.cloudflare.com/kv/concepts/how-kv-works/).
+// - queue: a producer's call, which ends when the message is stored.
 // - cache: the Cache API, in the same data centre. - s3: another provider's bucket.
-const none = { read: 0, write: 0, objectRead: 0, objectWrite: 0, object: 0, firstByName: 0, kvHot: 0, kvCold: 0 };
+const none = {
+  read: 0,
+  write: 0,
+  objectRead: 0,
+  objectWrite: 0,
+  object: 0,
+  firstByName: 0,
+  kvHot: 0,
+  kvCold: 0,
+  queue: 0,
+};
 
 export const DISTANCES = {
   none: { ...none, cache: 0, s3: 0 },
@@ -22,6 +33,7 @@ export const DISTANCES = {
     firstByName: 5,
     kvHot: 1,
     kvCold: 3,
+    queue: 5,
     cache: 1,
     s3: 2,
   },
@@ -34,6 +46,7 @@ export const DISTANCES = {
     firstByName: 150,
     kvHot: 4,
     kvCold: 30,
+    queue: 40,
     cache: 3,
     s3: 40,
   },
@@ -46,6 +59,7 @@ export const DISTANCES = {
     firstByName: 150,
     kvHot: 5,
     kvCold: 60,
+    queue: 80,
     cache: 5,
     s3: 100,
   },

@@ -2,12 +2,14 @@
 import { counters } from "./log.mjs";
 import { wrapKv } from "./kv.mjs";
 import { wrapNamespace } from "./objects.mjs";
+import { wrapQueue } from "./queue.mjs";
 import { wrapBucket } from "./r2.mjs";
 
 const WRAPPERS = {
   R2Bucket: wrapBucket,
   DurableObjectNamespace: wrapNamespace,
   KvNamespace: wrapKv,
+  WorkerQueue: wrapQueue,
 };
 
 // The edge's own variable: the state of the process before a restart.

@@ -1,6 +1,6 @@
 // Calls that fail. A fault of the rules names the calls it is for and what happens to them:
 //
-//   call         "r2.put", or a class: "r2", "object", "kv", "cache", "s3"; missing: any
+//   call         "r2.put", or a class: "r2", "object", "kv", "queue", "cache", "s3"; missing: any
 //   key          a regular expression on the key
 //   from         "request" or "object"
 //   at           only the n-th of these calls, counted from 0

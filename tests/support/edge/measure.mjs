@@ -5,7 +5,7 @@
 // object made meanwhile.
 
 // Calls that cross a distance. The Cache API and KV stand in the reader's data centre.
-export const FAR = ["r2", "object", "s3"];
+export const FAR = ["r2", "object", "queue", "s3"];
 
 // The calls of an object before its answer.
 const within = (call) => (call.inner ?? []).filter(({ isLate }) => !isLate);
