@@ -28,9 +28,6 @@ const PURGE_STEPS: usize = 10;
 /// When only the resend job runs: the same as in `wrangler.toml`.
 const RESEND: &str = "*/5 * * * *";
 
-/// The age of events that should have been delivered, in seconds.
-const ON_THEIR_WAY: u64 = 60;
-
 /// Limit of steps of one run, of 100 messages each.
 const RESEND_STEPS: usize = 10;
 
@@ -67,7 +64,7 @@ async fn resend(env: &Env, background: Rc<WaitUntil>) -> Result<(), Error> {
     if app.queue().is_none() {
         return Ok(());
     }
-    let job = Resend { before: app.clock.now().minus_seconds(ON_THEIR_WAY) };
+    let job = Resend::now(&*app.clock);
     let id = uuid::Uuid::new_v4().to_string();
     let context = app.context(Principal::Job(job.name()), id, background);
     Ok(jobs::run(&job, Key::ResendCursor, RESEND_STEPS, &app, &context).await?)

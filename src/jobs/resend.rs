@@ -4,15 +4,31 @@ use futures_util::future::LocalBoxFuture;
 use serde_json::json;
 
 use super::{Job, Step};
-use crate::{app::App, context::Context, events::Message, platform::Timestamp, repository::RepositoryError};
+use crate::{
+    app::App,
+    context::Context,
+    events::Message,
+    platform::{Clock, Timestamp},
+    repository::RepositoryError,
+};
 
 /// Limit of messages per step: the queue's limit of a batch.
 const STEP: usize = 100;
+
+/// The age of events that should have been delivered, in seconds.
+const ON_THEIR_WAY: u64 = 10;
 
 /// Sends events again.
 pub struct Resend {
     /// Only events from before this: others are on their way.
     pub before: Timestamp,
+}
+
+impl Resend {
+    /// Sends what should have been delivered by now.
+    pub fn now(clock: &dyn Clock) -> Self {
+        Self { before: clock.now().minus_seconds(ON_THEIR_WAY) }
+    }
 }
 
 impl Job for Resend {

@@ -4,7 +4,7 @@ mod access_log;
 mod server_timing;
 mod telling;
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use self::access_log::AccessLog;
 use crate::{
@@ -22,7 +22,7 @@ pub fn inner(app: &Rc<App>) -> impl Handler + use<> {
 pub fn stack(app: &Rc<App>) -> Rc<dyn Handler> {
     let mut handler: Rc<dyn Handler> = Rc::new(Api { app: app.clone() });
     if app.pulls().is_some() {
-        handler = Rc::new(telling::Telling { inner: handler, app: app.clone() });
+        handler = Rc::new(telling::Telling { inner: handler, app: app.clone(), has_begun: Cell::default() });
     }
     for middleware in &app.config.operation.middleware {
         handler = match middleware {

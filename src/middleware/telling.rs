@@ -1,23 +1,51 @@
 //! Sends the events that a request has noted, if it succeeds: those of changes before the answer, those of pulls later.
+//!
+//! An isolate's first request also sends again what the outbox has: the last isolate may have ended with its queue.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, HeaderName, StatusCode, header};
+use serde_json::json;
 
 use crate::{
     api::{self, Handler, Request, Response},
     app::App,
+    auth::Principal,
     context::{Context, Notes},
     events::{Action, Event, RequestRecord},
+    jobs::{self, Resend},
+    platform::Level,
 };
 
 /// The client's address, which Cloudflare sets.
 const CLIENT: HeaderName = HeaderName::from_static("cf-connecting-ip");
 
+/// Time from the first request until events are sent again, in milliseconds: by then, all from before are old enough.
+const RESEND: u32 = 15_000;
+
 pub(super) struct Telling {
     pub inner: Rc<dyn Handler>,
     pub app: Rc<App>,
+    /// Whether the isolate has had a request.
+    pub has_begun: Cell<bool>,
+}
+
+impl Telling {
+    fn resend(&self, context: &Context) {
+        let app = self.app.clone();
+        let job = app.context(Principal::Job("resend"), context.log.id.clone(), context.background.clone());
+        let resend = async move {
+            if let Err(error) = jobs::step(&Resend::now(&*app.clock), None, &app, &job).await {
+                let message = error.to_string();
+                job.log.write(
+                    Level::Error,
+                    || json!({"level": "error", "id": job.log.id, "job": "resend", "message": message}),
+                );
+            }
+        };
+        context.background.spawn_after(RESEND, Box::pin(resend));
+    }
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> String {
@@ -45,6 +73,9 @@ fn notes(request: &Request) -> Notes {
 impl Handler for Telling {
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
         Box::pin(async move {
+            if !self.has_begun.replace(true) {
+                self.resend(&context);
+            }
             let context = Context { notes: Rc::new(notes(&request)), ..context };
             let response = self.inner.handle(request, context.clone()).await;
             let noted = context.notes.events.take();

@@ -71,6 +71,7 @@ fn pulls_are_gathered_and_sent_after_the_answer() {
     let digest = registry.push_image("a", "v1", "layer");
     let layer = pierhead::oci::Algorithm::Sha256.digest(b"layer");
     taken(&queue);
+    registry.later.1.take();
     for line in [
         "GET /v2/a/manifests/v1".to_owned(),
         "HEAD /v2/a/manifests/v1".to_owned(),
@@ -104,6 +105,8 @@ fn pulls_are_gathered_and_sent_after_the_answer() {
 #[test]
 fn a_refused_request_has_no_event() {
     let (registry, queue) = listening();
+    registry.get("GET /v2/");
+    registry.later.1.take();
     let manifest = image(&["missing"]);
     let body = |text: &str| Some(MemoryStream::new(text.to_owned()));
     let put = registry.send("PUT /v2/a/manifests/v1", &[("content-type", IMAGE)], body(&manifest));
@@ -134,6 +137,19 @@ fn the_outbox_has_every_change_until_it_is_delivered() {
     assert_eq!(resend(registry.clock.now().minus_seconds(60)).unwrap(), None);
     assert_eq!(queue.messages.borrow().len(), 0);
     assert_eq!(resend(registry.clock.now().plus_seconds(1)).unwrap(), None);
+    assert_eq!(queue.messages.borrow().len(), 3);
+
+    // So does a new isolate, after its first request.
+    queue.messages.borrow_mut().clear();
+    pass(&registry, 30);
+    let persistent =
+        Persistent { storage: registry.storage.clone(), queue: Some(queue.clone()), ..Persistent::default() };
+    let second = TestRegistry::with(&[], persistent);
+    second.clock.0.set(registry.clock.0.get());
+    second.get("GET /v2/");
+    for (_, work) in second.later.1.take() {
+        block_on(work);
+    }
     assert_eq!(queue.messages.borrow().len(), 3);
 }
 
