@@ -6,8 +6,11 @@ use futures_util::future::join_all;
 
 use super::{Event, Message, Outbox, Sink};
 
-/// The size of what is handed over at once, in bytes of messages.
+/// The size of what is handed over at once, in bytes.
 const HANDOVER: usize = 512 * 1024;
+
+/// Limit of messages that are read at once.
+const READS: usize = 4;
 
 /// Consumes messages.
 pub struct Consumer {
@@ -27,24 +30,20 @@ struct Read {
 impl Consumer {
     /// Hands over the events of messages. Tells of each message whether it is done; the others must be sent again.
     pub async fn consume(&self, messages: Vec<String>) -> Vec<bool> {
-        let read = join_all(messages.iter().map(|message| self.read(message))).await;
-        let mut done: Vec<bool> = read.iter().map(Option::is_some).collect();
-        let mut group = Vec::new();
-        let mut size = 0;
-        let last = read.len().saturating_sub(1);
-        for (at, read) in read.into_iter().enumerate() {
-            if let Some(read) = read {
-                size += read.size;
-                group.push((at, read));
+        let mut done = Vec::new();
+        let mut messages = messages.iter().peekable();
+        while messages.peek().is_some() {
+            let (mut group, mut size) = (Vec::new(), 0);
+            while size < HANDOVER && messages.peek().is_some() {
+                // At once, but few: each may name as much as fits into memory a few times only.
+                let texts = messages.by_ref().take(READS).map(|text| self.read(text));
+                let read = join_all(texts).await;
+                size += read.iter().flatten().map(|read| read.size).sum::<usize>();
+                group.extend(read);
             }
-            if size >= HANDOVER || at == last {
-                let group = std::mem::take(&mut group);
-                size = 0;
-                let places: Vec<usize> = group.iter().map(|(at, _)| *at).collect();
-                if !self.hand_over(group.into_iter().map(|(_, read)| read).collect()).await {
-                    places.into_iter().filter_map(|at| done.get_mut(at).map(|done| *done = false)).count();
-                }
-            }
+            let is_read: Vec<bool> = group.iter().map(Option::is_some).collect();
+            let is_taken = self.hand_over(group.into_iter().flatten().collect()).await;
+            done.extend(is_read.into_iter().map(|is_read| is_read && is_taken));
         }
         done
     }
@@ -53,15 +52,16 @@ impl Consumer {
     async fn read(&self, text: &str) -> Option<Read> {
         // A message that cannot be read is not from this registry.
         let Message { mut events, kept } = serde_json::from_str(text).unwrap_or_default();
+        let mut size = 0;
         if let Some(name) = kept.as_ref().filter(|_| events.is_empty()) {
             match self.outbox.read(name).await {
                 // They are delivered.
                 Ok(None) => return Some(Read { events, kept: None, size: 0 }),
-                Ok(Some(found)) => events = found,
+                Ok(Some((found, length))) => (events, size) = (found, length),
                 Err(_) => return None,
             }
         }
-        Some(Read { events, kept, size: text.len() })
+        Some(Read { size: text.len().max(size), events, kept })
     }
 
     async fn hand_over(&self, group: Vec<Read>) -> bool {
@@ -72,5 +72,157 @@ impl Consumer {
         }
         // What stays is sent again, and delivered twice.
         kept.is_empty() || self.outbox.remove(&kept).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use futures_executor::block_on;
+    use futures_util::future::{LocalBoxFuture, ready};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        events::{
+            Action, Bridge, Content, Durable, NotTaken, Origin, Queue as _, Reference, memory::MemoryQueue,
+        },
+        oci::Algorithm,
+        platform::{Timestamp, memory::ManualClock},
+        storage::{Store, memory::Memory},
+    };
+
+    #[derive(Default)]
+    struct Taken {
+        events: RefCell<Vec<Event>>,
+        refuses: Cell<bool>,
+    }
+
+    impl Sink for Taken {
+        fn write<'a>(&'a self, events: &'a [Event]) -> LocalBoxFuture<'a, Result<(), NotTaken>> {
+            if self.refuses.get() {
+                return Box::pin(ready(Err(NotTaken("no".to_owned()))));
+            }
+            self.events.borrow_mut().extend_from_slice(events);
+            Box::pin(ready(Ok(())))
+        }
+    }
+
+    /// An event of `size` bytes or more.
+    fn event(n: u64, size: usize) -> Event {
+        let (repository, digest) = ("a".parse().unwrap(), Algorithm::Sha256.digest(b"m"));
+        let origin = Origin {
+            change: Uuid::from_u128(n.into()),
+            request: Default::default(),
+            actor: Default::default(),
+            base: String::new(),
+        };
+        let (instance, time) = (Uuid::nil(), Timestamp(n));
+        let bridge = Bridge { repository: &repository, origin: &origin, instance, time, sequence: Some(n) };
+        let references = (0..size / 100).map(|_| Reference {
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+            size: 1,
+            digest: digest.clone(),
+            urls: Vec::new(),
+            annotations: Default::default(),
+        });
+        let content = Content { digest: &digest, size: 1, media_type: "application/x" };
+        bridge.manifest(Action::Push, content, None, references.collect())
+    }
+
+    struct Place {
+        queue: Rc<MemoryQueue>,
+        outbox: Outbox,
+        taken: Rc<Taken>,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let outbox = Outbox { store: Store::new(Memory::default()) };
+            Self { queue: Rc::default(), outbox, taken: Rc::default() }
+        }
+
+        fn write(&self, events: &[Event]) -> Result<(), NotTaken> {
+            let clock = Rc::new(ManualClock::default());
+            block_on(Durable { queue: self.queue.clone(), outbox: self.outbox.clone(), clock }.write(events))
+        }
+
+        fn consume(&self, messages: Vec<String>) -> Vec<bool> {
+            let consumer = Consumer { outbox: self.outbox.clone(), sink: self.taken.clone() };
+            block_on(consumer.consume(messages))
+        }
+
+        fn kept(&self) -> usize {
+            block_on(self.outbox.names(Timestamp(u64::MAX), None, 1000)).unwrap().0.len()
+        }
+    }
+
+    #[test]
+    fn events_of_any_number_and_size_fit_into_messages_and_arrive() {
+        let place = Place::new();
+        let sizes = [300, 300, 60_000, 60_000, 300, 900_000, 300];
+        let events: Vec<Event> = (1..).zip(sizes).map(|(n, size)| event(n, size)).collect();
+        place.write(&events).unwrap();
+        let messages = place.queue.messages.take();
+        assert!(messages.iter().all(|message| message.len() <= 128_000));
+        assert_eq!((messages.len(), place.kept()), (4, 4));
+        assert_eq!(place.consume(messages), [true; 4]);
+        assert_eq!(place.taken.events.take(), events);
+        assert_eq!(place.kept(), 0);
+    }
+
+    #[test]
+    fn what_is_not_handed_over_stays_in_the_outbox_and_comes_again() {
+        let place = Place::new();
+        place.write(&[event(1, 0)]).unwrap();
+        let messages = place.queue.messages.take();
+        place.taken.refuses.set(true);
+        assert_eq!(place.consume(messages.clone()), [false]);
+        assert_eq!(place.kept(), 1);
+        place.taken.refuses.set(false);
+        assert_eq!(place.consume(messages), [true]);
+        assert_eq!((place.taken.events.borrow().len(), place.kept()), (1, 0));
+    }
+
+    #[test]
+    fn a_message_that_only_names_what_was_delivered_is_dropped() {
+        let place = Place::new();
+        place.write(&[event(1, 0)]).unwrap();
+        let (names, _) = block_on(place.outbox.names(Timestamp(u64::MAX), None, 10)).unwrap();
+        let again = serde_json::to_string(&Message { events: Vec::new(), kept: names.into_iter().next() });
+        let again = again.unwrap();
+        assert_eq!(place.consume(vec![again.clone()]), [true]);
+        assert_eq!(place.consume(vec![again, "not a message".to_owned()]), [true, true]);
+        assert_eq!(place.taken.events.borrow().len(), 1);
+    }
+
+    #[test]
+    fn the_queue_or_the_outbox_is_enough() {
+        let place = Place::new();
+        place.queue.refuses.set(true);
+        place.write(&[event(1, 0), event(2, 900_000)]).unwrap();
+        assert_eq!((place.kept(), place.queue.messages.borrow().len()), (2, 0));
+        assert!(block_on(place.queue.send(vec![String::new()])).is_err());
+    }
+
+    #[test]
+    fn names_of_the_outbox_come_in_the_order_of_time_and_in_pages() {
+        let place = Place::new();
+        for n in [5, 20, 3_000] {
+            place.write(&[event(n, 0)]).unwrap();
+        }
+        let names = |before, after: Option<&str>, limit| {
+            block_on(place.outbox.names(Timestamp(before), after, limit)).unwrap()
+        };
+        let (all, has_more) = names(u64::MAX, None, 10);
+        assert_eq!((all.len(), has_more), (3, false));
+        assert!(all.is_sorted());
+        assert_eq!(names(u64::MAX, None, 2), (all[..2].to_vec(), true));
+        assert_eq!(names(u64::MAX, Some(&all[1]), 2), (all[2..].to_vec(), false));
+        // The younger ones are not looked at.
+        assert_eq!(names(3_000, None, 10), (all[..2].to_vec(), false));
+        assert_eq!(names(20, None, 2), (all[..1].to_vec(), false));
     }
 }

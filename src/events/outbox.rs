@@ -1,5 +1,7 @@
 //! The outbox: events in the bucket, from the answer to a client until each endpoint's object has them.
 
+use bytes::Bytes;
+
 use super::Event;
 use crate::{
     layout::Key,
@@ -7,8 +9,8 @@ use crate::{
     storage::{Page, Path, PutOptions, StorageError, Store},
 };
 
-/// The size limit of an entry, in bytes: one manifest's event with 4,096 references takes less than half.
-const MAX_ENTRY: usize = 4 * 1024 * 1024;
+/// The size limit of an entry, in bytes: an event with all the references that are read takes less.
+const MAX_ENTRY: usize = 3 * 1024 * 1024;
 
 /// The outbox of the registry.
 #[derive(Clone)]
@@ -31,11 +33,12 @@ impl Outbox {
         Ok(name)
     }
 
-    /// The events of this name; `None` if they are delivered.
-    pub async fn read(&self, name: &str) -> Result<Option<Vec<Event>>, StorageError> {
+    /// The events of this name, and their size in bytes; `None` if they are delivered.
+    pub async fn read(&self, name: &str) -> Result<Option<(Vec<Event>, usize)>, StorageError> {
         let read = self.store.read(&Key::OutboxEntry(name).path(), MAX_ENTRY).await?;
         // What cannot be parsed is not from this registry.
-        Ok(read.map(|(content, _)| serde_json::from_slice(&content).unwrap_or_default()))
+        let parse = |content: Bytes| (serde_json::from_slice(&content).unwrap_or_default(), content.len());
+        Ok(read.map(|(content, _)| parse(content)))
     }
 
     /// Removes events that need not be kept any more.

@@ -275,15 +275,17 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The descriptors that stored content names: config and layers, or manifests, at most 4,096. One that cannot be
-    /// read is left out, and so are URLs and annotations when they are longer than 256 KiB altogether.
+    /// The descriptors that stored content names: config and layers, or manifests. One that cannot be read is left out, and
+    /// so are URLs and annotations beyond 256 KiB, and descriptors beyond 1 MiB of media types and digests.
     pub fn references_of(content: &[u8]) -> Vec<Referenced> {
         let Ok(fields) = Raw::stored(content, "the manifest").and_then(Fields::of) else { return Vec::new() };
         let (mut references, mut left) = (Vec::new(), Self::MAX_ANNOTATION_BYTES);
+        let mut length = 0;
         let mut add = |field: Raw<'_>| {
-            if references.len() < Self::MAX_BLOBS
+            if length < MAX_REFERENCES
                 && let Ok(described) = descriptor(field)
             {
+                length += described.media_type.len() + Digest::MAX_LEN;
                 references.push(Referenced::of(field, described, &mut left));
             }
             Ok::<_, InvalidJson>(())
@@ -318,6 +320,9 @@ impl Manifest {
         detected.to_owned()
     }
 }
+
+/// Limit of the references of a manifest in an event, in bytes of media types and digests.
+const MAX_REFERENCES: usize = 1 << 20;
 
 const LONG_MEDIA_TYPE: &str = "a media type is too long, in characters";
 
