@@ -68,12 +68,12 @@ pub enum InvalidManifest {
 }
 
 /// The fields of a manifest that are read.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     media_type: Option<Raw<'a>>,
     artifact_type: Option<Raw<'a>>,
-    config: Option<Raw<'a>>,
-    layers: Option<Raw<'a>>,
-    manifests: Option<Raw<'a>>,
+    pub config: Option<Raw<'a>>,
+    pub layers: Option<Raw<'a>>,
+    pub manifests: Option<Raw<'a>>,
     subject: Option<Raw<'a>>,
     annotations: Option<Raw<'a>>,
     /// Of Docker's schema 1.
@@ -81,7 +81,7 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn of(manifest: Raw<'a>) -> Result<Self, InvalidJson> {
+    pub fn of(manifest: Raw<'a>) -> Result<Self, InvalidJson> {
         let [media_type, artifact_type, config, layers, manifests, subject, annotations, signatures] =
             manifest.fields([
                 "mediaType",
@@ -97,57 +97,11 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A descriptor in a manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Referenced {
-    /// The media type of the content.
-    pub media_type: String,
-    /// The length of the content, in bytes.
-    pub size: u64,
-    /// The digest of the content.
-    pub digest: Digest,
-    /// Other places of the content.
-    pub urls: Vec<String>,
-    /// Its annotations.
-    pub annotations: BTreeMap<String, String>,
-}
-
-impl Referenced {
-    /// Reads what `left` bytes allow of the URLs and annotations.
-    fn of(field: Raw<'_>, described: Described, left: &mut usize) -> Self {
-        let Described { digest, media_type, size, .. } = described;
-        let mut read = Self { media_type, size, digest, urls: Vec::new(), annotations: BTreeMap::new() };
-        let mut take = |field: Raw<'_>| {
-            let text = field.text(*left)?.map(Cow::into_owned);
-            *left -= text.as_ref().map_or(0, String::len).min(*left);
-            Ok::<_, InvalidJson>(text)
-        };
-        if let Ok([urls, annotations]) = field.fields(["urls", "annotations"]) {
-            // `descriptor` has checked them.
-            let _read = urls.map(|urls| {
-                urls.array(|url| {
-                    read.urls.extend(take(url)?);
-                    Ok::<_, InvalidJson>(())
-                })
-            });
-            let _read = annotations.map(|annotations| {
-                annotations.object(|name, value| {
-                    if let (Some(name), Some(value)) = (take(name)?, take(value)?) {
-                        read.annotations.insert(name, value);
-                    }
-                    Ok::<_, InvalidJson>(())
-                })
-            });
-        }
-        read
-    }
-}
-
 /// What is read of a descriptor.
-struct Described {
-    digest: Digest,
-    media_type: String,
-    size: u64,
+pub(super) struct Described {
+    pub digest: Digest,
+    pub media_type: String,
+    pub size: u64,
     has_urls: bool,
 }
 
@@ -275,29 +229,6 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The descriptors that stored content names: config and layers, or manifests. One that cannot be read is left out, and
-    /// so are URLs and annotations beyond 256 KiB, and descriptors beyond 1 MiB of media types and digests.
-    pub fn references_of(content: &[u8]) -> Vec<Referenced> {
-        let Ok(fields) = Raw::stored(content, "the manifest").and_then(Fields::of) else { return Vec::new() };
-        let (mut references, mut left) = (Vec::new(), Self::MAX_ANNOTATION_BYTES);
-        let mut length = 0;
-        let mut add = |field: Raw<'_>| {
-            if length < MAX_REFERENCES
-                && let Ok(described) = descriptor(field)
-            {
-                length += described.media_type.len() + Digest::MAX_LEN;
-                references.push(Referenced::of(field, described, &mut left));
-            }
-            Ok::<_, InvalidJson>(())
-        };
-        // What is not a list has nothing to name.
-        let _read = fields.config.map(&mut add);
-        for list in [fields.layers, fields.manifests].into_iter().flatten() {
-            let _read = list.array(&mut add);
-        }
-        references
-    }
-
     /// The subject that stored content names, whatever its media type and by whatever limits it was accepted.
     pub fn subject_of(content: &[u8]) -> Option<Digest> {
         let fields = Fields::of(Raw::stored(content, "the manifest").ok()?).ok()?;
@@ -321,9 +252,6 @@ impl Manifest {
     }
 }
 
-/// Limit of the references of a manifest in an event, in bytes of media types and digests.
-const MAX_REFERENCES: usize = 1 << 20;
-
 const LONG_MEDIA_TYPE: &str = "a media type is too long, in characters";
 
 fn within(count: usize, limit: usize, what: &'static str) -> Result<(), InvalidManifest> {
@@ -340,7 +268,7 @@ fn digest(field: Raw<'_>) -> Result<Digest, InvalidManifest> {
 }
 
 /// Reads a descriptor (image-spec, "OCI Content Descriptors"), and drops what is not needed.
-fn descriptor(field: Raw<'_>) -> Result<Described, InvalidManifest> {
+pub(super) fn descriptor(field: Raw<'_>) -> Result<Described, InvalidManifest> {
     let [digest, media_type, size, urls, annotations] =
         field.fields(["digest", "mediaType", "size", "urls", "annotations"])?;
     let (Some(digest), Some(media_type), Some(size)) = (digest, media_type, size) else {

@@ -7,12 +7,14 @@ pub mod media_type;
 mod name;
 mod raw;
 mod reference;
+mod references;
 mod upload_id;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
-pub use manifest::{InvalidManifest, Manifest, Referenced};
+pub use manifest::{InvalidManifest, Manifest};
 pub use name::{InvalidName, RepositoryName};
 pub use raw::InvalidJson;
 pub use reference::{InvalidReference, InvalidTag, Reference, Tag};
+pub use references::Referenced;
 pub use upload_id::{InvalidUploadId, UploadId};
