@@ -42,8 +42,8 @@ const PLAIN = "src/cloudflare/entry.mjs";
 const STRICT = "tests/support/edge/entry.mjs";
 
 // Writes a copy of wrangler.toml that uses the worker as built and absolute paths.
-async function configuration(folder, vars, main, checkout) {
-  const toml = (await readFile(path.join(checkout, "wrangler.toml"), "utf8"))
+async function configuration(folder, vars, main, checkout, change) {
+  const toml = change(await readFile(path.join(checkout, "wrangler.toml"), "utf8"))
     .replace(/\[build\][^[]*/, 'compatibility_flags = ["nodejs_als"]\n\n')
     .replace(/^main = .*$/m, `main = ${JSON.stringify(path.resolve(checkout, main))}`)
     .replace('"./www"', JSON.stringify(path.join(checkout, "www")));
@@ -72,9 +72,19 @@ async function strictEntry(folder, checkout) {
 
 export class Registry {
   // `edge` are rules of the strict edge, or `false` for the plain simulator; `main` is another entry point, and
-  // `config` starts another worker instead. `checkout` is the folder of another version of the registry.
-  static async start({ vars = { ANONYMOUS: "push" }, folder, config, edge = {}, main, checkout = root } = {}) {
+  // `config` starts another worker instead. `checkout` is the folder of another version of the registry. `toml` changes
+  // its wrangler.toml.
+  static async start({
+    vars = { ANONYMOUS: "push" },
+    folder,
+    config,
+    edge = {},
+    main,
+    checkout = root,
+    toml = (text) => text,
+  } = {}) {
     const registry = new Registry();
+    registry.toml = toml;
     registry.config = config;
     registry.isStrict = edge !== false && !config;
     // EDGE_RULE takes another rule for tests that name none.
@@ -93,7 +103,7 @@ export class Registry {
   async run() {
     const vars = { ...this.vars };
     if (this.isStrict) vars.EDGE_STATE = JSON.stringify({ rules: this.rules, state: this.edgeState });
-    const config = this.config ?? (await configuration(this.folder, vars, this.main, this.checkout));
+    const config = this.config ?? (await configuration(this.folder, vars, this.main, this.checkout, this.toml));
     const options = ["dev", "-c", config, "--ip", "127.0.0.1", "--port", String(this.port)];
     options.push("--inspector-port", String(await freePort()), "--persist-to", path.join(this.folder, "state"));
     this.log = "";
