@@ -137,10 +137,15 @@ export function changesOf(registry) {
     },
   };
 
+  // The digest of the manifest that is served; 404 if there is none.
   const digestAt = async (name, reference) => {
     const answer = await registry.fetch(`/v2/${name}/manifests/${reference}`);
     const bytes = Buffer.from(await answer.arrayBuffer());
-    return answer.status === 200 ? digestOf(bytes) : answer.status;
+    if (answer.status === 404) return 404;
+    const digest = digestOf(bytes);
+    const served = [answer.status, answer.headers.get("docker-content-digest")];
+    assert.deepEqual(served, [200, digest], `GET of the manifest ${reference}: ${answer.status}: ${bytes}`);
+    return digest;
   };
   // Every page: a page may be short, or empty with another one behind it.
   const pages = async (target) => {
