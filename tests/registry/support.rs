@@ -26,7 +26,10 @@ use pierhead::{
     },
     repository::{
         stored::Stored,
-        writer::memory::{MemoryWriters, Open},
+        writer::{
+            memory::{MemoryWriters, Open},
+            order::{REMEMBER, SETTLE},
+        },
     },
     storage::{
         Answer as Call, Capabilities, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
@@ -351,6 +354,21 @@ impl TestRegistry {
         for work in self.later.0.take() {
             block_on(work);
         }
+    }
+
+    /// Runs the alarms of the writers until nothing is left to do, and the clock with them.
+    pub fn settle(&self) {
+        for _ in 0..10 {
+            self.clock.0.set(self.clock.0.get() + (SETTLE + REMEMBER) * 1000);
+            block_on(self.writers.run_alarms()).unwrap();
+        }
+        assert_eq!(self.writers.records(), 0);
+    }
+
+    /// Restarts the writers, as after a crash: alarms finish what is open.
+    pub fn recover(&self) {
+        self.writers.restart();
+        self.settle();
     }
 
     /// Sends a request; returns its storage calls and the answer.

@@ -7,7 +7,7 @@ use pierhead::{
     layout::Key,
     platform::{Body, Clock, memory::MemoryStream},
     repository::writer::{
-        order::{REMEMBER, SETTLE},
+        order::SETTLE,
         protocol::{Command, Entry, Refused, Reply, Stage, Writers},
     },
     storage::{PutOptions, StorageDriver},
@@ -38,21 +38,6 @@ fn status(registry: &TestRegistry, line: &str) -> u16 {
     registry.get(line).status.as_u16()
 }
 
-/// Runs alarms until nothing is left in any journal, and the clock with them.
-fn settle(registry: &TestRegistry) {
-    for _ in 0..10 {
-        registry.clock.0.set(registry.clock.0.get() + (SETTLE + REMEMBER) * 1000);
-        block_on(registry.writers.run_alarms()).unwrap();
-    }
-    assert_eq!(registry.writers.records(), 0);
-}
-
-/// Restarts the writers, as after a crash: alarms finish what is open.
-fn recover(registry: &TestRegistry) {
-    registry.writers.restart();
-    settle(registry);
-}
-
 /// What is listed can be read and removed.
 fn check_listed(registry: &TestRegistry, about: &str) {
     let tags = registry.get("GET /v2/a/tags/list");
@@ -72,50 +57,6 @@ fn check_listed(registry: &TestRegistry, about: &str) {
         let line = format!("GET /v2/a/manifests/{digest}");
         assert_eq!(status(registry, &line), 200, "{about}: the referrer {digest} is listed");
     }
-}
-
-#[test]
-fn a_change_that_was_interrupted_anywhere_is_finished_after_a_restart() {
-    let (manifest, pushed) = (referring("subject"), referring("subject") + " ");
-    let by_digest = format!("DELETE /v2/a/manifests/{}", sha256(&manifest));
-    let mut interrupted = 0;
-    for at in 0..30 {
-        for kind in [Fault::Error, Fault::Timeout] {
-            let about = format!("{kind:?} at {at}");
-            for request in ["PUT /v2/a/manifests/new", "DELETE /v2/a/manifests/old", &by_digest] {
-                let registry = TestRegistry::new();
-                for tag in ["old", "older"] {
-                    assert_eq!(put(&registry, &format!("PUT /v2/a/manifests/{tag}"), &manifest), 201);
-                }
-                registry.storage.fail_at(Some((at, kind)));
-                let changed = match request.starts_with("PUT") {
-                    true => put(&registry, request, &pushed),
-                    false => status(&registry, request),
-                };
-                registry.storage.fail_at(None);
-                assert!([201, 202, 500, 503].contains(&changed), "{about}: {request}: {changed}");
-                interrupted += usize::from(registry.writers.records() > 0 && changed >= 500);
-                recover(&registry);
-                check_listed(&registry, &about);
-                let is_there =
-                    |reference: &str| status(&registry, &format!("GET /v2/a/manifests/{reference}")) == 200;
-                match request {
-                    "PUT /v2/a/manifests/new" if changed == 201 => assert!(is_there("new"), "{about}"),
-                    "DELETE /v2/a/manifests/old" if changed == 202 => assert!(!is_there("old"), "{about}"),
-                    _ if changed == 202 => assert!(!is_there("old") && !is_there("older"), "{about}"),
-                    _ => {}
-                }
-                // The same request again succeeds, or finds it done.
-                let again = match request.starts_with("PUT") {
-                    true => put(&registry, request, &pushed),
-                    false => status(&registry, request),
-                };
-                assert!([201, 202, 404].contains(&again), "{about}: {request} again: {again}");
-                check_listed(&registry, &about);
-            }
-        }
-    }
-    assert!(interrupted >= 20, "only {interrupted} changes were interrupted");
 }
 
 #[test]
@@ -143,7 +84,7 @@ fn a_tag_takes_no_other_manifest_while_a_lost_write_may_land() {
     assert!(registry.clock.now().milliseconds_since(lost) < 1000);
     assert_eq!(put(&registry, "PUT /v2/a/manifests/v", &one), 201);
     assert!(registry.clock.now().milliseconds_since(lost) >= SETTLE * 1000 - 5_000, "it did not wait");
-    settle(&registry);
+    registry.settle();
     assert_eq!(registry.get("GET /v2/a/manifests/v").body, one.as_bytes());
 }
 
@@ -194,7 +135,7 @@ fn a_deletion_goes_on_where_it_was_interrupted() {
         let calls = registry.storage.calls.borrow().len();
         registry.storage.fail_at(None);
         check_listed(&registry, "interrupted");
-        recover(&registry);
+        registry.recover();
         assert_eq!(registry.get("GET /v2/a/tags/list").json()["tags"], json!(["t007"]), "at {at:?}");
         assert_eq!(status(&registry, &format!("GET /v2/a/manifests/{digest}")), 404);
         assert_eq!(registry.get("GET /v2/a/manifests/t007").body, other.as_bytes());
