@@ -24,6 +24,7 @@ mod manifests;
 mod mounts;
 mod near;
 mod reads;
+mod recorded_events;
 mod redirects;
 mod referrers;
 mod support;
