@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
@@ -13,10 +14,11 @@ use crate::{
     blobs::{Blobs, Cache, Edge, Freshness},
     config::{CacheConfig, Config},
     context::Context,
-    events::{Durable, Events, Gatherer, Outbox, Queue},
+    events::{Broadcaster, Durable, Endpoint, Event, Events, Gatherer, Lanes, Outbox, Queue},
     oci::{RepositoryName, UploadId},
     platform::{
-        Background, Body, Buffers, Clock, Content, EdgeCache, ReadError, RequestLog, Reserved, Sink, budget,
+        Background, Body, Buffers, Clock, Content, EdgeCache, Level, ReadError, RequestLog, Reserved, Sink,
+        budget,
     },
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{
@@ -40,6 +42,8 @@ pub struct Platform {
     pub writers: Rc<dyn Writers>,
     /// The producer of the queue of events; `None` if there is none: events are off.
     pub queue: Option<Rc<dyn Queue>>,
+    /// The client of event endpoints' lanes.
+    pub lanes: Rc<dyn Lanes>,
     /// Buffers for upload parts.
     pub buffers: Rc<dyn Buffers>,
     /// The cache near the client, unless a request has its own.
@@ -66,6 +70,8 @@ pub struct App {
     pub secret: Rc<SecretStore>,
     /// Source of the current time.
     pub clock: Rc<dyn Clock>,
+    /// The client of event endpoints' lanes.
+    pub lanes: Rc<dyn Lanes>,
     store: Store,
     cache: Cache,
     facts: Rc<Facts>,
@@ -76,6 +82,7 @@ pub struct App {
     deployment: Rc<Deployment>,
     queue: Option<Rc<dyn Queue>>,
     pulls: Option<Rc<Gatherer>>,
+    endpoints: Rc<[Endpoint]>,
     /// Names the isolate in events.
     instance: Uuid,
     buffers: Rc<dyn Buffers>,
@@ -85,8 +92,9 @@ pub struct App {
 impl App {
     /// Composes the registry from settings and a platform.
     pub fn new(config: Config, platform: Platform) -> Self {
-        let Platform { store, kv, sessions, writers, queue, buffers, edge_cache, clock, sink, salt } =
+        let Platform { store, kv, sessions, writers, queue, lanes, buffers, edge_cache, clock, sink, salt } =
             platform;
+        let (queue, endpoints) = listeners(&config, queue, &*sink);
         let store = store.retrying(clock.clone());
         let secret = Rc::new(SecretStore::new(store.clone(), config.uploads.signing_secret.clone()));
         let pulls = queue.clone().map(|queue| Gatherer::new(queue, clock.clone()));
@@ -103,6 +111,8 @@ impl App {
             config,
             secret,
             clock,
+            lanes,
+            endpoints,
             store,
             sessions,
             writers,
@@ -128,9 +138,9 @@ impl App {
         let durable = Durable { queue, outbox: self.outbox(context), clock: self.clock.clone() };
         Some(Events {
             sink: Rc::new(durable),
-            wants: Rc::new(|_| true),
+            wants: self.wants(),
             instance: self.instance,
-            references: false,
+            references: self.config.events.references,
         })
     }
 
@@ -145,8 +155,13 @@ impl App {
     }
 
     /// Hands events over to the endpoints that want them.
-    pub fn broadcaster(&self) -> Rc<dyn crate::events::Sink> {
-        todo!()
+    pub fn broadcaster(&self) -> Broadcaster {
+        Broadcaster { endpoints: self.endpoints.clone(), lanes: self.lanes.clone() }
+    }
+
+    fn wants(&self) -> Rc<dyn Fn(&Event) -> bool> {
+        let endpoints = self.endpoints.clone();
+        Rc::new(move |event| endpoints.iter().any(|endpoint| endpoint.wants(event)))
     }
 
     /// The events that are not delivered yet.
@@ -211,7 +226,7 @@ impl App {
                 context,
                 clock: self.clock.clone(),
                 instance: self.instance,
-                references: false,
+                references: self.config.events.references,
                 found: RefCell::default(),
             }),
         }
@@ -248,6 +263,22 @@ impl App {
             context: context.clone(),
         }
     }
+}
+
+/// The queue, if there is one and an endpoint that wants events; and the endpoints.
+fn listeners(
+    config: &Config,
+    queue: Option<Rc<dyn Queue>>,
+    sink: &dyn Sink,
+) -> (Option<Rc<dyn Queue>>, Rc<[Endpoint]>) {
+    let endpoints: Rc<[Endpoint]> = config.events.endpoints.clone().into();
+    if queue.is_none() && config.operation.log_level >= Level::Info {
+        sink.line(
+            json!({"level": "info", "message": "events are off: there is no queue, the binding EVENTS"}),
+        );
+    }
+    let is_listening = endpoints.iter().any(|endpoint| !endpoint.disabled);
+    (queue.filter(|_| is_listening), endpoints)
 }
 
 fn redirects(config: &Config, secret: &Rc<SecretStore>, clock: &Rc<dyn Clock>) -> Redirects {

@@ -2,6 +2,9 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
+#[path = "registry/receiver.rs"]
+#[allow(dead_code, reason = "shared")]
+mod receiver;
 #[path = "registry/support.rs"]
 #[allow(dead_code, reason = "the tests of the API use the rest")]
 mod support;

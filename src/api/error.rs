@@ -175,6 +175,9 @@ pub enum Error {
         /// The value of `Allow`.
         allow: &'static str,
     },
+    /// An event endpoint or a dead letter that there is not.
+    #[error("there is no such {0}")]
+    Absent(&'static str),
     /// An unknown path.
     #[error("there is no such endpoint")]
     NoSuchEndpoint,
@@ -292,7 +295,7 @@ impl Error {
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
             Self::Denied | Self::NotSigned => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
-            Self::NoSuchEndpoint => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
+            Self::NoSuchEndpoint | Self::Absent(_) => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
             // Not 429: docker never repeats that code, and containerd repeats it at once.
             Self::Busy(_) | Self::Misconfigured(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)

@@ -4,6 +4,7 @@ mod admin;
 mod blobs;
 mod catalog;
 pub mod error;
+mod events;
 pub mod headers;
 pub mod inner;
 mod manifests;
@@ -111,6 +112,15 @@ impl Api {
             Route::CancelUpload { name, id } => registry.cancel_upload(&name, &id, request.uri()).await,
             Route::Catalog => registry.catalog(request.uri()).await,
             Route::Rebuild => registry.rebuild(request.uri()).await,
+            Route::EventEndpoints => registry.event_endpoints().await,
+            Route::DeadLetters { endpoint } => registry.dead_letters(&endpoint, request.uri()).await,
+            Route::ReadDeadLetter { endpoint, id } => registry.read_dead_letter(&endpoint, &id).await,
+            Route::ReplayDeadLetters { endpoint, id } => {
+                registry.replay_dead_letters(&endpoint, id.as_deref()).await
+            }
+            Route::DropDeadLetters { endpoint, id } => {
+                registry.drop_dead_letters(&endpoint, id.as_deref()).await
+            }
             Route::GetSignedBlob { digest } => registry.get_signed_blob(&digest, &request).await,
         }
     }

@@ -8,6 +8,7 @@ use http::Method;
 use super::Error;
 use crate::{
     auth::{Access, Action},
+    events::delivery::endpoint::is_name,
     oci::{Digest, Reference, RepositoryName, UploadId},
 };
 
@@ -45,6 +46,16 @@ pub enum Route {
     Catalog,
     /// Index a bucket that `distribution` wrote.
     Rebuild,
+    /// Get the state of the delivery of events.
+    EventEndpoints,
+    /// List the dead letters of an event endpoint.
+    DeadLetters { endpoint: String },
+    /// Read a dead letter.
+    ReadDeadLetter { endpoint: String, id: String },
+    /// Deliver dead letters after all: one, or all.
+    ReplayDeadLetters { endpoint: String, id: Option<String> },
+    /// Drop dead letters: one, or all.
+    DropDeadLetters { endpoint: String, id: Option<String> },
     /// Pull a blob with a signed URL, without credentials.
     GetSignedBlob { digest: Digest },
 }
@@ -55,6 +66,26 @@ fn name(segments: &[&str]) -> Result<RepositoryName, Error> {
 
 fn upload(id: &str) -> Result<UploadId, Error> {
     id.parse().map_err(|_| Error::UploadUnknown)
+}
+
+/// `/v2/_pierhead/events/<endpoint>/dead` and what is below it.
+fn dead_letters(verb: &str, endpoint: &str, rest: &[&str]) -> Result<Route, Error> {
+    let id = match rest {
+        [] => None,
+        [id] if !id.is_empty() => Some((*id).to_owned()),
+        _ => return Err(Error::NoSuchEndpoint),
+    };
+    if !is_name(endpoint) {
+        return Err(Error::Absent("event endpoint"));
+    }
+    let endpoint = endpoint.to_owned();
+    match (verb, id) {
+        ("GET", None) => Ok(Route::DeadLetters { endpoint }),
+        ("GET", Some(id)) => Ok(Route::ReadDeadLetter { endpoint, id }),
+        ("POST", id) => Ok(Route::ReplayDeadLetters { endpoint, id }),
+        ("DELETE", id) => Ok(Route::DropDeadLetters { endpoint, id }),
+        _ => Err(Error::Unsupported { allow: "GET, HEAD, POST, DELETE" }),
+    }
 }
 
 impl Route {
@@ -71,6 +102,9 @@ impl Route {
             ("GET", [""]) => Self::Base, // end-1
             ("GET", ["_catalog"]) => Self::Catalog, // Docker's
             ("POST", ["_pierhead", "rebuild"]) => Self::Rebuild, // ours
+            ("GET", ["_pierhead", "events"]) => Self::EventEndpoints, // ours
+            (_, ["_pierhead", "events"]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
+            (_, ["_pierhead", "events", e, "dead", rest @ ..]) => return dead_letters(verb, e, rest), // ours
             // Ours. No HEAD: the signature is for GET only.
             (_, ["_pierhead", "blobs", alg, hex]) if method == Method::GET => Self::GetSignedBlob { digest: format!("{alg}:{hex}").parse()? },
             (_, ["_pierhead", "blobs", _, _]) => return Err(Error::Unsupported { allow: "GET" }),
@@ -103,7 +137,12 @@ impl Route {
             Self::GetSignedBlob { .. } => return None,
             Self::Base => Access::Base,
             Self::Catalog => Access::Catalog,
-            Self::Rebuild => Access::Administer,
+            Self::Rebuild
+            | Self::EventEndpoints
+            | Self::DeadLetters { .. }
+            | Self::ReadDeadLetter { .. }
+            | Self::ReplayDeadLetters { .. }
+            | Self::DropDeadLetters { .. } => Access::Administer,
             Self::GetBlob { name, .. }
             | Self::GetManifest { name, .. }
             | Self::ListTags { name }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
+use js_sys::Reflect;
 use serde_json::Value;
 use wasm_bindgen::JsValue;
 use worker::{Context, Env};
@@ -11,6 +12,7 @@ use super::{
     buffers::JsBuffers,
     clock::{SystemClock, sleep},
     edge_cache::CacheApi,
+    event_endpoint::DurableLanes,
     fetch::Fetch,
     kv::Kv,
     queue::EventQueue,
@@ -37,13 +39,20 @@ const UPLOADS: &str = "UPLOADS";
 const WRITERS: &str = "WRITERS";
 /// The binding of the queue of events in `wrangler.toml`; optional.
 const EVENTS: &str = "EVENTS";
+/// The lanes of event endpoints' binding in `wrangler.toml`; needed for endpoints only.
+const ENDPOINTS: &str = "ENDPOINTS";
 /// The binding of the descriptor cache's KV namespace in `wrangler.toml`; optional.
 const CACHE: &str = "CACHE";
 
 /// Reads the configuration from the worker's variables and secrets.
 pub fn config(env: &Env) -> Result<Config, Error> {
-    let lookup = |name: &str| env.var(name).ok().map(|value| value.to_string());
-    Config::from_vars(lookup).map_err(|error| Error::Misconfigured(error.to_string()))
+    Config::from_vars(|name| variable(env, name)).map_err(|error| Error::Misconfigured(error.to_string()))
+}
+
+/// A variable or secret as text; one with a structure as JSON.
+fn variable(env: &Env, name: &str) -> Option<String> {
+    let value = Reflect::get(env, &name.into()).ok().filter(|value| !value.is_undefined())?;
+    value.as_string().or_else(|| js_sys::JSON::stringify(&value).ok()?.as_string())
 }
 
 /// The configured store.
@@ -63,12 +72,17 @@ pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
     getrandom::fill(&mut salt).map_err(|error| Error::Internal(error.to_string()))?;
     let sessions = env.durable_object(UPLOADS).map_err(|error| unbound(UPLOADS, error))?;
     let writers = env.durable_object(WRITERS).map_err(|error| unbound(WRITERS, error))?;
+    let endpoints = env.durable_object(ENDPOINTS);
+    if let (false, Err(error)) = (config.events.endpoints.is_empty(), &endpoints) {
+        return Err(Error::Misconfigured(format!("EVENT_ENDPOINTS needs the binding {ENDPOINTS}: {error}")));
+    }
     Ok(Platform {
         store: store(env, config)?,
         kv: env.kv(CACHE).ok().map(|namespace| Store::new(Kv::new(namespace))),
         sessions: Rc::new(DurableSessions::new(sessions)),
         writers: Rc::new(DurableWriters::new(writers)),
         queue: env.queue(EVENTS).ok().map(|queue| Rc::new(EventQueue::new(queue)) as Rc<dyn Queue>),
+        lanes: Rc::new(DurableLanes::new(endpoints.ok())),
         buffers: Rc::new(JsBuffers),
         edge_cache: Rc::new(CacheApi),
         clock: Rc::new(SystemClock),

@@ -1,7 +1,9 @@
 //! The HTTP client on the runtime's `fetch`.
 
+use std::pin::pin;
+
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Either, LocalBoxFuture, select};
 use js_sys::{Array, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
@@ -9,14 +11,23 @@ use web_sys::ReadableStream;
 
 use super::{
     buffers,
+    clock::sleep,
     stream::{self, JsStream, message},
 };
-use crate::platform::{Body, HttpClient};
+use crate::platform::{Body, HttpClient, WebhookClient};
 
 #[wasm_bindgen]
 extern "C" {
     #[wasm_bindgen(js_name = fetch, catch)]
     fn fetch(url: &str, init: &JsValue) -> Result<Promise, JsValue>;
+
+    type AbortController;
+    #[wasm_bindgen(constructor, catch)]
+    fn new() -> Result<AbortController, JsValue>;
+    #[wasm_bindgen(method, getter)]
+    fn signal(this: &AbortController) -> JsValue;
+    #[wasm_bindgen(method)]
+    fn abort(this: &AbortController);
 }
 
 /// The runtime's `fetch`.
@@ -25,6 +36,34 @@ pub struct Fetch;
 impl HttpClient for Fetch {
     fn send(&self, request: Request<Body>) -> LocalBoxFuture<'_, Result<Response<Body>, String>> {
         Box::pin(send(request))
+    }
+}
+
+impl WebhookClient for Fetch {
+    fn post(
+        &self,
+        request: Request<String>,
+        timeout: u64,
+    ) -> LocalBoxFuture<'_, Result<Response<()>, String>> {
+        Box::pin(async move {
+            let controller = AbortController::new().map_err(text)?;
+            let (parts, body) = request.into_parts();
+            let init = request_init(&parts, JsValue::from_str(&body), None)?;
+            Reflect::set(&init, &"signal".into(), &controller.signal()).map_err(text)?;
+            let answer = pin!(JsFuture::from(fetch(&parts.uri.to_string(), &init).map_err(text)?));
+            let limit = pin!(sleep(u32::try_from(timeout).unwrap_or(u32::MAX)));
+            match select(answer, limit).await {
+                Either::Left((answer, _)) => {
+                    let (parts, body) = read_response(&answer.map_err(text)?, false)?.into_parts();
+                    body.cancel();
+                    Ok(Response::from_parts(parts, ()))
+                }
+                Either::Right(_) => {
+                    controller.abort();
+                    Err("no answer in time".to_owned())
+                }
+            }
+        })
     }
 }
 

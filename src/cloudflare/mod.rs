@@ -1,13 +1,14 @@
 //! The registry on Cloudflare: the only module that uses JavaScript.
 //!
 //! Entry points: [`entry`] for requests, [`scheduled`] for the cron trigger, and the Durable Objects of an
-//! [`upload_session`] and of a [`repository_writer`]. [`bindings`] builds the platform from the worker's environment.
+//! [`upload_session`], of a [`repository_writer`] and of an [`event_endpoint`]. [`bindings`] builds the platform from the worker's environment.
 
 mod bindings;
 mod buffers;
 mod clock;
 mod edge_cache;
 mod entry;
+mod event_endpoint;
 mod fetch;
 mod http;
 mod kv;

@@ -4,6 +4,7 @@
 
 mod auth;
 mod cache;
+mod events;
 mod operation;
 mod redirect;
 mod storage;
@@ -12,6 +13,7 @@ mod vars;
 
 pub use auth::AuthConfig;
 pub use cache::CacheConfig;
+pub use events::EventConfig;
 pub use operation::{Middleware, OperationConfig};
 pub use redirect::RedirectConfig;
 pub use storage::{Backend, StorageConfig};
@@ -33,6 +35,8 @@ pub struct Config {
     pub redirect: RedirectConfig,
     /// Caches.
     pub cache: CacheConfig,
+    /// Events.
+    pub events: EventConfig,
     /// Middleware and logs.
     pub operation: OperationConfig,
 }
@@ -64,6 +68,7 @@ impl Config {
             storage: StorageConfig::read(vars),
             redirect: RedirectConfig::read(vars),
             cache: CacheConfig::read(vars),
+            events: EventConfig::read(vars),
             operation: OperationConfig::read(vars),
         };
         if config.storage.s3.is_none() && !vars.has_error_in("S3_") {
@@ -132,6 +137,9 @@ mod tests {
             ("WORKERS_CACHING", "yes"),
             ("TAG_CACHE_SECONDS", "-1"),
             ("DIGEST_CACHE_SECONDS", "1m"),
+            ("EVENT_ENDPOINTS", "https://ci.example.com/"),
+            ("EVENT_REFERENCES", "yes"),
+            ("EVENT_PRIVATE_ENDPOINTS", "1"),
             ("MIDDLEWARE", "server-timing cache"),
             ("LOG_LEVEL", "verbose"),
         ] {

@@ -36,6 +36,11 @@ impl<'a> Vars<'a> {
         (self.lookup)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
+    /// A variable that another one refers to.
+    pub fn other(&self, name: &str) -> Option<String> {
+        (self.lookup)(name)
+    }
+
     /// A variable, parsed by `parse`. The error of `parse` describes the expected value.
     pub fn read<T>(
         &mut self,

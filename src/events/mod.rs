@@ -12,7 +12,9 @@
 //! wants them.
 
 pub mod bridge;
+mod broadcaster;
 mod consumer;
+pub mod delivery;
 mod event;
 mod gather;
 pub mod memory;
@@ -21,7 +23,9 @@ mod queue;
 mod sink;
 
 pub use bridge::{Bridge, Content, Origin};
+pub use broadcaster::Broadcaster;
 pub use consumer::Consumer;
+pub use delivery::{Command, Endpoint, Lanes, Reply};
 pub use event::{Action, Actor, Envelope, Event, MEDIA_TYPE, Reference, RequestRecord, Source, Target};
 pub use gather::Gatherer;
 pub use outbox::Outbox;

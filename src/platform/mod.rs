@@ -8,6 +8,7 @@ pub mod edge_cache;
 pub mod http_client;
 pub mod log;
 pub mod memory;
+pub mod webhook_client;
 
 pub use background::Background;
 pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, Content, ReadError, Reserved, Stream};
@@ -15,3 +16,4 @@ pub use clock::{Clock, Timestamp};
 pub use edge_cache::EdgeCache;
 pub use http_client::HttpClient;
 pub use log::{Level, RequestLog, Sink};
+pub use webhook_client::WebhookClient;

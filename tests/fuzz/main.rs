@@ -16,6 +16,9 @@ mod manifests;
 mod mutate;
 mod names;
 mod pages;
+#[path = "../registry/receiver.rs"]
+#[allow(dead_code, reason = "shared")]
+mod receiver;
 mod requests;
 mod routes;
 mod sessions;

@@ -17,6 +17,9 @@ fn paths() -> Vec<String> {
     let [algorithm, hex] = digest.split(':').collect::<Vec<_>>()[..] else { unreachable!() };
     let mut paths = ["/v2", "/v2/", "/v2/_catalog", "/v2/_pierhead/rebuild"].map(str::to_owned).to_vec();
     paths.push(format!("/v2/_pierhead/blobs/{algorithm}/{hex}"));
+    for path in ["", "/ci/dead", "/ci/dead/1700000000000-0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887"] {
+        paths.push(format!("/v2/_pierhead/events{path}"));
+    }
     for name in names().iter().take(4) {
         paths.extend([
             format!("/v2/{name}/blobs/{digest}"),
@@ -32,6 +35,11 @@ fn paths() -> Vec<String> {
     paths
 }
 
+fn letters(endpoint: &str, id: Option<&str>) -> String {
+    let id = id.map(|id| format!("/{id}")).unwrap_or_default();
+    format!("/v2/_pierhead/events/{endpoint}/dead{id}")
+}
+
 /// The methods and the path of a route.
 fn printed(route: &Route) -> (&'static [&'static str], String) {
     let upload = |name, id| format!("/v2/{name}/blobs/uploads/{id}");
@@ -39,6 +47,11 @@ fn printed(route: &Route) -> (&'static [&'static str], String) {
         Route::Base => (&["GET", "HEAD"], "/v2/".into()),
         Route::Catalog => (&["GET", "HEAD"], "/v2/_catalog".into()),
         Route::Rebuild => (&["POST"], "/v2/_pierhead/rebuild".into()),
+        Route::EventEndpoints => (&["GET", "HEAD"], "/v2/_pierhead/events".into()),
+        Route::DeadLetters { endpoint } => (&["GET", "HEAD"], letters(endpoint, None)),
+        Route::ReadDeadLetter { endpoint, id } => (&["GET", "HEAD"], letters(endpoint, Some(id))),
+        Route::ReplayDeadLetters { endpoint, id } => (&["POST"], letters(endpoint, id.as_deref())),
+        Route::DropDeadLetters { endpoint, id } => (&["DELETE"], letters(endpoint, id.as_deref())),
         Route::GetSignedBlob { digest } => {
             (&["GET"], format!("/v2/_pierhead/blobs/{}/{}", digest.algorithm(), digest.hex()))
         }

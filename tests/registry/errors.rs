@@ -93,6 +93,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("denied", Error::Denied),
         ("not_signed", Error::NotSigned),
         ("unsupported", Error::Unsupported { allow: "GET, HEAD" }),
+        ("absent", Error::Absent("dead letter")),
         ("no_such_endpoint", Error::NoSuchEndpoint),
         ("busy", Error::Busy("the operator's text".to_owned())),
         ("misconfigured", Error::Misconfigured("ANONYMOUS must be one of none, pull, push".to_owned())),
@@ -274,6 +275,9 @@ fn unsupported_methods_are_refused_with_allow() {
     for (path, allow, refused) in [
         ("/v2/", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"][..]),
         ("/v2/_catalog", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/events", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/events/ci/dead", "GET, HEAD, POST, DELETE", &["PUT", "PATCH", "OPTIONS"]),
+        ("/v2/_pierhead/events/ci/dead/1", "GET, HEAD, POST, DELETE", &["PUT", "PATCH", "OPTIONS"]),
         ("/v2/_pierhead/rebuild", "POST", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         (&signed, "GET", &["HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ("/v2/a/blobs/uploads/", "POST", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]),

@@ -15,11 +15,14 @@ use crate::{
     support::{Fault, Persistent, TestRegistry},
 };
 
+const ENDPOINT: [(&str, &str); 1] =
+    [("EVENT_ENDPOINTS", r#"[{"name": "ci", "url": "https://ci.example.com"}]"#)];
+
 /// A registry with events.
 fn listening() -> (TestRegistry, Rc<MemoryQueue>) {
     let queue = Rc::new(MemoryQueue::default());
     let persistent = Persistent { queue: Some(queue.clone()), ..Persistent::default() };
-    (TestRegistry::with(&[], persistent), queue)
+    (TestRegistry::with(&ENDPOINT, persistent), queue)
 }
 
 fn pass(registry: &TestRegistry, seconds: u64) {
@@ -144,7 +147,7 @@ fn the_outbox_has_every_change_until_it_is_delivered() {
     pass(&registry, 30);
     let persistent =
         Persistent { storage: registry.storage.clone(), queue: Some(queue.clone()), ..Persistent::default() };
-    let second = TestRegistry::with(&[], persistent);
+    let second = TestRegistry::with(&ENDPOINT, persistent);
     second.clock.0.set(registry.clock.0.get());
     second.get("GET /v2/");
     for (_, work) in second.later.1.take() {

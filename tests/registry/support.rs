@@ -16,6 +16,7 @@ use pierhead::{
     blobs::{Blobs, Cache, Edge},
     config::Config,
     context::Context,
+    events::delivery::memory::MemoryLanes,
     events::{Durable, Events, Outbox, Queue, memory::MemoryQueue},
     layout::Key,
     middleware,
@@ -38,6 +39,8 @@ use pierhead::{
     uploads::memory::MemorySessions,
 };
 use uuid::Uuid;
+
+use crate::receiver::Receiver;
 
 /// The size of a part in these tests, in bytes.
 pub const PART: usize = 64;
@@ -260,6 +263,8 @@ pub struct TestRegistry {
     pub storage: Faulty,
     pub sessions: Rc<MemorySessions<ManualClock>>,
     pub writers: Rc<MemoryWriters>,
+    pub receiver: Rc<Receiver>,
+    pub lanes: Rc<MemoryLanes>,
     pub clock: ManualClock,
     pub later: Rc<Later>,
     pub lines: Rc<Lines>,
@@ -282,14 +287,14 @@ impl Answer {
 }
 
 /// How a repository's writer opens the repository.
-fn opened(storage: &Faulty, clock: &ManualClock, queue: Option<Rc<MemoryQueue>>) -> Open {
+fn opened(storage: &Faulty, clock: &ManualClock, queue: Option<Rc<MemoryQueue>>, references: bool) -> Open {
     let clock: Rc<dyn Clock> = Rc::new(clock.clone());
     let (store, clock) = (storage.store().retrying(clock.clone()), clock);
     let events = queue.map(|queue| Events {
         sink: Rc::new(Durable { queue, outbox: Outbox { store: store.clone() }, clock: clock.clone() }),
         wants: Rc::new(|_| true),
         instance: Uuid::nil(),
-        references: false,
+        references,
     });
     Rc::new(move |name| {
         let log = Rc::new(RequestLog::new(Level::Error, "writer".into(), Rc::new(Lines::default())));
@@ -323,14 +328,20 @@ impl TestRegistry {
         let (later, lines) = (Rc::new(Later::default()), Rc::new(Lines::default()));
         let sessions =
             Rc::new(MemorySessions::new(clock.clone(), storage.store().retrying(Rc::new(clock.clone()))));
-        let writers =
-            Rc::new(MemoryWriters::new(Rc::new(clock.clone()), opened(&storage, &clock, queue.clone())));
+        let writers = Rc::new(MemoryWriters::new(
+            Rc::new(clock.clone()),
+            opened(&storage, &clock, queue.clone(), config.events.references),
+        ));
+        let receiver = Rc::new(Receiver::new(clock.clone()));
+        let lanes = Rc::new(MemoryLanes::new(receiver.clone(), Rc::new(clock.clone()), lines.clone()));
+        lanes.endpoints.replace(config.events.endpoints.clone());
         let platform = Platform {
             store: storage.store(),
             kv: kv.map(|kv| kv.store()),
             sessions: sessions.clone(),
             writers: writers.clone(),
             queue: queue.map(|queue| queue as Rc<dyn Queue>),
+            lanes: lanes.clone(),
             buffers: Rc::new(MemoryBuffers { part_size: PART }),
             edge_cache: Rc::new(edge),
             clock: Rc::new(clock.clone()),
@@ -339,7 +350,19 @@ impl TestRegistry {
         };
         let app = Rc::new(App::new(config, platform));
         let near = RefCell::default();
-        Self { handler: middleware::stack(&app), app, storage, sessions, writers, clock, later, lines, near }
+        Self {
+            handler: middleware::stack(&app),
+            app,
+            storage,
+            sessions,
+            writers,
+            receiver,
+            lanes,
+            clock,
+            later,
+            lines,
+            near,
+        }
     }
 
     /// A context of a request or job.

@@ -15,6 +15,7 @@ use pierhead::{
     app::{App, Platform},
     auth::Principal,
     config::Config,
+    events::{Command, Lanes, Reply},
     middleware,
     platform::{Body, ByteRange, EdgeCache, Sink, memory::MemoryBuffers},
     storage::Store,
@@ -45,6 +46,15 @@ const PATIENCE: u64 = 20_000;
 
 /// The client that fills the repositories, and empties them in the end.
 const HARNESS: usize = usize::MAX;
+
+/// No event endpoints.
+struct NoLanes;
+
+impl Lanes for NoLanes {
+    fn call<'a>(&'a self, _: &'a str, _: Command) -> LocalBoxFuture<'a, Result<Reply, String>> {
+        Box::pin(async { Err("there are no endpoints".to_owned()) })
+    }
+}
 
 /// An edge cache that keeps nothing.
 struct NoCache;
@@ -188,6 +198,7 @@ impl World {
         let platform = Platform {
             sessions: Rc::new(MemorySessions::new(self.clock.clone(), store.clone())),
             writers: Rc::new(Client(self.objects.clone())),
+            lanes: Rc::new(NoLanes),
             store,
             kv: None,
             queue: None,

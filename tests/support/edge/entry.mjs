@@ -8,7 +8,8 @@ export default entrypoint(worker.default);
 export const Facts = entrypoint(worker.Facts, "Facts");
 export const Manifests = entrypoint(worker.Manifests, "Manifests");
 export const Blobs = entrypoint(worker.Blobs, "Blobs");
+export const EventEndpoint = object(worker.EventEndpoint);
 export const RepositoryWriter = object(worker.RepositoryWriter);
 export const UploadSession = object(worker.UploadSession);
 
-complete(worker, ["default", "Facts", "Manifests", "Blobs", "RepositoryWriter", "UploadSession"]);
+complete(worker, ["default", "Facts", "Manifests", "Blobs", "EventEndpoint", "RepositoryWriter", "UploadSession"]);

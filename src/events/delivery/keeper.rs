@@ -1,0 +1,568 @@
+//! The keeper of a lane: stores what [`Lane`] decides, and delivers.
+//!
+//! Rows: `pending/<order>/<event id>` (an [`Entry`] and the event, each a line), `dead/<time>/<event id>` (why and
+//! since when, and the event), `state` and `name`. Every change of the lane is made in memory first, and written in the
+//! order of changes, as one transaction: commands are answered while a delivery is under way.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use futures_util::{future::LocalBoxFuture, lock::Mutex};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    endpoint::Endpoint,
+    lane::{BATCH, Entry, Fate, Key, Lane, Next, State, Taken},
+    protocol::{Command, DeadLetter, Reply, Status},
+    webhook::{self, Attempt},
+};
+use crate::{
+    events::Event,
+    platform::{Clock, Sink, Timestamp, WebhookClient},
+};
+
+/// The most dead letters in an answer, and rows in one listing.
+pub const PAGE: usize = 100;
+
+/// The most dead letters that one command moves.
+pub const MOVES: usize = 1000;
+
+/// The most dead letters. The oldest are dropped to make room.
+pub const MAX_DEAD: u64 = 100_000;
+
+/// The most bytes of dead letters.
+pub const MAX_DEAD_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The longest event that is stored with its references, in bytes: that of a message in Cloudflare's queues.
+const MAX_EVENT: usize = 128 * 1024;
+
+/// Time after which a delivery takes a break, in milliseconds. A request under way is finished.
+const SHIFT: u64 = 20_000;
+
+/// Requests after which a delivery takes a break: an invocation may make 50 on Cloudflare's free plan, and the last
+/// attempt may take 4.
+const MAX_REQUESTS: usize = 46;
+
+const PENDING: &str = "pending/";
+const DEAD: &str = "dead/";
+const STATE: &str = "state";
+const NAME: &str = "name";
+
+/// Rows to write: a key and its value, or `None` to delete.
+pub type Rows = Vec<(String, Option<String>)>;
+
+/// What happens to the alarm of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// It stays.
+    Keep,
+    /// It runs at this time, and not at the one before.
+    At(Timestamp),
+    /// There is none.
+    Off,
+}
+
+/// The storage of a lane. Writes take effect in the order in which they are first polled.
+pub trait Storage {
+    /// Up to `limit` rows whose keys begin with `prefix` and come after `after`, in byte order.
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> LocalBoxFuture<'a, Result<Vec<(String, String)>, String>>;
+
+    /// The values of up to 128 keys, in their order.
+    fn get<'a>(&'a self, keys: &'a [String]) -> LocalBoxFuture<'a, Result<Vec<Option<String>>, String>>;
+
+    /// Writes rows and sets the alarm in one transaction.
+    fn write(&self, rows: Rows, alarm: Alarm) -> LocalBoxFuture<'_, Result<(), String>>;
+}
+
+/// What is stored of a dead letter, besides the event.
+#[derive(Serialize, Deserialize)]
+struct DeadEntry {
+    taken: Timestamp,
+    attempts: u32,
+    reason: String,
+}
+
+/// The keeper of one lane.
+pub struct Keeper {
+    storage: Rc<dyn Storage>,
+    client: Rc<dyn WebhookClient>,
+    clock: Rc<dyn Clock>,
+    sink: Rc<dyn Sink>,
+    /// `None` before it is loaded, and after a failed write: storage may lack what memory has.
+    lane: RefCell<Option<Lane>>,
+    /// Counts how often `lane` was put away.
+    losses: Cell<u64>,
+    /// Held while dead letters are removed.
+    removals: Mutex<()>,
+}
+
+impl Keeper {
+    /// A keeper over a lane's storage.
+    pub fn new(
+        storage: Rc<dyn Storage>,
+        client: Rc<dyn WebhookClient>,
+        clock: Rc<dyn Clock>,
+        sink: Rc<dyn Sink>,
+    ) -> Self {
+        let (lane, losses, removals) = Default::default();
+        Self { storage, client, clock, sink, lane, losses, removals }
+    }
+
+    /// The name of the endpoint, as it was stored with the first events.
+    pub async fn name(&self) -> Result<Option<String>, String> {
+        Ok(self.storage.get(&[NAME.to_owned()]).await?.into_iter().next().flatten())
+    }
+
+    /// Carries out a command. `endpoint` is `None` if the configuration does not have it.
+    pub async fn carry_out(
+        &self,
+        name: &str,
+        endpoint: Option<&Endpoint>,
+        command: Command,
+    ) -> Result<Reply, String> {
+        self.load().await?;
+        match command {
+            Command::Take { events } => self.take(name, endpoint, events).await,
+            Command::Status => self.with(|lane| Ok(Reply::Status(status(lane, endpoint, self.clock.now())))),
+            Command::Dead { after, limit } => {
+                let limit = limit.min(PAGE);
+                let after = after.as_deref().and_then(dead_key);
+                let mut rows = self.storage.list(DEAD, after.as_deref(), limit + 1).await?;
+                let has_more = rows.len() > limit;
+                rows.truncate(limit);
+                let letters = rows.iter().map(|(key, text)| letter(key, text)).collect::<Result<_, _>>()?;
+                Ok(Reply::Letters { letters, has_more })
+            }
+            Command::ReadDead { id } => {
+                let rows = self.dead(Some(&id), 1).await?;
+                let letters = rows.iter().map(|(key, text)| letter(key, text)).collect::<Result<_, _>>()?;
+                Ok(Reply::Letters { letters, has_more: false })
+            }
+            Command::Replay { id } => self.remove_dead(id.as_deref(), Some(endpoint)).await,
+            Command::Drop { id } => self.remove_dead(id.as_deref(), None).await,
+        }
+    }
+
+    /// Delivers what is due, and sets the alarm for the rest. The alarm runs this.
+    pub async fn deliver(&self, name: &str, endpoint: Option<&Endpoint>) -> Result<(), String> {
+        self.load().await?;
+        let begun = self.clock.now();
+        let mut requests = 0;
+        loop {
+            self.give_up(name, endpoint).await?;
+            let now = self.clock.now();
+            let is_over = now.milliseconds_since(begun) >= SHIFT || requests >= MAX_REQUESTS;
+            let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.disabled && !is_over) else { break };
+            let Next::Send(keys) = self.with(|lane| Ok(lane.next(now, endpoint.form)))? else { break };
+            requests += self.attempt(name, endpoint, &keys).await?;
+        }
+        let alarm = self.with(|lane| Ok(alarm(lane, endpoint, self.clock.now())))?;
+        self.write(Vec::new(), alarm.map_or(Alarm::Off, Alarm::At)).await?;
+        self.make_room(name).await
+    }
+
+    async fn take(
+        &self,
+        name: &str,
+        endpoint: Option<&Endpoint>,
+        events: Vec<Event>,
+    ) -> Result<Reply, String> {
+        let now = self.clock.now();
+        let mut texts = Vec::new();
+        for mut event in events {
+            let mut text = json(&event)?;
+            if text.len() > MAX_EVENT {
+                event.target.references.clear();
+                text = json(&event)?;
+            }
+            texts.push((Key { order: event.order(), id: event.id }, event.target.repository, text));
+        }
+        let (rows, alarm, dead) = self.with(|lane| {
+            let mut rows = vec![(NAME.to_owned(), Some(name.to_owned()))];
+            let mut dead = 0;
+            for (key, repository, text) in texts {
+                match lane.take(key, repository.clone(), text.len(), now) {
+                    Taken::Known => {}
+                    Taken::New => rows.extend(lane.entry(&key).map(|entry| pending_row(&key, entry, &text))),
+                    Taken::Full => {
+                        let entry =
+                            DeadEntry { taken: now, attempts: 0, reason: "the lane is full".to_owned() };
+                        rows.push(dead_row(lane, &key, &entry, &text, now)?);
+                        dead += 1;
+                    }
+                }
+            }
+            rows.push(state_row(lane)?);
+            Ok((rows, alarm(lane, endpoint, now), dead))
+        })?;
+        self.write(rows, alarm.map_or(Alarm::Off, Alarm::At)).await?;
+        if dead > 0 {
+            self.log("error", name, json!({"dead": dead, "message": "events are dead: the lane is full"}));
+            self.make_room(name).await?;
+        }
+        Ok(Reply::Taken)
+    }
+
+    /// One attempt; returns its requests.
+    async fn attempt(&self, name: &str, endpoint: &Endpoint, keys: &[Key]) -> Result<usize, String> {
+        let texts = self.texts(keys).await?;
+        let attempts =
+            self.with(|lane| Ok(keys.first().and_then(|key| lane.entry(key)).map(|e| e.attempts)))?;
+        let events: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let number = attempts.unwrap_or_default().saturating_add(1);
+        let Attempt { outcome, requests } =
+            webhook::send(&*self.client, &*self.clock, endpoint, &events, number).await;
+        let now = self.clock.now();
+        let random = random()?;
+        let (rows, changed) = self.with(|lane| {
+            let before = lane.state().clone();
+            let fates = lane.finish(keys, &outcome, now, &endpoint.retries, random);
+            let mut rows = Vec::new();
+            for (key, fate) in fates {
+                let text = keys.iter().zip(&texts).find(|(other, _)| **other == key).map(|(_, text)| text);
+                let text = text.map_or("", String::as_str);
+                match fate {
+                    Fate::Delivered => rows.push((pending_key(&key), None)),
+                    Fate::Waits(entry) => rows.push(pending_row(&key, &entry, text)),
+                    Fate::Dead(Entry { taken, attempts, .. }) => {
+                        let reason = lane.state().last_error.clone().unwrap_or_default();
+                        rows.push((pending_key(&key), None));
+                        rows.push(dead_row(lane, &key, &DeadEntry { taken, attempts, reason }, text, now)?);
+                    }
+                }
+            }
+            rows.push(state_row(lane)?);
+            Ok((rows, (before, lane.state().clone())))
+        })?;
+        self.write(rows, Alarm::Keep).await?;
+        let (before, after) = changed;
+        match (before.down_since, after.down_since) {
+            (None, Some(_)) => {
+                self.log(
+                    "error",
+                    name,
+                    json!({"message": "the endpoint is down", "error": after.last_error}),
+                );
+            }
+            (Some(since), None) => {
+                let seconds = now.milliseconds_since(since) / 1000;
+                self.log("info", name, json!({"message": "the endpoint is back", "down_seconds": seconds}));
+            }
+            _ => {}
+        }
+        if after.dead > before.dead {
+            let message = "an event is dead: the endpoint has refused it";
+            self.log("error", name, json!({"dead": 1, "message": message, "error": after.last_error}));
+        }
+        Ok(requests)
+    }
+
+    /// Gives up events that are too old, or all if the endpoint is gone.
+    async fn give_up(&self, name: &str, endpoint: Option<&Endpoint>) -> Result<(), String> {
+        let now = self.clock.now();
+        let taken = match endpoint {
+            Some(endpoint) => now.0.checked_sub(endpoint.retries.give_up).map(Timestamp),
+            None => Some(now),
+        };
+        let Some(taken) = taken else { return Ok(()) };
+        loop {
+            let keys = self.with(|lane| Ok(lane.overdue(taken, BATCH)))?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let texts = self.texts(&keys).await?;
+            let (rows, count) = self.with(|lane| {
+                let mut rows = Vec::new();
+                let reason = match (endpoint, &lane.state().last_error) {
+                    (None, _) => "the endpoint is not configured any more".to_owned(),
+                    (Some(_), Some(error)) => format!("not delivered in time; the last failure: {error}"),
+                    (Some(_), None) => "not delivered in time".to_owned(),
+                };
+                let gone = lane.give_up(&keys);
+                let count = gone.len();
+                for (key, Entry { taken, attempts, .. }) in gone {
+                    let text =
+                        keys.iter().zip(&texts).find(|(other, _)| **other == key).map(|(_, text)| text);
+                    let text = text.map_or("", String::as_str);
+                    let entry = DeadEntry { taken, attempts, reason: reason.clone() };
+                    rows.push((pending_key(&key), None));
+                    rows.push(dead_row(lane, &key, &entry, text, now)?);
+                }
+                rows.push(state_row(lane)?);
+                Ok((rows, count))
+            })?;
+            self.write(rows, Alarm::Keep).await?;
+            self.log(
+                "error",
+                name,
+                json!({"dead": count, "message": "events are dead: not delivered in time"}),
+            );
+        }
+    }
+
+    /// The events of keys that wait.
+    async fn texts(&self, keys: &[Key]) -> Result<Vec<String>, String> {
+        let names: Vec<String> = keys.iter().map(pending_key).collect();
+        let rows = self.storage.get(&names).await?;
+        let texts: Option<Vec<String>> =
+            rows.into_iter().map(|row| Some(split(&row?)?.1.to_owned())).collect();
+        texts.filter(|texts| texts.len() == keys.len()).ok_or_else(|| {
+            self.put_away();
+            "storage lacks an event that waits".to_owned()
+        })
+    }
+
+    /// Dead letters: one, or the oldest.
+    async fn dead(&self, id: Option<&str>, limit: usize) -> Result<Vec<(String, String)>, String> {
+        let Some(id) = id else { return self.storage.list(DEAD, None, limit).await };
+        let Some(key) = dead_key(id) else { return Ok(Vec::new()) };
+        let texts = self.storage.get(std::slice::from_ref(&key)).await?;
+        Ok(texts.into_iter().flatten().map(|text| (key.clone(), text)).collect())
+    }
+
+    /// Removes dead letters; with an endpoint, they wait again.
+    async fn remove_dead(
+        &self,
+        id: Option<&str>,
+        replay: Option<Option<&Endpoint>>,
+    ) -> Result<Reply, String> {
+        let _held = self.removals.lock().await;
+        let mut moved = 0;
+        loop {
+            let rows = self.dead(id, PAGE.min(MOVES - moved)).await?;
+            let now = self.clock.now();
+            let found = rows.len();
+            let (rows, alarm, count, left) = self.with(|lane| {
+                let mut changes = Vec::new();
+                let mut count = 0;
+                for (key, text) in &rows {
+                    if replay.is_some() && !take_again(lane, text, now, &mut changes)? {
+                        break;
+                    }
+                    changes.push((key.clone(), None));
+                    lane.count_dead(0, 1, 0, text.len() as u64);
+                    count += 1;
+                }
+                changes.push(state_row(lane)?);
+                let alarm = replay.and_then(|endpoint| alarm(lane, endpoint, now));
+                Ok((changes, alarm, count, lane.state().dead))
+            })?;
+            if count > 0 {
+                self.write(rows, alarm.map_or(Alarm::Keep, Alarm::At)).await?;
+            }
+            moved += count;
+            if id.is_some() || count == 0 || count < found || moved >= MOVES {
+                return Ok(Reply::Moved { moved: moved as u64, left });
+            }
+        }
+    }
+
+    /// Drops the oldest dead letters while there are too many.
+    async fn make_room(&self, name: &str) -> Result<(), String> {
+        let is_over =
+            |lane: &mut Lane| Ok(lane.state().dead > MAX_DEAD || lane.state().dead_bytes > MAX_DEAD_BYTES);
+        if !self.with(is_over)? {
+            return Ok(());
+        }
+        let _held = self.removals.lock().await;
+        while self.with(is_over)? {
+            let rows = self.dead(None, PAGE).await?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            let (changes, dropped) = self.with(|lane| {
+                let mut changes = Vec::new();
+                for (key, text) in &rows {
+                    if !is_over(lane)? {
+                        break;
+                    }
+                    lane.count_dead(0, 1, 0, text.len() as u64);
+                    changes.push((key.clone(), None));
+                }
+                let dropped = changes.len();
+                lane.count_dropped(dropped as u64);
+                changes.push(state_row(lane)?);
+                Ok((changes, dropped))
+            })?;
+            self.write(changes, Alarm::Keep).await?;
+            let message = "the oldest dead letters are dropped: there are too many";
+            self.log("error", name, json!({"dropped": dropped, "message": message}));
+        }
+        Ok(())
+    }
+
+    /// Reads what the lane has to remember, a page at a time: never all events at once.
+    async fn load(&self) -> Result<(), String> {
+        while self.lane.borrow().is_none() {
+            let losses = self.losses.get();
+            let state = self.storage.get(&[STATE.to_owned()]).await?.into_iter().next().flatten();
+            let state: State = state.map_or(Ok(State::default()), |text| parse(&text))?;
+            let mut lane = Lane::new(state);
+            let mut after: Option<String> = None;
+            loop {
+                let rows = self.storage.list(PENDING, after.as_deref(), PAGE).await?;
+                for (key, text) in &rows {
+                    let entry = split(text).and_then(|(entry, _)| serde_json::from_str(entry).ok());
+                    let (Some(key), Some(entry)) = (parse_pending_key(key), entry) else {
+                        return Err(format!("the row {key} is not valid"));
+                    };
+                    lane.restore(key, entry);
+                }
+                if rows.len() < PAGE {
+                    break;
+                }
+                after = rows.into_iter().next_back().map(|(key, _)| key);
+            }
+            // Somebody else may have loaded it meanwhile, and changed it.
+            if self.lane.borrow().is_none() && self.losses.get() == losses {
+                *self.lane.borrow_mut() = Some(lane);
+            }
+        }
+        Ok(())
+    }
+
+    fn with<T>(&self, use_lane: impl FnOnce(&mut Lane) -> Result<T, String>) -> Result<T, String> {
+        let mut lane = self.lane.borrow_mut();
+        use_lane(lane.as_mut().ok_or("the lane was put away: try again")?)
+    }
+
+    async fn write(&self, rows: Rows, alarm: Alarm) -> Result<(), String> {
+        let written = self.storage.write(rows, alarm).await;
+        if written.is_err() {
+            self.put_away();
+        }
+        written
+    }
+
+    fn put_away(&self) {
+        *self.lane.borrow_mut() = None;
+        self.losses.set(self.losses.get() + 1);
+    }
+
+    fn log(&self, level: &str, name: &str, mut line: Value) {
+        if let Value::Object(fields) = &mut line {
+            fields.insert("level".to_owned(), level.into());
+            fields.insert("endpoint".to_owned(), name.into());
+        }
+        self.sink.line(line);
+    }
+}
+
+/// When the lane has something to do; `None` if it waits for nothing.
+fn alarm(lane: &Lane, endpoint: Option<&Endpoint>, now: Timestamp) -> Option<Timestamp> {
+    if lane.pending().0 == 0 {
+        return None;
+    }
+    let Some(endpoint) = endpoint else { return Some(now) };
+    let gives_up = lane.gives_up(&endpoint.retries);
+    if endpoint.disabled {
+        return gives_up;
+    }
+    let next = match lane.next(now, endpoint.form) {
+        Next::Send(_) => now,
+        Next::Wait(until) => until,
+        Next::Idle => return None,
+    };
+    Some(gives_up.map_or(next, |gives_up| gives_up.min(next)))
+}
+
+fn status(lane: &Lane, endpoint: Option<&Endpoint>, now: Timestamp) -> Status {
+    let (pending, pending_bytes) = lane.pending();
+    let State { delivered, failed, dead, dropped, down_since, last_error, .. } = lane.state().clone();
+    let next_attempt =
+        endpoint.filter(|endpoint| !endpoint.disabled).and_then(|endpoint| alarm(lane, Some(endpoint), now));
+    let (pending, pending_bytes) = (pending as u64, pending_bytes as u64);
+    Status { pending, pending_bytes, delivered, failed, dead, dropped, down_since, last_error, next_attempt }
+}
+
+/// Takes the event of a dead letter; false if there is no room.
+fn take_again(lane: &mut Lane, row: &str, now: Timestamp, rows: &mut Rows) -> Result<bool, String> {
+    let (_, text) = split(row).ok_or("a dead letter is not valid")?;
+    let event: Event = parse(text)?;
+    let key = Key { order: event.order(), id: event.id };
+    match lane.take(key, event.target.repository, text.len(), now) {
+        Taken::Full => return Ok(false),
+        Taken::Known => {}
+        Taken::New => rows.extend(lane.entry(&key).map(|entry| pending_row(&key, entry, text))),
+    }
+    Ok(true)
+}
+
+fn pending_key(key: &Key) -> String {
+    format!("{PENDING}{:020}/{}", key.order, key.id)
+}
+
+fn parse_pending_key(text: &str) -> Option<Key> {
+    let (order, id) = text.strip_prefix(PENDING)?.split_once('/')?;
+    Some(Key { order: order.parse().ok()?, id: id.parse().ok()? })
+}
+
+fn pending_row(key: &Key, entry: &Entry, text: &str) -> (String, Option<String>) {
+    let entry = serde_json::to_string(entry).unwrap_or_default();
+    (pending_key(key), Some(format!("{entry}\n{text}")))
+}
+
+/// The row of a letter that dies now, counted.
+fn dead_row(
+    lane: &mut Lane,
+    key: &Key,
+    entry: &DeadEntry,
+    text: &str,
+    now: Timestamp,
+) -> Result<(String, Option<String>), String> {
+    let row = format!("{}\n{text}", json(entry)?);
+    lane.count_dead(1, 0, row.len() as u64, 0);
+    Ok((format!("{DEAD}{:020}/{}", now.0, key.id), Some(row)))
+}
+
+fn state_row(lane: &Lane) -> Result<(String, Option<String>), String> {
+    Ok((STATE.to_owned(), Some(json(lane.state())?)))
+}
+
+/// The id of a dead letter, `<time>-<event id>`, from its key and back.
+fn dead_id(key: &str) -> Option<String> {
+    let (time, id) = key.strip_prefix(DEAD)?.split_once('/')?;
+    Some(format!("{}-{id}", time.trim_start_matches('0')))
+}
+
+fn dead_key(id: &str) -> Option<String> {
+    let (time, id) = id.split_once('-')?;
+    let (time, id): (u64, uuid::Uuid) = (time.parse().ok()?, id.parse().ok()?);
+    Some(format!("{DEAD}{time:020}/{id}"))
+}
+
+fn letter(key: &str, text: &str) -> Result<DeadLetter, String> {
+    let broken = || format!("the row {key} is not valid");
+    let (entry, event) = split(text).ok_or_else(broken)?;
+    let DeadEntry { taken, attempts, reason } = parse(entry)?;
+    let id = dead_id(key).ok_or_else(broken)?;
+    let died = id.split_once('-').and_then(|(time, _)| time.parse().ok()).unwrap_or_default();
+    Ok(DeadLetter { id, died: Timestamp(died), taken, attempts, reason, event: parse(event)? })
+}
+
+/// The two lines of a row: neither has a line break inside.
+fn split(row: &str) -> Option<(&str, &str)> {
+    row.split_once('\n')
+}
+
+fn json(value: &impl Serialize) -> Result<String, String> {
+    serde_json::to_string(value).map_err(|error| error.to_string())
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+fn random() -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| error.to_string())?;
+    Ok(u64::from_le_bytes(bytes))
+}
