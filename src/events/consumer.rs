@@ -87,7 +87,8 @@ mod tests {
     use super::*;
     use crate::{
         events::{
-            Action, Bridge, Content, Durable, NotTaken, Origin, Queue as _, Reference, memory::MemoryQueue,
+            Action, Bridge, Content, Durable, Names, NotTaken, Origin, Queue as _, Reference,
+            memory::MemoryQueue,
         },
         oci::Algorithm,
         platform::{Timestamp, memory::ManualClock},
@@ -155,7 +156,7 @@ mod tests {
         }
 
         fn kept(&self) -> usize {
-            block_on(self.outbox.names(Timestamp(u64::MAX), None, 1000)).unwrap().0.len()
+            block_on(self.outbox.names(Timestamp(u64::MAX), None, 1000)).unwrap().names.len()
         }
     }
 
@@ -190,7 +191,7 @@ mod tests {
     fn a_message_that_only_names_what_was_delivered_is_dropped() {
         let place = Place::new();
         place.write(&[event(1, 0)]).unwrap();
-        let (names, _) = block_on(place.outbox.names(Timestamp(u64::MAX), None, 10)).unwrap();
+        let Names { names, .. } = block_on(place.outbox.names(Timestamp(u64::MAX), None, 10)).unwrap();
         let again = serde_json::to_string(&Message { events: Vec::new(), kept: names.into_iter().next() });
         let again = again.unwrap();
         assert_eq!(place.consume(vec![again.clone()]), [true]);
@@ -213,16 +214,18 @@ mod tests {
         for n in [5, 20, 3_000] {
             place.write(&[event(n, 0)]).unwrap();
         }
-        let names = |before, after: Option<&str>, limit| {
+        let page = |before, after: Option<&str>, limit| {
             block_on(place.outbox.names(Timestamp(before), after, limit)).unwrap()
         };
-        let (all, has_more) = names(u64::MAX, None, 10);
-        assert_eq!((all.len(), has_more), (3, false));
-        assert!(all.is_sorted());
-        assert_eq!(names(u64::MAX, None, 2), (all[..2].to_vec(), true));
-        assert_eq!(names(u64::MAX, Some(&all[1]), 2), (all[2..].to_vec(), false));
+        let all = page(u64::MAX, None, 10);
+        assert_eq!((all.names.len(), &all.next), (3, &None));
+        assert!(all.names.is_sorted());
+        let first = page(u64::MAX, None, 2);
+        assert_eq!(first.names, all.names[..2]);
+        let second = page(u64::MAX, first.next.as_deref(), 2);
+        assert_eq!((&second.names[..], &second.next), (&all.names[2..], &None));
         // The younger ones are not looked at.
-        assert_eq!(names(3_000, None, 10), (all[..2].to_vec(), false));
-        assert_eq!(names(20, None, 2), (all[..1].to_vec(), false));
+        assert_eq!(page(3_000, None, 10), Names { names: all.names[..2].to_vec(), next: None });
+        assert_eq!(page(20, None, 2), Names { names: all.names[..1].to_vec(), next: None });
     }
 }

@@ -28,6 +28,6 @@ pub use consumer::Consumer;
 pub use delivery::{Command, Endpoint, Lanes, Reply};
 pub use event::{Action, Actor, Envelope, Event, MEDIA_TYPE, Reference, RequestRecord, Source, Target};
 pub use gather::Gatherer;
-pub use outbox::Outbox;
+pub use outbox::{Names, Outbox};
 pub use queue::{Durable, Message, Queue};
 pub use sink::{Events, NotTaken, Sink};

@@ -47,27 +47,35 @@ impl Outbox {
         self.store.delete(&paths).await
     }
 
-    /// The names of a page of events that have been there since `before`, after the name `after`, oldest first, and
-    /// whether there may be more.
+    /// A page of names of events from before a time, oldest first.
     pub async fn names(
         &self,
         before: Timestamp,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<(Vec<String>, bool), StorageError> {
+    ) -> Result<Names, StorageError> {
         let folder = Key::Outbox.path().folder();
-        let after = after.map(|after| format!("{folder}{after}"));
-        let page = Page { after: after.as_deref(), limit, folders: false };
+        let page = Page { after, limit, folders: false };
         let listing = self.store.list(&folder, page).await?;
-        let seen = listing.objects.len();
-        let is_old = |name: &&str| {
+        let is_young = |name: &str| {
             let time = name.split('-').next().and_then(|time| time.parse::<u64>().ok());
-            time.is_none_or(|time| time < before.0)
+            time.is_some_and(|time| time >= before.0)
         };
-        let names = listing.objects.iter().filter_map(|(path, _)| path.strip_prefix(&folder));
-        let names: Vec<String> = names.filter(is_old).map(str::to_owned).collect();
+        let listed: Vec<&str> =
+            listing.objects.iter().filter_map(|(path, _)| path.strip_prefix(&folder)).collect();
+        let names: Vec<String> =
+            listed.iter().take_while(|name| !is_young(name)).map(|&name| name.to_owned()).collect();
         // The rest is younger.
-        let has_more = listing.next.is_some() && names.len() == seen;
-        Ok((names, has_more))
+        let next = listing.next.filter(|_| names.len() == listed.len());
+        Ok(Names { names, next })
     }
+}
+
+/// A page of the outbox.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The names. There may be fewer than asked for, or none, although there are more.
+    pub names: Vec<String>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<String>,
 }

@@ -7,7 +7,7 @@ use super::{Job, Step};
 use crate::{
     app::App,
     context::Context,
-    events::Message,
+    events::{Message, Names},
     platform::{Clock, Timestamp},
     repository::RepositoryError,
 };
@@ -45,8 +45,8 @@ impl Job for Resend {
     ) -> LocalBoxFuture<'a, Result<Step, RepositoryError>> {
         Box::pin(async move {
             let Some(queue) = app.queue() else { return Ok(Step { report: json!({"sent": 0}), next: None }) };
-            let (names, has_more) = app.outbox(context).names(self.before, cursor.as_deref(), STEP).await?;
-            let next = names.last().filter(|_| has_more).cloned();
+            let page = app.outbox(context).names(self.before, cursor.as_deref(), STEP).await?;
+            let Names { names, next } = page;
             let message =
                 |name| serde_json::to_string(&Message { events: Vec::new(), kept: Some(name) }).ok();
             let messages: Vec<String> = names.into_iter().filter_map(message).collect();

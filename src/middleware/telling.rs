@@ -24,6 +24,9 @@ const CLIENT: HeaderName = HeaderName::from_static("cf-connecting-ip");
 /// Time from the first request until events are sent again, in milliseconds: by then, all from before are old enough.
 const RESEND: u32 = 15_000;
 
+/// Limit of the pages of the outbox that an isolate sends again, each of up to 100 messages.
+const STEPS: usize = 20;
+
 pub(super) struct Telling {
     pub inner: Rc<dyn Handler>,
     pub app: Rc<App>,
@@ -36,12 +39,19 @@ impl Telling {
         let app = self.app.clone();
         let job = app.context(Principal::Job("resend"), context.log.id.clone(), context.background.clone());
         let resend = async move {
-            if let Err(error) = jobs::step(&Resend::now(&*app.clock), None, &app, &job).await {
-                let message = error.to_string();
-                job.log.write(
-                    Level::Error,
-                    || json!({"level": "error", "id": job.log.id, "job": "resend", "message": message}),
-                );
+            let (resend, mut cursor) = (Resend::now(&*app.clock), None);
+            // The cron trigger sends what is beyond.
+            for _ in 0..STEPS {
+                match jobs::step(&resend, cursor, &app, &job).await {
+                    Ok(None) => return,
+                    Ok(next) => cursor = next,
+                    Err(error) => {
+                        let (id, message) = (&job.log.id, error.to_string());
+                        let line =
+                            || json!({"level": "error", "id": id, "job": "resend", "message": message});
+                        return job.log.write(Level::Error, line);
+                    }
+                }
             }
         };
         context.background.spawn_after(RESEND, Box::pin(resend));

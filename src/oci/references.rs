@@ -8,6 +8,9 @@ use super::{
     raw::Raw,
 };
 
+/// What a text takes besides its bytes.
+const OVERHEAD: usize = 2 * size_of::<String>();
+
 /// Limit of the references of a manifest in an event, in bytes of media types and digests.
 const MAX_REFERENCES: usize = 1 << 20;
 
@@ -32,8 +35,8 @@ impl Referenced {
         let Described { digest, media_type, size, .. } = described;
         let mut read = Self { media_type, size, digest, urls: Vec::new(), annotations: BTreeMap::new() };
         let mut take = |field: Raw<'_>| {
-            let text = field.text(*left)?.map(Cow::into_owned);
-            *left -= text.as_ref().map_or(0, String::len).min(*left);
+            let text = if *left == 0 { None } else { field.text(*left)?.map(Cow::into_owned) };
+            *left = left.saturating_sub(text.as_ref().map_or(0, |text| text.len() + OVERHEAD));
             Ok::<_, InvalidJson>(text)
         };
         if let Ok([urls, annotations]) = field.fields(["urls", "annotations"]) {
@@ -126,6 +129,10 @@ mod tests {
         let lengths: Vec<usize> =
             found.iter().map(|found| found.annotations.values().map(String::len).sum()).collect();
         assert_eq!(lengths, [long.len(), long.len(), 0, 0]);
+
+        let mut empty = descriptor(1, "");
+        empty["urls"] = Value::from(vec![""; 100_000]);
+        assert!(referenced(&json!({"layers": [empty]}))[0].urls.len() < 20_000);
 
         let layers: Vec<Value> = (0..10_000).map(|n| descriptor(n, "")).collect();
         let found = referenced(&json!({"layers": layers}));

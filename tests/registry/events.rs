@@ -129,7 +129,7 @@ fn the_outbox_has_every_change_until_it_is_delivered() {
     queue.refuses.set(true);
     registry.push_image("a", "v1", "layer");
     let outbox = registry.app.outbox(&registry.context(Principal::Job("test")));
-    let names = || block_on(outbox.names(registry.clock.now().plus_seconds(1), None, 10)).unwrap().0;
+    let names = || block_on(outbox.names(registry.clock.now().plus_seconds(1), None, 10)).unwrap().names;
     assert_eq!(names().len(), 3);
     assert_eq!(taken(&queue), [""; 0]);
 
