@@ -3,11 +3,14 @@
 use std::{collections::BTreeSet, rc::Rc};
 
 use futures_executor::block_on;
+use futures_util::FutureExt;
 use pierhead::{
     auth::Principal,
     events::{Event, memory::MemoryQueue},
     jobs::{self, Resend},
-    platform::{Clock, memory::MemoryStream},
+    layout::Key,
+    platform::{Body, Clock, memory::MemoryStream},
+    storage::{Answer as Call, PutOptions, StorageDriver},
 };
 
 use crate::{
@@ -209,4 +212,42 @@ fn a_change_has_its_events_whichever_of_its_calls_fails() {
             break;
         }
     }
+}
+
+#[test]
+fn a_tag_that_moves_while_its_manifest_is_deleted_is_told_deleted_only_if_it_is() {
+    let name = "a".parse().unwrap();
+    let link = Key::TagCurrent(&name, &"v1".parse().unwrap()).path();
+    let mut stayed = 0;
+    for n in 0.. {
+        let (registry, queue) = listening();
+        let other = registry.push_image("a", "v2", "other");
+        let digest = registry.push_image("a", "v1", "layer");
+        queue.messages.borrow_mut().clear();
+        let (memory, calls) = (registry.storage.memory.clone(), registry.storage.calls.clone());
+        let (path, to) = (link.clone(), other.to_string());
+        let moves = move || {
+            if calls.borrow().len() == n + 1 && block(memory.head(&path)).is_some() {
+                block(memory.put(&path, Body::Bytes(to.clone().into()), PutOptions::default()));
+            }
+        };
+        registry.storage.calls.borrow_mut().clear();
+        registry.storage.on_call.replace(Some(Box::new(moves)));
+        let status = registry.send(&format!("DELETE /v2/a/manifests/{digest}"), &[], None).status;
+        registry.storage.on_call.replace(None);
+        assert_eq!(status, 202, "at call {n}");
+        let is_there = block(registry.storage.memory.head(&link)).is_some();
+        let is_told = taken(&queue).contains(&"delete - v1".to_owned());
+        assert_ne!(is_there, is_told, "at call {n}");
+        stayed += usize::from(is_there);
+        if registry.storage.calls.borrow().len() <= n {
+            break;
+        }
+    }
+    assert!(stayed > 3, "{stayed}");
+}
+
+/// The answer of a driver in memory, which does not wait.
+fn block<T>(answer: Call<'_, T>) -> T {
+    answer.now_or_never().unwrap().unwrap()
 }

@@ -126,7 +126,12 @@ impl Stored {
         self.remove_tags(&tags).await
     }
 
-    async fn only_of(&self, digest: &Digest, tags: &[Tag]) -> Result<Vec<Tag>, StorageError> {
+    /// Those of the tags that point to a manifest, or to nothing.
+    pub(in crate::repository) async fn only_of(
+        &self,
+        digest: &Digest,
+        tags: &[Tag],
+    ) -> Result<Vec<Tag>, StorageError> {
         stream::iter(tags)
             .map(async |tag| {
                 let revision = self.tag(tag).await?;

@@ -422,6 +422,7 @@ impl Writer {
     /// referrers; its link last.
     async fn delete_manifest(self: &Rc<Self>, stored: &Stored, number: u64) -> Result<(), Refused> {
         let until = Timestamp(self.clock.now().0 + PATIENCE_FOR_TAGS);
+        let mut is_confirmed = false;
         loop {
             let record = self.with_order(|order, _| order.record(number))?;
             let Some(Intent::DeleteManifest { digest, subject, cursor, tags }) =
@@ -429,7 +430,11 @@ impl Writer {
             else {
                 return Ok(());
             };
-            stored.remove_tags_of(&digest, &tags).await.map_err(busy)?;
+            match is_confirmed {
+                true => stored.remove_tags(&tags).await,
+                false => stored.remove_tags_of(&digest, &tags).await,
+            }
+            .map_err(busy)?;
             if cursor == Cursor::End {
                 stored.unlink_manifest(&digest, subject.as_ref()).await.map_err(busy)?;
             }
@@ -450,11 +455,14 @@ impl Writer {
                     return self.tell(number, all).await;
                 }
             };
-            let (tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
+            let (mut tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
             let (names_tags, cursor) = (!tags.is_empty(), next.map_or(Cursor::End, Cursor::After));
             if names_tags {
                 self.wait(until, None, |order, _| order.claim_tags(number, &tags)).await?;
+                // A push may have moved one before it was claimed: that one is not deleted, and has no event.
+                tags = stored.only_of(&digest, &tags).await.map_err(busy)?;
             }
+            is_confirmed = true;
             let step = Intent::DeleteManifest { digest, subject, cursor, tags };
             self.with_order(|order, _| order.advance(number, step))?;
             if names_tags {
