@@ -1,14 +1,19 @@
 //! The writer of a repository: restarts, lost answers, and what it remembers.
 
+use std::{cell::Cell, rc::Rc};
+
 use futures_executor::block_on;
+use futures_util::future::{LocalBoxFuture, ready};
 use pierhead::{
     auth::Principal,
     blobs::Freshness,
     layout::Key,
-    platform::{Body, Clock, memory::MemoryStream},
+    platform::{Body, Clock, Timestamp, memory::MemoryStream},
     repository::writer::{
+        Writer,
+        journal::{Journal, MemoryJournal, Rows},
         order::SETTLE,
-        protocol::{Command, Entry, Refused, Reply, Stage, Writers},
+        protocol::{Command, Entry, Record, Refused, Reply, Stage, Writers},
     },
     storage::{PutOptions, StorageDriver},
 };
@@ -226,4 +231,56 @@ fn a_rebuild_brings_nothing_back() {
     block_on(repository.index_blob(&blob, &located)).unwrap();
     assert_eq!(status(&registry, &format!("GET /v2/a/blobs/{blob}")), 404);
     check_listed(&registry, "after the rebuild");
+}
+
+/// A journal that fails so many times, without effect.
+#[derive(Default)]
+struct FailingJournal {
+    memory: MemoryJournal,
+    failures: Cell<usize>,
+}
+
+impl Journal for FailingJournal {
+    fn load(&self) -> LocalBoxFuture<'_, Result<Vec<(u64, Record)>, String>> {
+        self.memory.load()
+    }
+
+    fn write(&self, rows: Rows, alarm: Option<Timestamp>) -> LocalBoxFuture<'_, Result<(), String>> {
+        match self.failures.get() {
+            0 => self.memory.write(rows, alarm),
+            left => {
+                self.failures.set(left - 1);
+                Box::pin(ready(Err("the journal fails".to_owned())))
+            }
+        }
+    }
+}
+
+/// A crash half-way would leave what nobody finishes.
+#[test]
+fn nothing_is_written_before_the_journal_has_the_intent() {
+    let registry = TestRegistry::new();
+    assert_eq!(put(&registry, "PUT /v2/a/manifests/old", &index("x")), 201);
+    let (name, journal) = ("a".parse().unwrap(), Rc::new(FailingJournal::default()));
+    let context = registry.context(Principal::Job("writer"));
+    let stored = registry.app.stored(&name, &context);
+    let writer = Writer::new(name, journal.clone(), Rc::new(registry.clock.clone()), None);
+    let (storage, kept) = (registry.storage.clone(), journal.clone());
+    let at_call = move || {
+        let call = storage.calls.borrow().last().copied().unwrap_or_default();
+        assert!(["head", "list"].contains(&call) || kept.memory.len() == 1, "{call}");
+    };
+    registry.storage.on_call.replace(Some(Box::new(at_call)));
+    registry.storage.calls.borrow_mut().clear();
+    // The intent, its removal, and the intent again.
+    journal.failures.set(3);
+    let command = Command::DeleteTag { tag: "old".parse().unwrap() };
+    block_on(writer.carry_out(&stored, &*context.background, command.into())).unwrap_err();
+    for _ in 0..3 {
+        registry.clock.0.set(registry.clock.0.get() + SETTLE * 1000);
+        block_on(writer.settle(&stored)).unwrap().unwrap_or_default();
+    }
+    registry.storage.on_call.replace(None);
+    assert_eq!(journal.failures.get(), 0);
+    assert_eq!(status(&registry, "GET /v2/a/manifests/old"), 404);
 }

@@ -228,7 +228,13 @@ impl Writer {
     fn resume<'a>(self: &'a Rc<Self>, stored: &'a Stored) -> LocalBoxFuture<'a, Option<Result<(), Refused>>> {
         Box::pin(async move {
             let number = self.with_order(|order, now| order.resume(now)).ok()??;
-            let made = self.make(stored, Change::running(self, number), None).await;
+            let change = Change::running(self, number);
+            if !self.with_order(|order, _| order.is_stored(number)).ok()?
+                && let Err(refused) = self.save(number).await
+            {
+                return Some(Err(refused));
+            }
+            let made = self.make(stored, change, None).await;
             Some(match made {
                 Ok(Some(later)) => {
                     later.await;
@@ -281,7 +287,8 @@ impl Writer {
     /// Stores the record of a change.
     async fn save(&self, number: u64) -> Result<(), Refused> {
         let (record, next) = self.with_order(|order, now| (order.record(number), order.next(now)))?;
-        self.journal.write(vec![(number, record)], next).await.map_err(Refused::Busy)
+        self.journal.write(vec![(number, record)], next).await.map_err(Refused::Busy)?;
+        self.with_order(|order, _| order.stored(number))
     }
 
     /// Makes a change: for a command with its hints, or else to finish it. Returns what is left to do after the answer.

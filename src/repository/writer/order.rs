@@ -95,6 +95,8 @@ impl Claims {
 struct Change {
     record: Record,
     claims: Claims,
+    /// Whether the journal has the intent as it is here.
+    is_stored: bool,
     is_running: bool,
     /// Calls whose answers were lost may land until then.
     unsettled: Timestamp,
@@ -152,7 +154,8 @@ impl Order {
                 Phase::Resting(until) | Phase::Finished(until) => (until, until),
             };
             let claims = Claims::of(&record.intent, &[]);
-            let change = Change { record, claims, is_running: false, unsettled, due, failures: 0 };
+            let change =
+                Change { record, claims, is_stored: true, is_running: false, unsettled, due, failures: 0 };
             order.last = order.last.max(number);
             order.changes.insert(number, change);
         }
@@ -192,6 +195,7 @@ impl Order {
         let change = Change {
             record,
             claims,
+            is_stored: false,
             is_running: true,
             unsettled: Timestamp::default(),
             due: now,
@@ -244,7 +248,20 @@ impl Order {
         if let Some(change) = self.changes.get_mut(&number) {
             change.claims = Claims::of(&intent, &change.claims.needs);
             change.record.intent = intent;
+            change.is_stored = false;
         }
+    }
+
+    /// The journal has the record of a change.
+    pub fn stored(&mut self, number: u64) {
+        if let Some(change) = self.changes.get_mut(&number) {
+            change.is_stored = true;
+        }
+    }
+
+    /// Whether the journal has the intent of a change as it is here: it must, before anything is written.
+    pub fn is_stored(&self, number: u64) -> bool {
+        self.changes.get(&number).is_none_or(|change| change.is_stored)
     }
 
     /// The events of a change are sent.
