@@ -39,6 +39,8 @@ pub(super) struct Writer {
     pub ledger: Ledger,
     /// The hash of everything written, recorded or not.
     pub hasher: Hasher,
+    /// The bytes of the chunk that were read and not cut off, in bytes.
+    pub received: u64,
     buffers: Rc<dyn Buffers>,
     work: Work,
 }
@@ -104,7 +106,7 @@ impl Writer {
     /// Resumes an upload at the offset of its ledger.
     pub fn new(ledger: Ledger, buffers: Rc<dyn Buffers>) -> Result<Self, UploadError> {
         let hasher = Hasher::resume(ledger.upload.algorithm, &ledger.upload.hash)?;
-        Ok(Self { ledger, hasher, buffers, work: Work::default() })
+        Ok(Self { ledger, hasher, received: 0, buffers, work: Work::default() })
     }
 
     /// Writes a stream: stores each full part and records it in the ledger. Returns the rest. `declared` is
@@ -116,7 +118,7 @@ impl Writer {
         let Body::Stream(stream) = body else {
             return Ok(Tail { buffer: None, range: staged as usize..staged as usize });
         };
-        let Self { ledger, hasher, buffers, work } = self;
+        let Self { ledger, hasher, received, buffers, work } = self;
         let start = ledger.upload.offset;
         let part_size = ledger.upload.part_size as usize;
         let in_flight = if part_size > buffers.part_size() { 1 } else { usize::from(IN_FLIGHT) };
@@ -150,12 +152,14 @@ impl Writer {
                     // The client is gone: keep what has reached storage.
                     work.settle(ledger).await?;
                     if ledger.has_begun() {
-                        ledger.release().await?;
+                        ledger.release_cut().await?;
                     }
                     return Err(error.into());
                 }
             };
-            if let Step::Tail(range) = plan.filled(end)? {
+            let step = plan.filled(end)?;
+            *received = plan.received();
+            if let Step::Tail(range) = step {
                 let buffer = (!range.is_empty()).then_some(buffer);
                 return Ok(Tail { buffer, range });
             }

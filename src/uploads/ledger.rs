@@ -276,6 +276,12 @@ impl Ledger {
         self.sessions.call(&self.at.id, command).await.map(drop)
     }
 
+    /// Ends this writer's chunk, which broke off.
+    pub async fn release_cut(&mut self) -> Result<(), CallError> {
+        let command = Command::Release(Checkpoint { is_cut: true, ..self.checkpoint() });
+        self.sessions.call(&self.at.id, command).await.map(drop)
+    }
+
     /// Deletes staged bytes that are stored elsewhere now.
     pub async fn delete_obsolete(&self) -> Result<(), StorageError> {
         delete_staged(&self.store, &self.at.id, &self.obsolete).await

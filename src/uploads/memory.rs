@@ -9,11 +9,11 @@ use futures_util::future::LocalBoxFuture;
 
 use super::{
     CallError, Command, Reply, UploadSessions, join_parts,
-    session::{State, Transition, apply},
+    session::{State, Transition, apply, event},
 };
 use crate::{
     oci::UploadId,
-    platform::Clock,
+    platform::{Clock, Metrics},
     storage::{Part, Store},
 };
 
@@ -22,6 +22,8 @@ pub struct MemorySessions<C> {
     clock: C,
     store: Store,
     sessions: RefCell<HashMap<UploadId, Session>>,
+    /// Counts what happens to the sessions.
+    pub metrics: Metrics,
     /// The number of calls.
     pub calls: Cell<usize>,
     /// Runs at each call, before the command.
@@ -38,6 +40,7 @@ impl<C: Clock> MemorySessions<C> {
             clock,
             store,
             sessions: RefCell::default(),
+            metrics: Metrics::default(),
             calls: Cell::default(),
             on_call: RefCell::default(),
         }
@@ -59,6 +62,10 @@ impl<C: Clock> MemorySessions<C> {
             None => (None, BTreeMap::new()),
         };
         let Transition { state, upload, rows, join } = apply(state, command, self.clock.now())?;
+        let before_state = before.as_ref().map(|(state, _)| state);
+        if let Some(event) = event(before_state, command, &state) {
+            self.metrics.count_upload(event);
+        }
         if rows.clear {
             parts.clear();
         }

@@ -353,7 +353,11 @@ impl Uploads {
         declared: Option<u64>,
     ) -> Result<(Writer, Tail), UploadError> {
         let mut writer = Writer::new(ledger, self.buffers.clone())?;
-        match writer.write(body, declared).await {
+        let written = writer.write(body, declared).await;
+        if body.content_length().is_none() {
+            self.context.log.count_received(writer.received);
+        }
+        match written {
             Ok(tail) => Ok((writer, tail)),
             Err(error) => {
                 writer.abandon().await;

@@ -48,6 +48,9 @@ pub struct Upload {
     pub epoch: u32,
     /// Whether the writer of this epoch may still be writing.
     pub is_claimed: bool,
+    /// Whether the last chunk broke off.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_cut: bool,
     /// The request that changed the session last: its repeated command changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writer: Option<Uuid>,
@@ -56,6 +59,10 @@ pub struct Upload {
     pub finished: Option<Digest>,
     /// Expiry of the session.
     pub expires: Timestamp,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn default_part_size() -> u32 {
@@ -104,6 +111,7 @@ impl Upload {
             last: None,
             epoch: 0,
             is_claimed: false,
+            is_cut: false,
             writer: None,
             finished: None,
             expires,
@@ -131,6 +139,7 @@ impl Upload {
             parts: Vec::new(),
             staged: self.staged.clone(),
             last: self.last.clone(),
+            is_cut: false,
         }
     }
 
@@ -246,6 +255,9 @@ pub struct Checkpoint {
     /// A part with the staged bytes, to be the last one if the upload ends here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Part>,
+    /// Whether the chunk broke off.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_cut: bool,
 }
 
 /// A session's reply.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Checkpoint, Command, Refused, Staged, UNRECORDED, Upload};
 use crate::{
     oci::{Algorithm, Hasher, RepositoryName},
-    platform::Timestamp,
+    platform::{Timestamp, metrics::UploadEvent},
     storage::Part,
 };
 
@@ -59,6 +59,22 @@ pub struct Rows {
     pub list: bool,
 }
 
+/// What a command that was applied means for the upload, if anything that is counted.
+pub fn event(before: Option<&State>, command: &Command, after: &State) -> Option<UploadEvent> {
+    match (before, after) {
+        (Some(State::Open(_)), State::Closed(upload)) => Some(match upload.finished {
+            Some(_) => UploadEvent::Finished,
+            None => UploadEvent::Cancelled,
+        }),
+        (Some(State::Open(old)), State::Open(new)) => {
+            let takes_over = matches!(command, Command::Begin { .. }) && old.epoch < new.epoch;
+            (takes_over && (old.is_claimed || old.is_cut)).then_some(UploadEvent::Resumed)
+        }
+        (_, State::Open(_)) => Some(UploadEvent::Opened),
+        _ => None,
+    }
+}
+
 /// Applies a command.
 pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<Transition, Refused> {
     let state = match state {
@@ -103,6 +119,7 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
         Command::Release(checkpoint) => {
             let mut upload = advance(of_epoch(state, checkpoint.epoch)?, checkpoint);
             upload.is_claimed = false;
+            upload.is_cut = checkpoint.is_cut;
             Ok(stay(upload, insert(checkpoint)))
         }
         Command::Status { repository } => {
@@ -199,6 +216,7 @@ fn begin(
     }
     upload.epoch += 1;
     upload.is_claimed = true;
+    upload.is_cut = false;
     upload.writer = writer;
     Ok(upload)
 }

@@ -17,6 +17,7 @@ fn messages_match_their_golden_documents() {
         parts: vec![part.clone()],
         staged: vec![Staged { epoch: 2, length: 100, content: None }],
         last: None,
+        is_cut: false,
     };
     let writer = Some(Uuid::from_u128(7));
     let digest = algorithm.digest(b"");
@@ -35,6 +36,7 @@ fn messages_match_their_golden_documents() {
         last: None,
         epoch: 3,
         is_claimed: true,
+        is_cut: false,
         writer: None,
         finished: None,
         expires,

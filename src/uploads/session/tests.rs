@@ -46,6 +46,7 @@ fn checkpoint(upload: &Upload, parts: u16, bytes: u64) -> Checkpoint {
         last: None,
         parts: (0..parts).map(|n| Part { number: upload.next_part + n, etag: "e".into() }).collect(),
         staged: Vec::new(),
+        is_cut: false,
     }
 }
 
@@ -268,6 +269,57 @@ proptest! {
                     writers[who] = None;
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn every_upload_is_opened_once_and_ends_once() {
+    use UploadEvent::{Cancelled, Finished, Opened, Resumed};
+    let (one, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
+    let finished = Command::Close {
+        repository: name("a"),
+        expires: LATER,
+        finished: Some(Algorithm::Sha256.digest(b"")),
+        offset: None,
+        writer: None,
+    };
+    let cut =
+        |is_cut| move |upload: &Upload| Command::Release(Checkpoint { is_cut, ..checkpoint(upload, 0, 10) });
+    let just = |command: Command| move |_: &Upload| command.clone();
+    type Step<'a> = (Box<dyn Fn(&Upload) -> Command + 'a>, Option<UploadEvent>);
+    let runs: [Vec<Step>; 4] = [
+        vec![
+            (Box::new(just(begin_in("a", None, one))), Some(Opened)),
+            (Box::new(just(begin_in("a", None, one))), None),
+            (Box::new(cut(false)), None),
+            (Box::new(just(begin_in("a", None, other))), None),
+            (Box::new(just(finished.clone())), Some(Finished)),
+            (Box::new(just(finished)), None),
+        ],
+        vec![
+            (Box::new(just(begin_in("a", None, one))), Some(Opened)),
+            (Box::new(cut(true)), None),
+            (Box::new(just(begin_in("a", None, other))), Some(Resumed)),
+            (Box::new(cut(false)), None),
+            (Box::new(just(begin_in("a", None, one))), None),
+            (Box::new(just(close("a"))), Some(Cancelled)),
+        ],
+        vec![
+            (Box::new(just(begin_in("a", None, one))), Some(Opened)),
+            (Box::new(just(begin_in("a", None, other))), Some(Resumed)),
+        ],
+        // Nothing was sent: only the id is closed.
+        vec![(Box::new(just(close("a"))), None)],
+    ];
+    for run in runs {
+        let mut state: Option<State> = None;
+        for (command, expected) in run {
+            let none = Upload::new(name("a"), Algorithm::Sha256, LATER);
+            let command = command(state.as_ref().map_or(&none, State::upload));
+            let after = apply(state.clone(), &command, NOW).unwrap().state;
+            assert_eq!(event(state.as_ref(), &command, &after), expected, "{command:?}");
+            state = Some(after);
         }
     }
 }
