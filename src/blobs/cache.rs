@@ -13,7 +13,10 @@ use crate::{
     context::Context,
     layout::{CacheEntry, Key},
     oci::{Digest, Manifest},
-    platform::Body,
+    platform::{
+        Body,
+        metrics::{CacheLevel, Lookup},
+    },
     storage::{PutOptions, Store},
 };
 
@@ -96,28 +99,35 @@ impl Cache {
     /// Looks in memory, for a manifest in the edge cache, then in KV. Verifies what is not from memory.
     pub(super) async fn get(&self, entry: CacheEntry, digest: &Digest, context: &Context) -> Option<Bytes> {
         if let Some(value) = self.in_memory(entry, digest) {
-            context.log.count_cache(|counts| counts.memory += 1);
+            context.log.count_lookup(CacheLevel::Memory, Lookup::Hit);
             return Some(value);
         }
+        context.log.count_lookup(CacheLevel::Memory, Lookup::Miss);
         if entry == CacheEntry::Manifest
             && let Some(body) = context.edge_cache.ask(&manifest_path(digest)).await
             && let Ok(value) = body.read(2 * Manifest::MAX_BYTES).await
             && is_valid(entry, digest, &value)
         {
-            context.log.count_cache(|counts| counts.edge += 1);
+            context.log.count_lookup(CacheLevel::Edge, Lookup::Hit);
             self.put_in_memory(entry, digest, value.clone());
             return Some(value);
         }
+        if entry == CacheEntry::Manifest && context.edge_cache.has_entry_points() {
+            context.log.count_lookup(CacheLevel::Edge, Lookup::Miss);
+        }
         let kv = self.kv.as_ref()?;
         match kv.read(&Key::Cached(entry, digest).path(), 2 * Manifest::MAX_BYTES).await {
-            Ok(None) => None,
+            Ok(None) => {
+                context.log.count_lookup(CacheLevel::Kv, Lookup::Miss);
+                None
+            }
             Ok(Some((value, _))) if is_valid(entry, digest, &value) => {
-                context.log.count_cache(|counts| counts.kv += 1);
+                context.log.count_lookup(CacheLevel::Kv, Lookup::Hit);
                 self.put_in_memory(entry, digest, value.clone());
                 Some(value)
             }
             Ok(Some(_)) | Err(_) => {
-                context.log.count_cache(|counts| counts.error += 1);
+                context.log.count_lookup(CacheLevel::Kv, Lookup::Error);
                 None
             }
         }
@@ -130,7 +140,7 @@ impl Cache {
         let (path, log) = (Key::Cached(entry, digest).path(), context.log.clone());
         context.background.spawn(Box::pin(async move {
             if kv.put(&path, Body::Bytes(value), PutOptions::default()).await.is_err() {
-                log.count_cache(|counts| counts.error += 1);
+                log.count_lookup(CacheLevel::Kv, Lookup::Error);
             }
         }));
     }
@@ -146,7 +156,7 @@ impl Cache {
         let log = context.log.clone();
         context.background.spawn(Box::pin(async move {
             if kv.delete(&paths).await.is_err() {
-                log.count_cache(|counts| counts.error += 1);
+                log.count_lookup(CacheLevel::Kv, Lookup::Error);
             }
         }));
     }

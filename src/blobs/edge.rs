@@ -7,7 +7,10 @@ use serde_json::json;
 use crate::{
     context::Context,
     oci::{Algorithm, Digest},
-    platform::{Body, ByteRange, Clock, EdgeCache, Level, Timestamp},
+    platform::{
+        Body, ByteRange, Clock, EdgeCache, Level, Timestamp,
+        metrics::{CacheLevel, Lookup},
+    },
     storage::{Path, Store},
 };
 
@@ -41,7 +44,13 @@ impl Edge {
         size: u64,
         range: Option<ByteRange>,
     ) -> Option<Body> {
-        if size > self.limit { None } else { context.edge_cache.get(host, digest, size, range).await }
+        if size > self.limit {
+            return None;
+        }
+        let found = context.edge_cache.get(host, digest, size, range).await;
+        let outcome = if found.is_some() { Lookup::Hit } else { Lookup::Miss };
+        context.log.count_lookup(CacheLevel::Edge, outcome);
+        found
     }
 
     /// Fills the cache in the background, with a separate read: a teed stream would buffer in memory whatever

@@ -13,7 +13,10 @@ use crate::{
     blobs::{Cache, Freshness, Located},
     context::Context,
     oci::{Algorithm, Digest, Reference, RepositoryName},
-    platform::{Clock, Timestamp},
+    platform::{
+        Clock, Timestamp,
+        metrics::{CacheLevel, Lookup},
+    },
     storage::Path,
 };
 
@@ -172,16 +175,20 @@ impl Facts {
         if bound > 0 {
             let known = self.memory.recall(&path).as_ref().and_then(Fact::parse);
             if let Some(fact) = known.filter(|fact| self.is_current(fact, bound, name)) {
-                context.log.count_cache(|counts| counts.memory += 1);
+                context.log.count_lookup(CacheLevel::Memory, Lookup::Hit);
                 return Ok(Some(fact));
             }
+            context.log.count_lookup(CacheLevel::Memory, Lookup::Miss);
             if let Some(answer) = context.edge_cache.ask(&path).await
                 && let Ok(answer) = answer.read(MAX_FACT).await
                 && let Some(fact) = Fact::parse(&answer)
                 && self.keep(&path, &fact, bound, name)
             {
-                context.log.count_cache(|counts| counts.edge += 1);
+                context.log.count_lookup(CacheLevel::Edge, Lookup::Hit);
                 return Ok(Some(fact));
+            }
+            if context.edge_cache.has_entry_points() {
+                context.log.count_lookup(CacheLevel::Edge, Lookup::Miss);
             }
         }
         let fact = question.read(repository, self.clock.now()).await?;

@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     oci::{Algorithm, Digest},
-    platform::{Body, ByteRange, Clock, Level, ReadError, RequestLog, Timestamp},
+    platform::{
+        Body, ByteRange, Clock, Level, Metrics, ReadError, RequestLog, Timestamp, log::UnderWay,
+        metrics::StorageOutcome,
+    },
 };
 
 /// A store. Cheap to clone. Its operations are those of [`StorageDriver`], with the same guarantees.
@@ -19,6 +22,7 @@ use crate::{
 pub struct Store {
     driver: Rc<dyn StorageDriver>,
     trace: Option<Trace>,
+    meter: Option<Meter>,
     retry: Option<Retry>,
     /// Set when the answer to a write is lost.
     unsettled: Option<Rc<Cell<bool>>>,
@@ -38,6 +42,22 @@ struct Trace {
     clock: Rc<dyn Clock>,
 }
 
+#[derive(Clone)]
+struct Meter {
+    metrics: Rc<Metrics>,
+    clock: Rc<dyn Clock>,
+}
+
+fn outcome_of<T>(result: Result<T, &StorageError>) -> StorageOutcome {
+    match result.map_err(|error| &error.kind) {
+        Ok(_) => StorageOutcome::Ok,
+        Err(StorageErrorKind::Precondition) => StorageOutcome::Condition,
+        Err(StorageErrorKind::Throttled { .. }) => StorageOutcome::Refused,
+        Err(StorageErrorKind::DigestMismatch | StorageErrorKind::Body(_)) => StorageOutcome::Content,
+        Err(_) => StorageOutcome::Error,
+    }
+}
+
 fn done<T>(_: &T) -> &'static str {
     "done"
 }
@@ -49,7 +69,7 @@ fn found<T>(value: &Option<T>) -> &'static str {
 impl Store {
     /// A handle to this driver. It makes one attempt of each operation.
     pub fn new(driver: impl StorageDriver + 'static) -> Self {
-        Self { driver: Rc::new(driver), trace: None, retry: None, unsettled: None }
+        Self { driver: Rc::new(driver), trace: None, meter: None, retry: None, unsettled: None }
     }
 
     /// The same store, which repeats operations that failed for a moment, for up to [`PATIENCE`](super::PATIENCE) each. A stream
@@ -75,6 +95,12 @@ impl Store {
     #[must_use]
     pub fn traced(&self, log: Rc<RequestLog>, clock: Rc<dyn Clock>) -> Self {
         Self { trace: Some(Trace { log, clock }), ..self.clone() }
+    }
+
+    /// The same store, with its calls counted in `metrics`.
+    #[must_use]
+    pub fn metered(&self, metrics: Rc<Metrics>, clock: Rc<dyn Clock>) -> Self {
+        Self { meter: Some(Meter { metrics, clock }), ..self.clone() }
     }
 
     /// The same store, which sets `unsettled` when the answer to a write or delete is lost: also one that was repeated
@@ -126,32 +152,43 @@ impl Store {
         outcome: impl FnOnce(&T) -> &'static str,
         answer: Answer<'_, T>,
     ) -> Result<T, StorageError> {
-        let result = self.traced_call(operation, path, outcome, answer).await;
-        if let (Some(unsettled), "put" | "delete", Err(error)) = (&self.unsettled, operation, &result)
+        let begun = self.begin();
+        let result = answer.await;
+        self.end(begun, operation, path, result.as_ref().map(outcome));
+        result
+    }
+
+    /// Begins to count a call.
+    #[inline(never)]
+    fn begin(&self) -> (Option<Timestamp>, Option<UnderWay>) {
+        let trace = self.trace.as_ref();
+        let clock = trace.map(|trace| &trace.clock).or(self.meter.as_ref().map(|meter| &meter.clock));
+        (clock.map(|clock| clock.now()), trace.map(|trace| trace.log.begin_call()))
+    }
+
+    /// Counts and logs a call. Not generic, so that there is one of it in the worker.
+    #[inline(never)]
+    fn end(
+        &self,
+        (started, under_way): (Option<Timestamp>, Option<UnderWay>),
+        operation: &'static str,
+        path: &str,
+        result: Result<&'static str, &StorageError>,
+    ) {
+        drop(under_way);
+        if let (Some(unsettled), "put" | "delete", Err(error)) = (&self.unsettled, operation, result)
             && error.is_unsettled()
         {
             unsettled.set(true);
         }
-        result
-    }
-
-    async fn traced_call<T>(
-        &self,
-        operation: &'static str,
-        path: &str,
-        outcome: impl FnOnce(&T) -> &'static str,
-        answer: Answer<'_, T>,
-    ) -> Result<T, StorageError> {
-        let Some(Trace { log, clock }) = &self.trace else { return answer.await };
-        let started = clock.now();
-        let result = answer.await;
-        let milliseconds = clock.now().milliseconds_since(started);
+        let since = |clock: &Rc<dyn Clock>| clock.now().milliseconds_since(started.unwrap_or_default());
+        if let Some(Meter { metrics, clock }) = &self.meter {
+            metrics.count_storage(self.driver.name(), operation, outcome_of(result), since(clock));
+        }
+        let Some(Trace { log, clock }) = &self.trace else { return };
+        let milliseconds = since(clock);
         log.count_storage_call(milliseconds);
         log.write(Level::Debug, || {
-            let outcome = match &result {
-                Ok(value) => outcome(value).to_owned(),
-                Err(error) => error.kind.to_string(),
-            };
             json!({
                 "level": "debug",
                 "id": log.id,
@@ -159,10 +196,9 @@ impl Store {
                 "operation": operation,
                 "path": path,
                 "milliseconds": milliseconds,
-                "outcome": outcome,
+                "outcome": result.map_or_else(|error| error.kind.to_string(), str::to_owned),
             })
         });
-        result
     }
 
     /// See [`StorageDriver::capabilities`].
