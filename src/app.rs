@@ -1,5 +1,8 @@
 //! The state shared by the requests and jobs of an isolate, and its composition.
 
+mod checks;
+mod counted;
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -9,6 +12,8 @@ use std::{
 use serde_json::json;
 use uuid::Uuid;
 
+use self::counted::Counted;
+
 use crate::{
     auth::{Identity, Policy, Principal},
     blobs::{Blobs, Cache, Edge, Freshness},
@@ -17,8 +22,9 @@ use crate::{
     events::{Broadcaster, Durable, Endpoint, Event, Events, Gatherer, Lanes, Outbox, Queue},
     oci::{RepositoryName, UploadId},
     platform::{
-        Background, Body, Buffers, Clock, Content, EdgeCache, Level, ReadError, RequestLog, Reserved, Sink,
-        budget,
+        Background, Body, Buffers, Clock, Content, EdgeCache, Health, Level, Metrics, Operation, ReadError,
+        RequestLog, Reserved, Sink, budget,
+        metrics::{Points, Sender},
     },
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{
@@ -52,6 +58,8 @@ pub struct Platform {
     pub clock: Rc<dyn Clock>,
     /// The destination of log lines.
     pub sink: Rc<dyn Sink>,
+    /// Metrics and health.
+    pub operation: Operation,
     /// Random salt for hashes of credentials in memory.
     pub salt: [u8; 16],
 }
@@ -72,6 +80,14 @@ pub struct App {
     pub clock: Rc<dyn Clock>,
     /// The client of event endpoints' lanes.
     pub lanes: Rc<dyn Lanes>,
+    /// What the isolate has counted.
+    pub metrics: Rc<Metrics>,
+    /// Sends it, if there is somebody to send it to.
+    pub sender: Option<Rc<Sender>>,
+    /// The destination of a data point for each request.
+    pub points: Option<Rc<dyn Points>>,
+    /// The checks of the bindings.
+    pub health: Health,
     store: Store,
     cache: Cache,
     facts: Rc<Facts>,
@@ -92,9 +108,19 @@ pub struct App {
 impl App {
     /// Composes the registry from settings and a platform.
     pub fn new(config: Config, platform: Platform) -> Self {
-        let Platform { store, kv, sessions, writers, queue, lanes, buffers, edge_cache, clock, sink, salt } =
-            platform;
+        let Platform { store, kv, sessions, writers, queue, lanes, .. } = platform;
+        let Platform { buffers, edge_cache, clock, sink, operation, salt, .. } = platform;
         let (queue, endpoints) = listeners(&config, queue, &*sink);
+        let Operation { collector, points, probes } = operation;
+        let metrics = Rc::new(Metrics::default());
+        let metered = |store: Store| store.metered(metrics.clone(), clock.clone());
+        let (store, kv) = (metered(store), kv.map(metered));
+        let mut checks =
+            vec![("bucket", checks::bucket(store.clone(), clock.clone())), ("kv", checks::kv(kv.clone()))];
+        checks.extend(probes);
+        let health = Health::new(checks, config.operation.health_threshold, clock.clone());
+        let sender = |collector| Rc::new(Sender::new(metrics.clone(), collector, clock.clone()));
+        let sender = collector.map(sender);
         let store = store.retrying(clock.clone());
         let secret = Rc::new(SecretStore::new(store.clone(), config.uploads.signing_secret.clone()));
         let pulls = queue.clone().map(|queue| Gatherer::new(queue, clock.clone()));
@@ -113,6 +139,10 @@ impl App {
             clock,
             lanes,
             endpoints,
+            metrics,
+            sender,
+            points,
+            health,
             store,
             sessions,
             writers,
@@ -127,7 +157,8 @@ impl App {
 
     /// The context of a request or job run; `id` appears in its log lines.
     pub fn context(&self, principal: Principal, id: String, background: Rc<dyn Background>) -> Context {
-        let log = Rc::new(RequestLog::new(self.config.operation.log_level, id, self.sink.clone()));
+        let log = RequestLog::new(self.config.operation.log_level, id, self.sink.clone());
+        let log = Rc::new(log.with_metrics(self.metrics.clone()));
         let edge_cache = self.edge_cache.clone();
         Context { principal: Rc::new(principal), log, background, edge_cache, notes: Rc::default() }
     }
@@ -169,6 +200,13 @@ impl App {
         Outbox { store: self.store(context) }
     }
 
+    /// Sends what the isolate has counted, in the background: see [`Sender::send_later`].
+    pub fn send_metrics(&self, context: &Context) {
+        if let Some(sender) = &self.sender {
+            sender.send_later(&*context.background);
+        }
+    }
+
     /// The store, with calls counted and logged in this context.
     pub fn store(&self, context: &Context) -> Store {
         self.store.traced(context.log.clone(), self.clock.clone())
@@ -205,7 +243,7 @@ impl App {
             name: name.clone(),
             stored: self.stored(name, context),
             blobs: blobs.clone(),
-            writers: self.writers.clone(),
+            writers: Rc::new(Counted { inner: self.writers.clone(), log: context.log.clone() }),
             deployment: self.deployment.clone(),
             told: self.queue.is_some().then(|| context.clone()),
         };
@@ -257,7 +295,7 @@ impl App {
         Uploads {
             repository: self.repository(name, context),
             blobs: self.blobs(context),
-            sessions: self.sessions.clone(),
+            sessions: Rc::new(Counted { inner: self.sessions.clone(), log: context.log.clone() }),
             buffers: self.buffers.clone(),
             clock: self.clock.clone(),
             context: context.clone(),

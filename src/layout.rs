@@ -32,6 +32,7 @@
 //!   purge                                                     the cursor of the purge job
 //!   outbox/<milliseconds>-<uuid>                              events that are not delivered yet
 //!   resend                                                    the cursor of the resend job
+//!   health                                                    what a check of health has written
 //!   deployment                                                the name of the deployment that changes repositories
 //!   secret                                                    the key for upload locations and blob URLs
 //! ```
@@ -121,6 +122,8 @@ pub enum Key<'a> {
     OutboxEntry(&'a str),
     /// The cursor of the job that sends events of the outbox again.
     ResendCursor,
+    /// What a check of health writes and reads.
+    Health,
     /// The name of the deployment that changes repositories.
     Deployment,
     /// The key for upload locations and blob URLs.
@@ -199,6 +202,7 @@ impl fmt::Display for Key<'_> {
             Self::UploadBlob(object) => write!(f, "{object}{}", Key::UPLOAD_BLOB),
             Self::Scratch => write!(f, "{OURS}/uploads/scratch"),
             Self::Uploads => write!(f, "{OURS}/uploads"),
+            Self::Health => write!(f, "{OURS}/health"),
             Self::PurgeCursor => write!(f, "{OURS}/purge"),
             Self::Outbox => write!(f, "{OURS}/outbox"),
             Self::OutboxEntry(name) => write!(f, "{OURS}/outbox/{name}"),
@@ -305,6 +309,7 @@ mod tests {
             (Key::UploadBlob(&Key::Upload(&id, 3).path()), format!("pierhead/uploads/{uuid}/3.blob")),
             (Key::Scratch, "pierhead/uploads/scratch".into()),
             (Key::OutboxEntry("0000000000001-x"), "pierhead/outbox/0000000000001-x".into()),
+            (Key::Health, "pierhead/health".into()),
             (Key::Secret, "pierhead/secret".into()),
         ] {
             assert_eq!(key.path().as_str(), expected);
@@ -339,6 +344,7 @@ mod tests {
             Key::ResendCursor.path(),
         ]);
         paths.push(Key::OutboxEntry("0000000000001-x").path());
+        paths.push(Key::Health.path());
         paths.extend([Key::Blob(Uuid::nil()).path(), Key::BlobNote(Uuid::nil()).path()]);
         for name in &names {
             paths.extend([

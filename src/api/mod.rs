@@ -6,8 +6,10 @@ mod catalog;
 pub mod error;
 mod events;
 pub mod headers;
+mod health;
 pub mod inner;
 mod manifests;
+mod metrics;
 mod page;
 mod referrers;
 pub mod route;
@@ -37,7 +39,8 @@ pub const MAX_TARGET: usize = 16 * 1024;
 
 /// A request.
 pub type Request = http::Request<Body>;
-/// A response. Its extensions hold a [`LogLine`] if the operator should see a failure.
+/// A response. Its extensions hold what middleware should know of the request ([`Matched`]), the [`ErrorCode`] of an
+/// error, and a [`LogLine`] if the operator should see a failure.
 pub type Response = http::Response<Body>;
 
 /// The error message for the log, in the extensions of a response.
@@ -51,6 +54,27 @@ pub struct Scheme(pub &'static str);
 impl Default for Scheme {
     fn default() -> Self {
         Self("https")
+    }
+}
+
+/// What the API has found out about a request, in the extensions of its response.
+#[derive(Debug, Clone, Default)]
+pub struct Matched {
+    /// The endpoint, if there is one.
+    pub route: Option<Route>,
+    /// The identity that the request acts for, if it is known.
+    pub principal: Option<Principal>,
+}
+
+impl Matched {
+    /// The name of the route; `none` if there is none.
+    pub fn route_name(&self) -> &'static str {
+        self.route.as_ref().map_or("none", Route::name)
+    }
+
+    /// The repository in the path.
+    pub fn repository(&self) -> Option<&RepositoryName> {
+        self.route.as_ref()?.repository()
     }
 }
 
@@ -70,7 +94,10 @@ impl Handler for Api {
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
-            let mut response = self.dispatch(request, context).await.unwrap_or_else(|error| respond(&error));
+            let mut matched = Matched::default();
+            let answer = self.dispatch(request, context, &mut matched).await;
+            let mut response = answer.unwrap_or_else(|error| respond(&error));
+            response.extensions_mut().insert(matched);
             if is_head {
                 *response.body_mut() = Body::Empty;
             }
@@ -81,15 +108,20 @@ impl Handler for Api {
 }
 
 impl Api {
-    async fn dispatch(&self, request: Request, context: Context) -> Result<Response, Error> {
+    async fn dispatch(
+        &self,
+        request: Request,
+        context: Context,
+        matched: &mut Matched,
+    ) -> Result<Response, Error> {
         if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > MAX_TARGET) {
             return Err(Error::TargetTooLong);
         }
         headers::check(request.headers())?;
         let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
-        let route = Route::parse(request.method(), &path)?;
+        let route = matched.route.insert(Route::parse(request.method(), &path)?).clone();
         let registry = match route.access() {
-            Some(access) => self.authorize(request.headers(), access, context)?,
+            Some(access) => self.authorize(request.headers(), access, context, &mut matched.principal)?,
             None => Registry { app: &self.app, context },
         };
         match route {
@@ -122,6 +154,9 @@ impl Api {
                 registry.drop_dead_letters(&endpoint, id.as_deref()).await
             }
             Route::GetSignedBlob { digest } => registry.get_signed_blob(&digest, &request).await,
+            Route::Metrics => registry.metrics().await,
+            Route::Healthz => Ok(registry.healthz()),
+            Route::Readyz => registry.readyz().await,
         }
     }
 
@@ -131,14 +166,15 @@ impl Api {
         headers: &HeaderMap,
         access: Access<'_>,
         context: Context,
+        acting: &mut Option<Principal>,
     ) -> Result<Registry<'_>, Error> {
         let App { identity, policy, .. } = &*self.app;
         let unauthenticated = || Error::Unauthenticated { challenge: identity.challenge() };
         let principal = identity.of(headers).map_err(|_| unauthenticated())?;
-        match principal {
-            _ if policy.allows(&principal, access) => {
-                Ok(Registry { app: &self.app, context: context.acting_for(principal) })
-            }
+        let context = context.acting_for(principal);
+        *acting = Some(Principal::clone(&context.principal));
+        match &*context.principal {
+            principal if policy.allows(principal, access) => Ok(Registry { app: &self.app, context }),
             Principal::Anonymous => Err(unauthenticated()),
             Principal::User(_) | Principal::Job(_) => Err(Error::Denied),
         }
@@ -183,6 +219,7 @@ pub fn refuse(error: &Error) -> Response {
 /// Converts an error to a response; nothing else does.
 fn respond(error: &Error) -> Response {
     let mut response = error.response();
+    response.extensions_mut().insert(error.wire().1);
     if let Some(line) = error.log_line() {
         response.extensions_mut().insert(LogLine(line.to_owned()));
     }

@@ -58,6 +58,12 @@ pub enum Route {
     DropDeadLetters { endpoint: String, id: Option<String> },
     /// Pull a blob with a signed URL, without credentials.
     GetSignedBlob { digest: Digest },
+    /// Read the metrics.
+    Metrics,
+    /// Check that the worker is alive.
+    Healthz,
+    /// Check that the bindings work.
+    Readyz,
 }
 
 fn name(segments: &[&str]) -> Result<RepositoryName, Error> {
@@ -95,9 +101,16 @@ impl Route {
         if path == "/v2" {
             return Self::parse(method, "/v2/");
         }
+        let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
+        match (verb, path) {
+            ("GET", "/metrics") => return Ok(Self::Metrics),
+            ("GET", "/healthz") => return Ok(Self::Healthz),
+            ("GET", "/readyz") => return Ok(Self::Readyz),
+            (_, "/metrics" | "/healthz" | "/readyz") => return Err(Error::Unsupported { allow: "GET, HEAD" }),
+            _ => {}
+        }
         let path = path.strip_prefix("/v2/").ok_or(Error::NoSuchEndpoint)?;
         let segments: Vec<&str> = path.split('/').collect();
-        let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
         Ok(match (verb, segments.as_slice()) {
             ("GET", [""]) => Self::Base, // end-1
             ("GET", ["_catalog"]) => Self::Catalog, // Docker's
@@ -130,11 +143,45 @@ impl Route {
         })
     }
 
-    /// The required access; `None` if the URL itself is signed. A mount also requires pull access to its
+    /// The name, for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::GetBlob { .. } => "get_blob",
+            Self::GetManifest { .. } => "get_manifest",
+            Self::StartUpload { .. } => "start_upload",
+            Self::PatchUpload { .. } => "patch_upload",
+            Self::FinishUpload { .. } => "finish_upload",
+            Self::PutManifest { .. } => "put_manifest",
+            Self::ListTags { .. } => "list_tags",
+            Self::DeleteManifest { .. } => "delete_manifest",
+            Self::DeleteBlob { .. } => "delete_blob",
+            Self::ListReferrers { .. } => "list_referrers",
+            Self::UploadStatus { .. } => "upload_status",
+            Self::CancelUpload { .. } => "cancel_upload",
+            Self::Catalog => "catalog",
+            Self::Rebuild => "rebuild",
+            Self::GetSignedBlob { .. } => "get_signed_blob",
+            Self::Metrics => "metrics",
+            Self::Healthz => "healthz",
+            Self::Readyz => "readyz",
+        }
+    }
+
+    /// The repository in the path.
+    pub fn repository(&self) -> Option<&RepositoryName> {
+        match self.access() {
+            Some(Access::Repository(name, _)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The required access; `None` if the URL itself is signed, and for health. A mount also requires pull access to its
     /// source, which `api::uploads` checks.
     pub fn access(&self) -> Option<Access<'_>> {
         Some(match self {
-            Self::GetSignedBlob { .. } => return None,
+            Self::GetSignedBlob { .. } | Self::Healthz | Self::Readyz => return None,
+            Self::Metrics => Access::Metrics,
             Self::Base => Access::Base,
             Self::Catalog => Access::Catalog,
             Self::Rebuild
@@ -192,6 +239,9 @@ mod tests {
         assert_eq!(parse("GET /v2/").unwrap(), Route::Base);
         assert_eq!(parse("HEAD /v2").unwrap(), Route::Base);
         assert_eq!(parse("GET /v2/_catalog").unwrap(), Route::Catalog);
+        assert_eq!(parse("GET /metrics").unwrap(), Route::Metrics);
+        assert_eq!(parse("HEAD /healthz").unwrap(), Route::Healthz);
+        assert_eq!(parse("GET /readyz").unwrap(), Route::Readyz);
     }
 
     #[test]
@@ -205,6 +255,8 @@ mod tests {
             ("PATCH /v2/a/blobs/uploads/1", "BLOB_UPLOAD_UNKNOWN"),
             ("POST /v2/a/manifests/latest", "UNSUPPORTED"),
             ("PUT /v2/", "UNSUPPORTED"),
+            ("POST /metrics", "UNSUPPORTED"),
+            ("GET /metrics/", "UNSUPPORTED"),
             ("GET /v2/a/blobs/uploads/", "UNSUPPORTED"),
             ("GET /v2/a/blobs/uploads", "UNSUPPORTED"),
             ("PUT /v2/a/blobs/uploads/", "UNSUPPORTED"),

@@ -30,4 +30,6 @@ pub enum Access<'a> {
     Repository(&'a RepositoryName, Action),
     /// Run jobs over all repositories.
     Administer,
+    /// Read the metrics.
+    Metrics,
 }

@@ -29,7 +29,7 @@ impl FromStr for Anonymous {
     }
 }
 
-/// The rules: users and jobs have full access, anonymous clients what the configuration allows.
+/// The rules: users and jobs have full access, anonymous clients what the configuration allows, and never the metrics.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
     /// The access of clients without credentials.
@@ -47,6 +47,8 @@ impl Policy {
             (Principal::Anonymous, Access::Repository(..) | Access::Administer) => {
                 self.anonymous == Anonymous::Push
             }
+            // They tell how much the registry is used, and by which means.
+            (Principal::Anonymous, Access::Metrics) => false,
         }
     }
 }
@@ -67,6 +69,7 @@ mod tests {
             (Access::Repository(&name, Action::Push), [false, false, true]),
             (Access::Repository(&name, Action::Delete), [false, false, true]),
             (Access::Administer, [false, false, true]),
+            (Access::Metrics, [false; 3]),
         ];
         for (index, anonymous) in [Anonymous::None, Anonymous::Pull, Anonymous::Push].into_iter().enumerate()
         {

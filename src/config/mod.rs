@@ -142,6 +142,7 @@ mod tests {
             ("EVENT_PRIVATE_ENDPOINTS", "1"),
             ("MIDDLEWARE", "server-timing cache"),
             ("LOG_LEVEL", "verbose"),
+            ("HEALTH_THRESHOLD", "0"),
         ] {
             let ConfigError(errors) = read(&[(name, value)]).unwrap_err();
             assert!(errors.len() == 1 && errors[0].starts_with(&format!("{name} must be ")), "{errors:?}");

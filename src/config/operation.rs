@@ -1,15 +1,23 @@
-//! Middleware and log settings.
+//! Settings of middleware, logs and health.
 
 use super::Vars;
 use crate::platform::Level;
 
-/// Middleware and logs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Middleware, logs and health.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationConfig {
     /// `MIDDLEWARE`: HTTP middleware to enable, innermost first.
     pub middleware: Vec<Middleware>,
     /// `LOG_LEVEL`: verbosity of the log.
     pub log_level: Level,
+    /// `HEALTH_THRESHOLD`: failed checks in turn after which a binding counts as failing.
+    pub health_threshold: u32,
+}
+
+impl Default for OperationConfig {
+    fn default() -> Self {
+        Self { middleware: Vec::new(), log_level: Level::default(), health_threshold: 3 }
+    }
 }
 
 /// Optional HTTP middleware.
@@ -25,8 +33,14 @@ impl OperationConfig {
         Self {
             middleware: vars.read("MIDDLEWARE", default.middleware, middleware),
             log_level: vars.parse("LOG_LEVEL", default.log_level),
+            health_threshold: vars.read("HEALTH_THRESHOLD", default.health_threshold, threshold),
         }
     }
+}
+
+fn threshold(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=100).contains(number));
+    number.ok_or_else(|| "a number from 1 to 100".to_owned())
 }
 
 /// Names separated by spaces or commas; `none` is the empty list.

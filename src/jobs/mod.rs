@@ -14,7 +14,7 @@ use crate::{
     app::App,
     context::Context,
     layout::Key,
-    platform::{Body, Level},
+    platform::{Body, Level, metrics::JobOutcome},
     repository::RepositoryError,
     storage::{Metadata, PutOptions},
 };
@@ -57,10 +57,33 @@ pub async fn run(
     app: &App,
     context: &Context,
 ) -> Result<(), RepositoryError> {
+    counted(job, app, context, run_steps(job, key, steps, app, context)).await
+}
+
+/// Counts how a run ends.
+async fn counted<T>(
+    job: &dyn Job,
+    app: &App,
+    context: &Context,
+    run: impl Future<Output = Result<T, RepositoryError>>,
+) -> Result<T, RepositoryError> {
+    let result = run.await;
+    app.metrics.count_job(job.name(), if result.is_ok() { JobOutcome::Done } else { JobOutcome::Failed });
+    app.send_metrics(context);
+    result
+}
+
+async fn run_steps(
+    job: &dyn Job,
+    key: Key<'_>,
+    steps: usize,
+    app: &App,
+    context: &Context,
+) -> Result<(), RepositoryError> {
     let (store, path) = (app.store(context), key.path());
     let mut cursor = store.head(&path).await?.and_then(|meta| meta.metadata.get(AFTER).cloned());
     for _ in 0..steps {
-        let next = step(job, cursor, app, context).await?;
+        let next = one_step(job, cursor, app, context).await?;
         let metadata = next.iter().map(|next| (AFTER.to_owned(), next.clone())).collect::<Metadata>();
         let options = PutOptions { metadata, ..PutOptions::default() };
         store.put(&path, Body::Empty, options).await?;
@@ -72,8 +95,17 @@ pub async fn run(
     Ok(())
 }
 
-/// Runs one step of a job and logs its report. Returns the cursor of the next step.
+/// Runs one step of a job and logs its report. Returns the cursor of the next step. Counts as a run.
 pub async fn step(
+    job: &dyn Job,
+    cursor: Option<String>,
+    app: &App,
+    context: &Context,
+) -> Result<Option<String>, RepositoryError> {
+    counted(job, app, context, one_step(job, cursor, app, context)).await
+}
+
+async fn one_step(
     job: &dyn Job,
     cursor: Option<String>,
     app: &App,

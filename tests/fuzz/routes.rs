@@ -15,7 +15,8 @@ pub const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE",
 fn paths() -> Vec<String> {
     let (digest, id) = (&digests()[0], UploadId::unique([1; 32]));
     let [algorithm, hex] = digest.split(':').collect::<Vec<_>>()[..] else { unreachable!() };
-    let mut paths = ["/v2", "/v2/", "/v2/_catalog", "/v2/_pierhead/rebuild"].map(str::to_owned).to_vec();
+    let fixed = ["/v2", "/v2/", "/v2/_catalog", "/v2/_pierhead/rebuild", "/metrics", "/healthz", "/readyz"];
+    let mut paths = fixed.map(str::to_owned).to_vec();
     paths.push(format!("/v2/_pierhead/blobs/{algorithm}/{hex}"));
     for path in ["", "/ci/dead", "/ci/dead/1700000000000-0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887"] {
         paths.push(format!("/v2/_pierhead/events{path}"));
@@ -71,6 +72,9 @@ fn printed(route: &Route) -> (&'static [&'static str], String) {
         Route::FinishUpload { name, id } => (&["PUT"], upload(name, id)),
         Route::UploadStatus { name, id } => (&["GET", "HEAD"], upload(name, id)),
         Route::CancelUpload { name, id } => (&["DELETE"], upload(name, id)),
+        Route::Metrics => (&["GET", "HEAD"], "/metrics".into()),
+        Route::Healthz => (&["GET", "HEAD"], "/healthz".into()),
+        Route::Readyz => (&["GET", "HEAD"], "/readyz".into()),
     }
 }
 

@@ -107,12 +107,12 @@ fn invalid_requests_are_refused_before_authorization() {
     }
 }
 
-fn basic(credentials: &str) -> String {
+pub fn basic(credentials: &str) -> String {
     format!("Basic {}", STANDARD.encode(credentials))
 }
 
 /// An htpasswd line, with the lowest bcrypt cost.
-fn user(name: &str, password: &str) -> String {
+pub fn user(name: &str, password: &str) -> String {
     let hash = bcrypt::hash_with_salt(password, 4, [1; 16]).unwrap();
     format!("{name}:{}", hash.format_for_version(bcrypt::Version::TwoY))
 }

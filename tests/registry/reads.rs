@@ -13,7 +13,7 @@ use pierhead::{
 use crate::support::{Fault, Faulty, MemoryEdge, Persistent, TestRegistry};
 
 pub const LAYER: &[u8] = b"the bytes of a layer";
-const MANIFEST: &str =
+pub const MANIFEST: &str =
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
 pub fn layer() -> Digest {
@@ -122,7 +122,10 @@ fn kv_serves_other_isolates() {
     let debug = [("LOG_LEVEL", "debug")];
     let counts = |registry: &TestRegistry| {
         let lines = registry.lines.0.borrow();
-        let cache = &lines.iter().rfind(|line| line["request"].is_string()).unwrap()["cache"];
+        let cache = &lines
+            .iter()
+            .rfind(|line| line["path"].is_string() && line["cache"].is_object())
+            .unwrap()["cache"];
         ["memory", "kv", "miss", "error"].map(|count| cache[count].as_u64().unwrap())
     };
     let first = cold(&debug, &persistent);

@@ -22,7 +22,7 @@ use pierhead::{
     middleware,
     oci::{Algorithm, Digest},
     platform::{
-        Background, Body, ByteRange, Clock, EdgeCache, Level, RequestLog, Sink,
+        Background, Body, ByteRange, Clock, EdgeCache, Level, Operation, RequestLog, Sink,
         memory::{ManualClock, MemoryBuffers, MemoryStream},
     },
     repository::{
@@ -71,6 +71,8 @@ pub enum Fault {
     Error,
     /// The store is busy (429), without any effect.
     Busy,
+    /// The store takes no more such calls, and the driver knows the error.
+    Refused,
     /// The call takes effect, but its answer is lost.
     Timeout,
 }
@@ -103,7 +105,10 @@ impl Faulty {
                 work.await?;
             }
             let (message, retryable) = ("asked to".into(), fault != Fault::Error);
-            let kind = StorageErrorKind::Backend { operation, message, retryable };
+            let kind = match fault {
+                Fault::Refused => StorageErrorKind::Throttled { operation, message },
+                _ => StorageErrorKind::Backend { operation, message, retryable },
+            };
             Err(StorageError { driver: "faulty", path, kind })
         })
     }
@@ -319,7 +324,16 @@ impl TestRegistry {
     }
 
     /// A new isolate, with these variables, over the state of others. Without `ANONYMOUS`, anyone may push.
-    pub fn with(vars: &[(&str, &str)], Persistent { storage, kv, edge, queue }: Persistent) -> Self {
+    pub fn with(vars: &[(&str, &str)], persistent: Persistent) -> Self {
+        Self::operated(vars, persistent, Operation::default())
+    }
+
+    /// The same, with a collector of metrics or probes.
+    pub fn operated(
+        vars: &[(&str, &str)],
+        Persistent { storage, kv, edge, queue }: Persistent,
+        operation: Operation,
+    ) -> Self {
         let lookup =
             |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());
         let anonymous = |name: &str| (name == "ANONYMOUS").then(|| "push".to_owned());
@@ -346,6 +360,7 @@ impl TestRegistry {
             edge_cache: Rc::new(edge),
             clock: Rc::new(clock.clone()),
             sink: lines.clone(),
+            operation,
             salt: [0; 16],
         };
         let app = Rc::new(App::new(config, platform));
@@ -403,7 +418,13 @@ impl TestRegistry {
 
     /// Handles a request.
     pub fn handle(&self, request: Request) -> LocalBoxFuture<'_, Response> {
-        self.handler.handle(request, self.context(Principal::Anonymous))
+        let mut context = self.context(Principal::Anonymous);
+        if let Some(id) = middleware::request_id(request.headers()) {
+            let near = context.edge_cache;
+            context = self.app.context(Principal::Anonymous, id, self.later.clone());
+            context.edge_cache = near;
+        }
+        self.handler.handle(request, context)
     }
 
     /// Sends a request; `line` is its method and target.

@@ -206,6 +206,7 @@ impl World {
             edge_cache: Rc::new(NoCache),
             clock: Rc::new(self.clock.clone()),
             sink: Rc::new(NoLog),
+            operation: Default::default(),
             salt: [0; 16],
         };
         let app = Rc::new(App::new(config, platform));
