@@ -119,41 +119,39 @@ impl Api {
         }
         headers::check(request.headers())?;
         let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
-        let route = matched.route.insert(Route::parse(request.method(), &path)?).clone();
+        let route = &*matched.route.insert(Route::parse(request.method(), &path)?);
         let registry = match route.access() {
             Some(access) => self.authorize(request.headers(), access, context, &mut matched.principal)?,
             None => Registry { app: &self.app, context },
         };
         match route {
             Route::Base => Ok(registry.base()),
-            Route::GetBlob { name, digest } => registry.get_blob(&name, &digest, &request).await,
-            Route::GetManifest { name, reference } => {
-                registry.get_manifest(&name, &reference, &request).await
-            }
-            Route::StartUpload { name } => registry.start_upload(&name, request).await,
-            Route::PatchUpload { name, id } => registry.patch_upload(&name, &id, request).await,
-            Route::FinishUpload { name, id } => registry.finish_upload(&name, &id, request).await,
-            Route::PutManifest { name, reference } => registry.put_manifest(&name, &reference, request).await,
-            Route::ListTags { name } => registry.list_tags(&name, request.uri()).await,
-            Route::DeleteManifest { name, reference } => registry.delete_manifest(&name, &reference).await,
-            Route::DeleteBlob { name, digest } => registry.delete_blob(&name, &digest).await,
+            Route::GetBlob { name, digest } => registry.get_blob(name, digest, &request).await,
+            Route::GetManifest { name, reference } => registry.get_manifest(name, reference, &request).await,
+            Route::StartUpload { name } => registry.start_upload(name, request).await,
+            Route::PatchUpload { name, id } => registry.patch_upload(name, id, request).await,
+            Route::FinishUpload { name, id } => registry.finish_upload(name, id, request).await,
+            Route::PutManifest { name, reference } => registry.put_manifest(name, reference, request).await,
+            Route::ListTags { name } => registry.list_tags(name, request.uri()).await,
+            Route::DeleteManifest { name, reference } => registry.delete_manifest(name, reference).await,
+            Route::DeleteBlob { name, digest } => registry.delete_blob(name, digest).await,
             Route::ListReferrers { name, digest } => {
-                registry.list_referrers(&name, &digest, request.uri()).await
+                registry.list_referrers(name, digest, request.uri()).await
             }
-            Route::UploadStatus { name, id } => registry.upload_status(&name, &id, request.uri()).await,
-            Route::CancelUpload { name, id } => registry.cancel_upload(&name, &id, request.uri()).await,
+            Route::UploadStatus { name, id } => registry.upload_status(name, id, request.uri()).await,
+            Route::CancelUpload { name, id } => registry.cancel_upload(name, id, request.uri()).await,
             Route::Catalog => registry.catalog(request.uri()).await,
             Route::Rebuild => registry.rebuild(request.uri()).await,
             Route::EventEndpoints => registry.event_endpoints().await,
-            Route::DeadLetters { endpoint } => registry.dead_letters(&endpoint, request.uri()).await,
-            Route::ReadDeadLetter { endpoint, id } => registry.read_dead_letter(&endpoint, &id).await,
+            Route::DeadLetters { endpoint } => registry.dead_letters(endpoint, request.uri()).await,
+            Route::ReadDeadLetter { endpoint, id } => registry.read_dead_letter(endpoint, id).await,
             Route::ReplayDeadLetters { endpoint, id } => {
-                registry.replay_dead_letters(&endpoint, id.as_deref()).await
+                registry.replay_dead_letters(endpoint, id.as_deref()).await
             }
             Route::DropDeadLetters { endpoint, id } => {
-                registry.drop_dead_letters(&endpoint, id.as_deref()).await
+                registry.drop_dead_letters(endpoint, id.as_deref()).await
             }
-            Route::GetSignedBlob { digest } => registry.get_signed_blob(&digest, &request).await,
+            Route::GetSignedBlob { digest } => registry.get_signed_blob(digest, &request).await,
             Route::Metrics => registry.metrics().await,
             Route::Healthz => Ok(registry.healthz()),
             Route::Readyz => registry.readyz().await,
