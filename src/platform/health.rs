@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
     pin::pin,
     rc::Rc,
 };
@@ -97,11 +96,10 @@ impl Report {
 
 /// The checks of an isolate, and what it remembers of them.
 pub struct Health {
-    probes: Vec<(&'static str, Probe)>,
+    /// Names, bindings, and how often each has failed in turn.
+    probes: Vec<(&'static str, Probe, Cell<u32>)>,
     threshold: u32,
     clock: Rc<dyn Clock>,
-    /// Failures in turn.
-    failures: RefCell<BTreeMap<&'static str, u32>>,
     last: RefCell<Option<(Timestamp, Report)>>,
     /// Until when the checks under way are taken to go on.
     busy_until: Cell<Timestamp>,
@@ -110,8 +108,9 @@ pub struct Health {
 impl Health {
     /// Checks of these bindings. One fails when `threshold` checks in turn have failed.
     pub fn new(probes: Vec<(&'static str, Probe)>, threshold: u32, clock: Rc<dyn Clock>) -> Self {
-        let (failures, last, busy_until) = Default::default();
-        Self { probes, threshold, clock, failures, last, busy_until }
+        let (last, busy_until) = Default::default();
+        let probes = probes.into_iter().map(|(name, probe)| (name, probe, Cell::default())).collect();
+        Self { probes, threshold, clock, last, busy_until }
     }
 
     /// Checks all bindings at once, or returns the last report if it is recent. The flag says whether it is new.
@@ -129,14 +128,15 @@ impl Health {
             self.clock.sleep(LOOK).await;
         }
         self.busy_until.set(Timestamp(self.clock.now().0 + 2 * LIMIT));
-        let checks = join_all(self.probes.iter().map(|(name, probe)| self.check(name, probe))).await;
+        let checks = self.probes.iter().map(|(name, probe, failures)| self.check(name, probe, failures));
+        let checks = join_all(checks).await;
         let report = Report { checks };
         self.last.replace(Some((self.clock.now(), report.clone())));
         self.busy_until.set(Timestamp::default());
         (report, true)
     }
 
-    async fn check(&self, name: &'static str, probe: &Probe) -> Checked {
+    async fn check(&self, name: &'static str, probe: &Probe, failures: &Cell<u32>) -> Checked {
         let state =
             |state| Checked { name, state, milliseconds: None, failures: None, reason: None, message: None };
         let check = match probe {
@@ -153,19 +153,17 @@ impl Health {
             }
         };
         let milliseconds = Some(self.clock.now().milliseconds_since(started));
-        let mut all = self.failures.borrow_mut();
-        let failures = all.entry(name).or_default();
         match result {
             Ok(()) => {
-                *failures = 0;
+                failures.set(0);
                 Checked { milliseconds, ..state(State::Ok) }
             }
             Err(Trouble { reason, message }) => {
-                *failures = failures.saturating_add(1);
-                let fails = *failures >= self.threshold;
+                failures.set(failures.get().saturating_add(1));
+                let fails = failures.get() >= self.threshold;
                 Checked {
                     milliseconds,
-                    failures: Some(*failures),
+                    failures: Some(failures.get()),
                     reason: Some(reason),
                     message: Some(message),
                     ..state(if fails { State::Failing } else { State::Doubtful })

@@ -1,6 +1,6 @@
 //! A table of series: what an isolate has counted, or the sums of a deployment.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use super::{BUCKETS, Family, Kind, Labels, UploadEvent};
 
@@ -72,21 +72,28 @@ pub type Samples = Vec<(String, Vec<String>, Vec<u64>)>;
 /// Series, in the order of [`Family::ALL`] and of their labels.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    series: BTreeMap<(Family, Labels), Value>,
+    /// Sorted by metric and labels.
+    series: Vec<(Family, Labels, Value)>,
 }
 
 impl Table {
     /// Adds to a series. A new one that finds no room is counted in [`Family::Dropped`].
     #[inline(never)]
     pub(super) fn add(&mut self, family: Family, labels: Labels, value: Value) {
-        let key = (family, labels);
-        if let Some(old) = self.series.get_mut(&key) {
+        let at = self.find(family, &labels);
+        if let Some((_, _, old)) = at.ok().and_then(|at| self.series.get_mut(at)) {
             old.merge(value);
         } else if self.series.len() < MAX_SERIES || family == Family::Dropped {
-            self.series.insert(key, value);
+            let (Ok(at) | Err(at)) = at;
+            self.series.insert(at, (family, labels, value));
         } else {
             self.add(Family::Dropped, Vec::new(), Value::Counter(1));
         }
+    }
+
+    /// The place of a series, or the one where it would be.
+    fn find(&self, family: Family, labels: &[Cow<'static, str>]) -> Result<usize, usize> {
+        self.series.binary_search_by(|(of, values, _)| of.cmp(&family).then_with(|| values[..].cmp(labels)))
     }
 
     /// Adds series. Those that another version sends, with a name, labels or buckets unknown here, are left out.
@@ -104,10 +111,11 @@ impl Table {
     /// The series as they are stored and sent.
     pub fn samples(&self) -> Samples {
         let owned = |labels: &Labels| labels.iter().map(|label| label.clone().into_owned()).collect();
-        let sample = |((family, labels), value): (&(Family, Labels), &Value)| {
-            (family.name().to_owned(), owned(labels), value.numbers())
-        };
-        self.series.iter().map(sample).collect()
+        let samples = self
+            .series
+            .iter()
+            .map(|(family, labels, value)| (family.name().to_owned(), owned(labels), value.numbers()));
+        samples.collect()
     }
 
     /// Whether there is no series.
@@ -117,8 +125,9 @@ impl Table {
 
     /// The value of a series.
     pub fn get(&self, family: Family, labels: &[&str]) -> Option<&Value> {
-        let labels = labels.iter().map(|label| Cow::Owned((*label).to_owned())).collect();
-        self.series.get(&(family, labels))
+        let labels: Labels = labels.iter().map(|label| Cow::Owned((*label).to_owned())).collect();
+        let (_, _, value) = self.series.get(self.find(family, &labels).ok()?)?;
+        Some(value)
     }
 
     /// The series of a metric, with those that are computed from others.
@@ -127,9 +136,8 @@ impl Table {
         if family == Family::UploadsOpen {
             return vec![(&NONE, Cow::Owned(Value::Gauge(self.open_uploads())))];
         }
-        let series = self.series.range((family, Vec::new())..);
-        let series = series.take_while(|((of, _), _)| *of == family);
-        series.map(|((_, labels), value)| (labels, Cow::Borrowed(value))).collect()
+        let series = self.series.iter().filter(|(of, _, _)| *of == family);
+        series.map(|(_, labels, value)| (labels, Cow::Borrowed(value))).collect()
     }
 
     fn open_uploads(&self) -> u64 {
