@@ -63,7 +63,10 @@ impl Handler for Fills {
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
         Box::pin(async move {
             let response = self.inner.handle(request, context.clone()).await;
-            self.app.metrics.count_lookup(CacheLevel::Edge, Lookup::Fill);
+            // Otherwise the lookup is a miss.
+            if response.status().is_success() {
+                self.app.metrics.count_lookup(CacheLevel::Edge, Lookup::Fill);
+            }
             self.app.send_metrics(&context);
             response
         })

@@ -20,6 +20,7 @@ use pierhead::{
 
 use crate::{
     access::{basic, user},
+    center,
     reads::{MANIFEST, get_layer, manifest, pushed},
     support::{Fault, PART, Persistent, TestRegistry},
 };
@@ -190,6 +191,26 @@ fn caches_are_counted_one_by_one() {
     }
     // KV is a driver too. The bucket was only asked for the link, by a `head`.
     assert_eq!(other.count(Family::StorageCalls, &["faulty", "get", "ok"]), 1);
+}
+
+#[test]
+fn an_edge_cache_counts_what_it_has_to_fill() {
+    let place = center::Place::new(center::BOUND);
+    let edge = |registry: &TestRegistry| {
+        let table = registry.app.metrics.drain();
+        ["hit", "miss", "fill"].map(|outcome| match table.get(Family::CacheLookups, &["edge", outcome]) {
+            Some(Value::Counter(n)) => *n,
+            _ => 0,
+        })
+    };
+    let (first, second, inner) = (&place.first, &place.second, &place.center.isolate);
+    // The answer about the tag, and the content.
+    for (registry, filled) in [(first, 2), (second, 0)] {
+        assert_eq!(place.cost(registry, "GET /v2/a/manifests/v1").2.status, 200);
+        assert_eq!((edge(registry), edge(inner)), ([2, 0, 0], [0, 0, filled]));
+    }
+    assert_eq!(place.cost(first, "GET /v2/a/manifests/none").2.status, 404);
+    assert_eq!((edge(first), edge(inner)), ([0, 1, 0], [0, 0, 0]));
 }
 
 #[test]
