@@ -6,7 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use js_sys::Reflect;
 use serde_json::Value;
 use wasm_bindgen::JsValue;
-use worker::{Context, Env};
+use worker::{Context, Env, Method, ObjectNamespace};
 
 use super::{
     buffers::JsBuffers,
@@ -15,6 +15,8 @@ use super::{
     event_endpoint::DurableLanes,
     fetch::Fetch,
     kv::Kv,
+    metrics::{Dataset, DurableCollector},
+    objects,
     queue::EventQueue,
     r2::R2,
     sessions::DurableSessions,
@@ -27,7 +29,11 @@ use crate::{
     config::{Backend, Config},
     events::Queue,
     layout::Key,
-    platform::{Background, EdgeCache, Sink},
+    platform::{
+        Background, EdgeCache, Operation, Sink,
+        health::{Probe, Trouble},
+        metrics::{Collector, Points},
+    },
     storage::{Store, s3::S3},
 };
 
@@ -43,6 +49,14 @@ const EVENTS: &str = "EVENTS";
 const ENDPOINTS: &str = "ENDPOINTS";
 /// The binding of the descriptor cache's KV namespace in `wrangler.toml`; optional.
 const CACHE: &str = "CACHE";
+
+/// The binding of the metrics' collector in `wrangler.toml`; optional.
+const METRICS: &str = "METRICS";
+/// The binding of the dataset of data points in `wrangler.toml`; optional.
+const ANALYTICS: &str = "ANALYTICS";
+
+/// The name of the object that answers a check of health. It never stores anything.
+const HEALTH: &str = "_health";
 
 /// Reads the configuration from the worker's variables and secrets.
 pub fn config(env: &Env) -> Result<Config, Error> {
@@ -79,6 +93,7 @@ pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
     Ok(Platform {
         store: store(env, config)?,
         kv: env.kv(CACHE).ok().map(|namespace| Store::new(Kv::new(namespace))),
+        operation: operation(env, &sessions, &writers),
         sessions: Rc::new(DurableSessions::new(sessions)),
         writers: Rc::new(DurableWriters::new(writers)),
         queue: env.queue(EVENTS).ok().map(|queue| Rc::new(EventQueue::new(queue)) as Rc<dyn Queue>),
@@ -89,6 +104,39 @@ pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
         sink: Rc::new(Console),
         salt,
     })
+}
+
+/// The optional parts, and checks of the objects.
+fn operation(env: &Env, sessions: &ObjectNamespace, writers: &ObjectNamespace) -> Operation {
+    let metrics = env.durable_object(METRICS).ok();
+    let collector = |namespace| Rc::new(DurableCollector::new(namespace)) as Rc<dyn Collector>;
+    let points = |dataset| Rc::new(Dataset(dataset)) as Rc<dyn Points>;
+    Operation {
+        probes: vec![
+            ("uploads", probe(sessions)),
+            ("writers", probe(writers)),
+            ("metrics", metrics.as_ref().map_or(Probe::Unbound, probe)),
+            ("analytics", if has(env, ANALYTICS) { Probe::Bound } else { Probe::Unbound }),
+        ],
+        collector: metrics.map(collector),
+        points: env.analytics_engine(ANALYTICS).ok().filter(|_| has(env, ANALYTICS)).map(points),
+    }
+}
+
+fn has(env: &Env, name: &str) -> bool {
+    js_sys::Reflect::get(env, &name.into()).is_ok_and(|binding| binding.is_truthy())
+}
+
+/// Calls an object of a namespace.
+fn probe(namespace: &ObjectNamespace) -> Probe {
+    let namespace = namespace.clone();
+    Probe::Check(Rc::new(move || {
+        let stub = namespace.get_by_name(HEALTH);
+        Box::pin(async move {
+            let trouble = |message| Trouble { reason: "it cannot be reached", message };
+            objects::ask(stub, Method::Head).await.map(drop).map_err(trouble)
+        })
+    }))
 }
 
 fn unbound(name: &str, error: worker::Error) -> Error {

@@ -8,10 +8,10 @@
 //
 // The default entry point answers clients. Cloudflare caches the inner ones, see wrangler.toml: only the registry
 // itself calls them, through `ctx.exports`.
-import worker, { EventEndpoint, RepositoryWriter, UploadSession } from "../../build/index.js";
+import worker, { EventEndpoint, MetricsAggregate, RepositoryWriter, UploadSession } from "../../build/index.js";
 import { WorkerEntrypoint } from "cloudflare:workers";
 
-export { EventEndpoint, RepositoryWriter, UploadSession };
+export { EventEndpoint, MetricsAggregate, RepositoryWriter, UploadSession };
 
 const waiting = new Set();
 

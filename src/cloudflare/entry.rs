@@ -66,17 +66,18 @@ async fn fetch(request: worker::Request, env: Env, context: Context) -> worker::
     }
     let response = match isolate(&env) {
         Ok(Isolate { app, handler }) => {
-            let id = request.headers().get("cf-ray")?.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
             let is_inner = is_inner(&env);
             let near = match is_inner {
                 true => None,
                 false => bindings::edge_cache(&app.config, context.as_ref()),
             };
-            let mut context = app.context(Principal::Anonymous, id, Rc::new(WaitUntil(context)));
             let request = match read_request(&request) {
                 Ok(request) => request,
                 Err(error) => return write_response(refuse(&error)),
             };
+            let id = middleware::request_id(request.headers());
+            let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            let mut context = app.context(Principal::Anonymous, id, Rc::new(WaitUntil(context)));
             if is_inner {
                 middleware::inner(&app).handle(request, context).await
             } else {

@@ -1,7 +1,7 @@
 //! The registry on Cloudflare: the only module that uses JavaScript.
 //!
 //! Entry points: [`entry`] for requests, [`scheduled`] for the cron trigger, and the Durable Objects of an
-//! [`upload_session`], of a [`repository_writer`] and of an [`event_endpoint`]. [`bindings`] builds the platform from the worker's environment.
+//! [`upload_session`], of a [`repository_writer`], of an [`event_endpoint`] and of the [`metrics_aggregate`]. [`bindings`] builds the platform from the worker's environment.
 
 mod bindings;
 mod buffers;
@@ -12,6 +12,8 @@ mod event_endpoint;
 mod fetch;
 mod http;
 mod kv;
+mod metrics;
+mod metrics_aggregate;
 mod objects;
 mod queue;
 mod r2;

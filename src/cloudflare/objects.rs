@@ -48,28 +48,44 @@ pub async fn call<T: DeserializeOwned>(
     patience: u64,
 ) -> Result<Replied<T>, String> {
     let body = serde_json::to_string(command).map_err(|error| error.to_string())?;
+    let (text, is_repeated) = call_with_text(&stub, &body, patience).await?;
+    let reply = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    Ok(Replied { reply, is_repeated })
+}
+
+/// Not generic, so that there is one of it in the worker.
+async fn call_with_text(
+    stub: &dyn Fn() -> worker::Result<Stub>,
+    body: &str,
+    patience: u64,
+) -> Result<(String, bool), String> {
     let mut attempts = Attempts::within(Rc::new(SystemClock), patience);
     let mut is_repeated = false;
     loop {
-        match send(stub(), &body).await {
+        match send(stub(), Method::Post, Some(body)).await {
             Err(Failed { message, retryable: true }) if attempts.next().await => {
                 worker::console_warn!("{}", json!({"level": "warn", "message": message}));
                 is_repeated = true;
             }
-            reply => return Ok(Replied { reply: reply.map_err(|error| error.message)?, is_repeated }),
+            reply => return Ok((reply.map_err(|error| error.message)?, is_repeated)),
         }
     }
 }
 
-async fn send<T: DeserializeOwned>(stub: worker::Result<Stub>, body: &str) -> Result<T, Failed> {
+/// Asks an object for something that changes nothing; returns the text of its answer.
+pub async fn ask(stub: worker::Result<Stub>, method: Method) -> Result<String, String> {
+    send(stub, method, None).await.map_err(|error| error.message)
+}
+
+async fn send(stub: worker::Result<Stub>, method: Method, body: Option<&str>) -> Result<String, Failed> {
     let mut init = RequestInit::new();
-    init.with_method(Method::Post).with_body(Some(JsValue::from_str(body)));
+    init.with_method(method).with_body(body.map(JsValue::from_str));
     let request = worker::Request::new_with_init("https://object/", &init)?;
     let mut response = stub?.fetch_with_request(request).await?;
+    let text = response.text().await;
     if response.status_code() != 200 {
-        let text = response.text().await.unwrap_or_default();
-        let message = format!("status {}: {text}", response.status_code());
+        let message = format!("status {}: {}", response.status_code(), text.unwrap_or_default());
         return Err(Failed { message, retryable: false });
     }
-    Ok(response.json().await?)
+    Ok(text?)
 }

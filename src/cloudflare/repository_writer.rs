@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::{LocalBoxFuture, join, join_all};
 use serde_json::json;
-use worker::{DurableObject, Env, ListOptions, Response, State, Storage, durable_object};
+use worker::{DurableObject, Env, ListOptions, Method, Response, State, Storage, durable_object};
 
 use super::{
     clock::{SystemClock, sleep},
@@ -53,10 +53,15 @@ impl DurableObject for RepositoryWriter {
     }
 
     async fn fetch(&self, mut request: worker::Request) -> worker::Result<Response> {
+        // Asked by `/readyz`.
+        if request.method() == Method::Head {
+            return Response::empty();
+        }
         let Addressed { repository, call } = request.json().await?;
-        let (context, stored) = self.open(&repository)?;
-        let writer = self.writer(&repository)?;
-        Response::from_json(&writer.carry_out(&stored, &*context.background, call).await)
+        let (app, context, stored) = self.open(&repository)?;
+        let reply = self.writer(&repository)?.carry_out(&stored, &*context.background, call).await;
+        app.send_metrics(&context);
+        Response::from_json(&reply)
     }
 
     /// Runs while there are records: finishes what is open, and forgets what need not be remembered. If that fails, it
@@ -98,19 +103,21 @@ impl RepositoryWriter {
         Ok(self.writer.get_or_init(new).clone())
     }
 
-    fn open(&self, repository: &RepositoryName) -> worker::Result<(Context, Stored)> {
+    fn open(&self, repository: &RepositoryName) -> worker::Result<(Rc<App>, Context, Stored)> {
         let app = self.app()?;
         let context = self.context(&app);
         let stored = app.stored(repository, &context);
-        Ok((context, stored))
+        Ok((app, context, stored))
     }
 
     async fn settle(&self) -> Result<(), String> {
         let records = self.journal.load().await?;
         let Some((_, Record { repository, .. })) = records.first() else { return Ok(()) };
-        let (_, stored) = self.open(repository).map_err(|error| error.to_string())?;
+        let (app, context, stored) = self.open(repository).map_err(|error| error.to_string())?;
         let writer = self.writer(repository).map_err(|error| error.to_string())?;
-        let settled = writer.settle(&stored).await.map_err(|error| error.to_string())?;
+        let settled = writer.settle(&stored).await;
+        app.send_metrics(&context);
+        let settled = settled.map_err(|error| error.to_string())?;
         if let Err(error) = settled {
             report(&error);
         }
@@ -119,7 +126,7 @@ impl RepositoryWriter {
 }
 
 /// `waitUntil` of an object.
-struct WaitUntil(Rc<State>);
+pub(super) struct WaitUntil(pub Rc<State>);
 
 impl Background for WaitUntil {
     fn spawn(&self, work: LocalBoxFuture<'static, ()>) {

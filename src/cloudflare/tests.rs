@@ -12,12 +12,17 @@ use super::{
     clock::SystemClock,
     fetch::Fetch,
     kv::Kv,
+    metrics::Dataset,
     r2::R2,
     stream::JsStream,
 };
 use crate::{
     oci::Algorithm,
-    platform::{Body, Buffer, Buffers, ByteStream, ReadError, budget::limits::BUFFERS},
+    platform::{
+        Body, Buffer, Buffers, ByteStream, ReadError,
+        budget::limits::BUFFERS,
+        metrics::{Point, Points},
+    },
     storage::{
         PutOptions, Store, contract,
         s3::{S3, S3Bucket},
@@ -264,4 +269,41 @@ async fn a_body_is_counted_when_it_is_complete() {
         }
         assert_eq!((buffers::used().0, buffers::used().2), (before.0, before.2));
     }
+}
+
+#[wasm_bindgen_test]
+async fn a_data_point_has_the_documented_columns() {
+    let make = js_sys::Function::new_no_args(
+        "return { writeDataPoint(point) { this.point = JSON.stringify(point); } }",
+    );
+    let binding = make.call0(&JsValue::NULL).unwrap();
+    let point = Point {
+        route: "get_blob",
+        method: "GET",
+        status: 404,
+        repository: Some("team/app".to_owned()),
+        code: Some("BLOB_UNKNOWN"),
+        milliseconds: 1,
+        received: 2,
+        sent: 3 << 40,
+        storage_calls: 4,
+        storage_milliseconds: 5,
+        rounds: 6,
+        cache_hits: 7,
+        cache_misses: 8,
+    };
+    Dataset(binding.clone().unchecked_into()).write(&point);
+    let written = Reflect::get(&binding, &"point".into()).unwrap().as_string().unwrap();
+    let expected = serde_json::json!({
+        "indexes": ["get_blob"],
+        "doubles": [1.0, 2.0, (3_u64 << 40) as f64, 4.0, 5.0, 6.0, 7.0, 8.0],
+        "blobs": ["get_blob", "GET", "404", "BLOB_UNKNOWN", "team/app"],
+    });
+    let number = |value: &serde_json::Value| value.as_f64().unwrap();
+    let written: serde_json::Value = serde_json::from_str(&written).unwrap();
+    assert_eq!((&written["indexes"], &written["blobs"]), (&expected["indexes"], &expected["blobs"]));
+    let doubles = |point: &serde_json::Value| -> Vec<f64> {
+        point["doubles"].as_array().unwrap().iter().map(number).collect()
+    };
+    assert_eq!(doubles(&written), doubles(&expected));
 }

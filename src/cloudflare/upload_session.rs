@@ -6,16 +6,19 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use wasm_bindgen::JsValue;
-use worker::{DurableObject, Env, ListOptions, Response, State, durable_object};
+use worker::{DurableObject, Env, ListOptions, Method, Response, State, durable_object};
 
-use super::{bindings, clock::SystemClock, sessions::Call};
+use super::{clock::SystemClock, entry::isolate, repository_writer::WaitUntil, sessions::Call};
 use crate::{
+    app::App,
+    auth::Principal,
+    context::Context,
     oci::UploadId,
-    platform::Clock,
-    storage::{Part, Store},
+    platform::{Clock, metrics::UploadEvent},
+    storage::Part,
     uploads::{
         Command, Refused, Reply, join_parts,
-        session::{self, Transition, apply},
+        session::{self, Transition, apply, event},
         sweep,
     },
 };
@@ -30,18 +33,25 @@ const PART: &str = "part/";
 /// The Durable Object of one session.
 #[durable_object]
 pub struct UploadSession {
-    state: State,
+    state: Rc<State>,
     env: Env,
 }
 
 impl DurableObject for UploadSession {
     fn new(state: State, env: Env) -> Self {
-        Self { state, env }
+        Self { state: Rc::new(state), env }
     }
 
     async fn fetch(&self, mut request: worker::Request) -> worker::Result<Response> {
+        // Asked by `/readyz`.
+        if request.method() == Method::Head {
+            return Response::empty();
+        }
         let Call { id, command } = request.json().await?;
-        Response::from_json(&self.carry_out(&id, &command).await?)
+        let (app, context) = self.open()?;
+        let reply = self.carry_out(&app, &context, &id, &command).await;
+        app.send_metrics(&context);
+        Response::from_json(&reply?)
     }
 
     /// Runs when the session expires: deletes its stored objects, then the session. If that fails, it runs again.
@@ -63,19 +73,29 @@ fn failed(error: impl ToString) -> worker::Error {
 
 impl UploadSession {
     async fn expire(&self) -> worker::Result<()> {
-        if let Some(state) = self.stored().await?
+        let (app, context) = self.open()?;
+        let state = self.stored().await?;
+        let is_open = matches!(state, Some(session::State::Open(_)));
+        if let Some(state) = state
             && let Some(id) = self.state.storage().get::<String>(ID).await?
             && let Ok(id) = id.parse::<UploadId>()
         {
-            sweep(&self.store()?, &id, state.upload()).await.map_err(failed)?;
+            sweep(&app.store(&context), &id, state.upload()).await.map_err(failed)?;
         }
-        self.state.storage().delete_all().await
+        self.state.storage().delete_all().await?;
+        if is_open {
+            app.metrics.count_upload(UploadEvent::Expired);
+        }
+        app.send_metrics(&context);
+        Ok(())
     }
 
-    fn store(&self) -> worker::Result<Store> {
-        let config = bindings::config(&self.env).map_err(failed)?;
-        let store = bindings::store(&self.env, &config).map_err(failed)?;
-        Ok(store.retrying(Rc::new(SystemClock)))
+    fn open(&self) -> worker::Result<(Rc<App>, Context)> {
+        let app = isolate(&self.env).map_err(failed)?.app;
+        let id = uuid::Uuid::new_v4().to_string();
+        let background = Rc::new(WaitUntil(self.state.clone()));
+        let context = app.context(Principal::Job("upload"), id, background);
+        Ok((app, context))
     }
 
     async fn stored(&self) -> worker::Result<Option<session::State>> {
@@ -84,7 +104,13 @@ impl UploadSession {
     }
 
     /// Applies a command. The runtime's input gate blocks other events between the read and the write.
-    async fn carry_out(&self, id: &str, command: &Command) -> worker::Result<Result<Reply, Refused>> {
+    async fn carry_out(
+        &self,
+        app: &App,
+        context: &Context,
+        id: &str,
+        command: &Command,
+    ) -> worker::Result<Result<Reply, Refused>> {
         let storage = self.state.storage();
         let before = self.stored().await?;
         let Transition { state, upload, rows, join } = match apply(before.clone(), command, SystemClock.now())
@@ -110,6 +136,9 @@ impl UploadSession {
                 storage.set_alarm(std::time::Duration::from_millis(wait)).await?;
             }
         }
+        if let Some(event) = event(before.as_ref(), command, &state) {
+            app.metrics.count_upload(event);
+        }
         if rows.clear {
             let keys: Vec<String> = self.parts().await?.iter().map(|part| row(part.number)).collect();
             // The platform deletes at most 128 keys at once.
@@ -119,7 +148,7 @@ impl UploadSession {
         }
         let parts = if rows.list { self.parts().await? } else { Vec::new() };
         if let (true, Command::Commit { digest, .. }, Ok(id)) = (join, command, id.parse()) {
-            let joined = join_parts(&self.store()?, &id, &upload, digest, parts).await;
+            let joined = join_parts(&app.store(context), &id, &upload, digest, parts).await;
             if joined.is_err() {
                 self.take_back(&state, before, &rows).await?;
             }

@@ -9,7 +9,9 @@ export const Facts = entrypoint(worker.Facts, "Facts");
 export const Manifests = entrypoint(worker.Manifests, "Manifests");
 export const Blobs = entrypoint(worker.Blobs, "Blobs");
 export const EventEndpoint = object(worker.EventEndpoint);
+export const MetricsAggregate = object(worker.MetricsAggregate);
 export const RepositoryWriter = object(worker.RepositoryWriter);
 export const UploadSession = object(worker.UploadSession);
 
-complete(worker, ["default", "Facts", "Manifests", "Blobs", "EventEndpoint", "RepositoryWriter", "UploadSession"]);
+const OBJECTS = ["EventEndpoint", "MetricsAggregate", "RepositoryWriter", "UploadSession"];
+complete(worker, ["default", "Facts", "Manifests", "Blobs", ...OBJECTS]);

@@ -30,7 +30,7 @@ export function wrapEnv(env) {
           counters.unknown.push(`env.${name}: ${type}`);
           throw new Error(`edge: the binding ${name} of type ${type} is unknown to the strict edge`);
         }
-        wrapped.set(name, WRAPPERS[type](value));
+        wrapped.set(name, WRAPPERS[type](value, name));
       }
       return wrapped.get(name);
     },

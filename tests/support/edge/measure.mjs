@@ -5,7 +5,7 @@
 // object made meanwhile.
 
 // Calls that cross a distance. The Cache API and KV stand in the reader's data centre.
-export const FAR = ["r2", "object", "queue", "s3"];
+export const FAR = ["r2", "object", "queue", "s3", "metrics"];
 
 // The calls of an object before its answer.
 const within = (call) => (call.inner ?? []).filter(({ isLate }) => !isLate);
@@ -37,7 +37,10 @@ function longestWait(calls, sleeps = []) {
   const waits = calls.map((call) => ({
     from: call.went ?? call.began,
     to: call.ended ?? Infinity,
-    time: call.spans.reduce((sum, [start, end]) => sum + end - start, longestWait(within(call), call.sleeps)),
+    time: call.spans.reduce(
+      (sum, [start, end]) => sum + end - start,
+      longestWait(within(call), before(call.sleeps, call.ended)),
+    ),
   }));
   waits.push(...sleeps.map(([start, end, from, to]) => ({ from, to, time: end - start })));
   for (const { from, to, time } of waits.sort((a, b) => a.from - b.from)) {
@@ -52,9 +55,11 @@ function longestWait(calls, sleeps = []) {
 export const inTime = (request, since = 0) =>
   request.calls.filter((call) => call.began < request.answered && call.began > since);
 
+// The timers that fired before an event: nobody waited for others, which are for work after an answer.
+const before = (sleeps = [], event = Infinity) => sleeps.filter(([, , , fired]) => fired < event);
+
 // What a request cost: rounds and waiting before its answer.
 export function cost(request) {
   const calls = inTime(request);
-  const sleeps = request.sleeps.filter(([, , from]) => from < request.answered);
-  return { rounds: rounds(calls), waiting: longestWait(calls, sleeps), calls };
+  return { rounds: rounds(calls), waiting: longestWait(calls, before(request.sleeps, request.answered)), calls };
 }

@@ -7,7 +7,7 @@
 import Worker, * as entry from "../../../src/cloudflare/entry.mjs";
 import { CENTER, WorkersCache } from "./workers-cache.mjs";
 
-export const { EventEndpoint, RepositoryWriter, UploadSession } = entry;
+export const { EventEndpoint, MetricsAggregate, RepositoryWriter, UploadSession } = entry;
 
 const now = Date.now.bind(Date);
 let ahead = 0;

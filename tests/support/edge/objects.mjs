@@ -17,7 +17,7 @@ const used = new Set(); // objects that were used by name
 
 const isReset = (error) => String(error?.message).includes("Durable Object reset because");
 
-function wrapStub(namespace, id, stub, name) {
+function wrapStub(kind, namespace, id, stub, name) {
   const key = String(id);
   // "Many exceptions leave the stub in a broken state": each later call fails with the same one.
   // https://developers.cloudflare.com/durable-objects/best-practices/error-handling/
@@ -56,7 +56,7 @@ function wrapStub(namespace, id, stub, name) {
         };
         try {
           const more = isFirst ? distance(invocation.rules.profile, "firstByName") : 0;
-          return await call({ class: "object", kind: "fetch", key }, { far: "object", more, operation, fail });
+          return await call({ class: kind, kind: "fetch", key }, { far: "object", more, operation, fail });
         } catch (error) {
           broken = error;
           if (error.overloaded) invocation.overloaded.add(command);
@@ -68,8 +68,10 @@ function wrapStub(namespace, id, stub, name) {
   );
 }
 
-export function wrapNamespace(namespace) {
-  const stubOf = (id, name) => wrapStub(namespace, id, namespace.get(id), name);
+// Calls to the metrics' object are a class of their own: no operation waits for them or counts on them.
+export function wrapNamespace(namespace, binding) {
+  const kind = binding === "METRICS" ? "metrics" : "object";
+  const stubOf = (id, name) => wrapStub(kind, namespace, id, namespace.get(id), name);
   return wrap(
     "DurableObjectNamespace",
     namespace,

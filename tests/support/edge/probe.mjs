@@ -214,5 +214,6 @@ export default entrypoint(Probe);
 const InnerStrict = entrypoint(Inner, "Inner");
 export { InnerStrict as Inner };
 export const EventEndpoint = object(Counter);
+export const MetricsAggregate = object(Counter);
 export const RepositoryWriter = object(Counter);
 export const UploadSession = object(Counter);
