@@ -47,8 +47,8 @@ impl Writers for Counted<dyn Writers> {
     fn call<'a>(
         &'a self,
         repository: &'a RepositoryName,
-        command: writers::Command,
+        call: writers::Call,
     ) -> LocalBoxFuture<'a, Result<writers::Reply, writers::CallError>> {
-        Box::pin(self.counted(self.inner.call(repository, command)))
+        Box::pin(self.counted(self.inner.call(repository, call)))
     }
 }

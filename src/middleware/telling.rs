@@ -104,7 +104,14 @@ impl Handler for Telling {
             let Some(events) = self.app.events(&context) else { return response };
             match events.tell(changes).await {
                 Ok(()) => response,
-                Err(error) => api::refuse(&api::Error::Busy(error.to_string())),
+                Err(error) => {
+                    let mut refused = api::refuse(&api::Error::Busy(error.to_string()));
+                    // What the API has found out about the request.
+                    let mut about = response.extensions().clone();
+                    about.extend(std::mem::take(refused.extensions_mut()));
+                    *refused.extensions_mut() = about;
+                    refused
+                }
             }
         })
     }

@@ -9,8 +9,8 @@ pub mod health;
 pub mod http_client;
 pub mod log;
 pub mod memory;
-pub mod webhook_client;
 pub mod metrics;
+pub mod webhook_client;
 
 pub use background::Background;
 pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, Content, ReadError, Reserved, Stream};
@@ -19,5 +19,5 @@ pub use edge_cache::EdgeCache;
 pub use health::Health;
 pub use http_client::HttpClient;
 pub use log::{Level, RequestLog, Sink};
-pub use webhook_client::WebhookClient;
 pub use metrics::{Metrics, Operation};
+pub use webhook_client::WebhookClient;
