@@ -446,6 +446,9 @@ fn replayed(case: &Case) -> Outcome {
     let hash = bcrypt::hash_with_salt(USER.1, 4, [1; 16]).unwrap();
     let users = format!("{}:{}", USER.0, hash.format_for_version(bcrypt::Version::TwoY));
     let mut vars = vec![("EVENT_ENDPOINTS", r#"[{"name": "ci", "url": "https://ci.example.com"}]"#)];
+    if case.settings.references {
+        vars.push(("EVENT_REFERENCES", "on"));
+    }
     if case.settings.htpasswd {
         vars.extend([("HTPASSWD", users.as_str()), ("ANONYMOUS", "none")]);
     }
@@ -478,10 +481,6 @@ fn events_are_those_of_distribution_but_for_the_differences() {
     for file in fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
         let name = file.file_stem().unwrap().to_str().unwrap();
         let case: Case = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-        // No setting asks for references yet.
-        if case.settings.references {
-            continue;
-        }
         cases += 1;
         let mut expected = Outcome::of(&case);
         for (n, difference) in DIFFERENCES.iter().enumerate() {
