@@ -35,6 +35,8 @@ class Place {
   // Replaces the WebAssembly instance, and with it what the isolate remembers.
   async newIsolate() {
     this.isNew = true;
+    // What waits in the instance never ends.
+    await settled(this.registry);
     await (await this.registry.expect("GET /v2/_test/panic", 500)).arrayBuffer();
   }
 
