@@ -10,7 +10,7 @@ use worker::{Context, Env, Method, ObjectNamespace};
 
 use super::{
     buffers::JsBuffers,
-    clock::{SystemClock, sleep},
+    clock::{SystemClock, rest},
     edge_cache::CacheApi,
     event_endpoint::DurableLanes,
     fetch::Fetch,
@@ -173,7 +173,7 @@ impl Background for WaitUntil {
 pub fn after(milliseconds: u32, work: LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()> {
     Box::pin(async move {
         if milliseconds > 0 {
-            sleep(milliseconds).await;
+            rest(milliseconds).await;
         }
         work.await;
     })

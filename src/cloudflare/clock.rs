@@ -26,6 +26,8 @@ extern "C" {
     fn set_timeout(run: &Function, milliseconds: u32) -> JsValue;
     #[wasm_bindgen(js_name = clearTimeout)]
     fn clear_timeout(id: &JsValue);
+    #[wasm_bindgen(js_namespace = scheduler, js_name = wait)]
+    fn scheduler_wait(milliseconds: u32) -> Promise;
 }
 
 /// A timer, cleared when nothing waits for it any more.
@@ -35,6 +37,12 @@ impl Drop for Timer {
     fn drop(&mut self) {
         clear_timeout(&self.0);
     }
+}
+
+/// Waits before work after an answer. No answer waits for it, and nobody gives it up.
+pub async fn rest(milliseconds: u32) {
+    // It is rejected only with the request, which ends this too.
+    let _ = JsFuture::from(scheduler_wait(milliseconds)).await;
 }
 
 /// Sleeps. The timer belongs to the calling request, as the runtime requires.

@@ -8,6 +8,7 @@ import { Document } from "../../scripts/tables.mjs";
 import { forEach } from "../support/changes.mjs";
 import { random } from "../support/edge/random.mjs";
 import { SEED } from "../support/kills.mjs";
+import { settled } from "../support/operations.mjs";
 import { Receiver } from "../support/receiver.mjs";
 import { INDEX, Registry, digestOf, root } from "../support/registry.mjs";
 
@@ -294,6 +295,7 @@ describe("what events cost", () => {
           // The isolate and the repository's object have been used before.
           await (await put(registry, repository, "warm", manifest())).arrayBuffer();
           const [line, status, options] = await prepare(registry, repository);
+          await settled(registry);
           await registry.advance(40);
           const rules = { rule: "A", profile: profile ?? "near", listing: "full", kv: "exact" };
           const { rounds, waiting } = await registry.rounds(line, { rules, status, ...options });

@@ -233,7 +233,7 @@ async function fromKv(at, digest) {
 }
 
 // Waits for the work after the answers. Returns the log and the counters.
-async function settled(registry) {
+export async function settled(registry) {
   for (let tries = 0; tries < 1000; tries++) {
     const answer = await registry.edgeLog();
     const isOpen = ({ answered, background }) => answered === undefined || background?.open > 0;
