@@ -42,6 +42,8 @@ pub struct Coverage {
     faults: BTreeMap<(Pair, Fault), u64>,
     /// The calls at which faults happened, by operation and kind of key.
     points: BTreeMap<(Fault, String), u64>,
+    /// Counts about events.
+    events: BTreeMap<String, u64>,
 }
 
 impl Coverage {
@@ -55,6 +57,11 @@ impl Coverage {
     /// A fault happens at a call of this kind, or a crash while it is on its way.
     pub fn point(&mut self, fault: Fault, call: String) {
         *self.points.entry((fault, call)).or_default() += 1;
+    }
+
+    /// Counts something about events.
+    pub fn count(&mut self, what: &str) {
+        *self.events.entry(what.to_owned()).or_default() += 1;
     }
 
     /// A fault happens while these are in flight.
@@ -71,6 +78,7 @@ impl Coverage {
         other.met.iter().for_each(|(pair, n)| add((self.met.entry(*pair).or_default(), *n)));
         other.faults.iter().for_each(|(key, n)| add((self.faults.entry(*key).or_default(), *n)));
         other.points.iter().for_each(|(key, n)| add((self.points.entry(key.clone()).or_default(), *n)));
+        other.events.iter().for_each(|(what, n)| add((self.events.entry(what.clone()).or_default(), *n)));
     }
 
     fn pairs() -> impl Iterator<Item = Pair> {
@@ -103,6 +111,9 @@ impl fmt::Display for Coverage {
                 write!(f, "{:>12}", self.faults.get(&(pair, fault)).unwrap_or(&0))?;
             }
             writeln!(f)?;
+        }
+        for (what, count) in &self.events {
+            writeln!(f, "{count:>8} {what}")?;
         }
         writeln!(f, "faults, by call:")?;
         for ((fault, at), count) in &self.points {

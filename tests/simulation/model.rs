@@ -75,6 +75,14 @@ pub enum Wrong {
     NotRemovable,
     /// The registry did not come to rest.
     Stuck,
+    /// An acknowledged change has no event.
+    EventMissing,
+    /// An event of a request that was refused, or of a change that did not happen, or has not happened yet.
+    EventOfNothing,
+    /// Events of two changes have one id, or those of one change have two.
+    EventId,
+    /// By the sequence of events, something is there that is not, or the other way round.
+    EventStale,
 }
 
 /// What was found.

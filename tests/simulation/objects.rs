@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
 
@@ -15,6 +15,8 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use pierhead::{
     app::App,
     auth::Principal,
+    context::Context,
+    events::{Action, Bridge, Content, Event, Events},
     oci::RepositoryName,
     platform::{Background, Clock, Timestamp},
     repository::{
@@ -28,6 +30,8 @@ use pierhead::{
     },
     storage::{Attempts, LONG_PATIENCE},
 };
+
+use uuid::Uuid;
 
 use crate::{
     calls::{Calls, LATE},
@@ -49,6 +53,8 @@ struct Object {
     journal: Rc<SimulatedJournal>,
     writer: RefCell<Option<Rc<Writer>>>,
     is_settling: Cell<bool>,
+    /// When it crashed last, in seconds.
+    crashed: Cell<Option<u64>>,
 }
 
 /// Opens repositories for writers.
@@ -58,6 +64,8 @@ type OpenApp = Rc<dyn Fn() -> Rc<App>>;
 pub struct Objects {
     calls: Rc<Calls>,
     objects: RefCell<BTreeMap<RepositoryName, Rc<Object>>>,
+    /// The operations whose deletion an earlier attempt may have made.
+    unclear: RefCell<BTreeSet<u64>>,
     without: Option<Guard>,
     /// The isolate in which objects run.
     open: RefCell<Option<OpenApp>>,
@@ -66,12 +74,18 @@ pub struct Objects {
 impl Objects {
     /// No objects yet. `without` is a guard that is missing.
     pub fn new(calls: Rc<Calls>, without: Option<Guard>) -> Rc<Self> {
-        Rc::new(Self { calls, objects: RefCell::default(), without, open: RefCell::default() })
+        let (objects, unclear, open) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Rc::new(Self { calls, objects, unclear, without, open })
     }
 
     /// Sets the isolate in which objects run.
     pub fn run_in(&self, open: OpenApp) {
         *self.open.borrow_mut() = Some(open);
+    }
+
+    /// Whether the deletion of an operation may have been made by an earlier attempt, or by another deletion.
+    pub fn is_unclear(&self, operation: u64) -> bool {
+        self.unclear.borrow_mut().remove(&operation)
     }
 
     fn object(&self, name: &RepositoryName) -> Rc<Object> {
@@ -80,10 +94,11 @@ impl Objects {
                 memory: Rc::default(),
                 calls: self.calls.clone(),
                 name: name.to_string(),
-                is_lost: self.without == Some(Guard::Journal),
+                without: self.without,
             };
             let (name, journal) = (name.clone(), Rc::new(journal));
-            Rc::new(Object { name, journal, writer: RefCell::default(), is_settling: Cell::default() })
+            let (writer, is_settling, crashed) = (RefCell::default(), Cell::default(), Cell::default());
+            Rc::new(Object { name, journal, writer, is_settling, crashed })
         };
         self.objects.borrow_mut().entry(name.clone()).or_insert_with(new).clone()
     }
@@ -124,6 +139,7 @@ impl Objects {
         object.journal.memory.alarm.set(None);
         object.is_settling.set(true);
         let settle = async move {
+            objects.restarted(&object).await;
             let (writer, work) = (objects.writer(&object), objects.work(&object));
             if writer.settle(&objects.stored(&object, work)).await.is_err() {
                 object.journal.ring_by(objects.calls.clock.now().plus_seconds(NEXT_ALARM));
@@ -137,16 +153,24 @@ impl Objects {
     pub fn crash(&self, name: &str) {
         for object in self.objects.borrow().values().filter(|object| object.name.as_str() == name) {
             object.writer.take();
+            object.crashed.set(Some(self.calls.clock.seconds()));
             if object.is_settling.take() {
                 object.journal.ring_by(self.calls.clock.now().plus_seconds(1));
             }
         }
     }
 
+    /// A restart takes time: more than the unit of the numbers that writers give to changes.
+    async fn restarted(&self, object: &Object) {
+        if object.crashed.get().is_some_and(|crashed| crashed >= self.calls.clock.seconds()) {
+            self.calls.clock.sleep(1000).await;
+        }
+    }
+
     fn writer(&self, object: &Object) -> Rc<Writer> {
         let new = || {
             let clock = Rc::new(self.calls.clock.clone());
-            Writer::new(object.name.clone(), object.journal.clone(), clock, None)
+            Writer::new(object.name.clone(), object.journal.clone(), clock, self.events(object))
         };
         match self.without {
             Some(Guard::Order) => new(),
@@ -154,14 +178,24 @@ impl Objects {
         }
     }
 
+    fn events(&self, object: &Object) -> Option<Events> {
+        let (app, context) = self.context(self.work(object));
+        app.events(&context)
+    }
+
     fn work(&self, object: &Object) -> Rc<Work> {
         Rc::new(Work { calls: self.calls.clone(), group: group(&object.name), operation: 0 })
     }
 
     fn stored(&self, object: &Object, background: Rc<Work>) -> Stored {
+        let (app, context) = self.context(background);
+        app.stored(&object.name, &context)
+    }
+
+    fn context(&self, background: Rc<Work>) -> (Rc<App>, Context) {
         let app = self.open.borrow().as_ref().expect("objects have an isolate")();
         let context = app.context(Principal::Job("writer"), "writer".to_owned(), background);
-        app.stored(&object.name, &context)
+        (app, context)
     }
 
     /// Carries out a command in the object.
@@ -172,10 +206,31 @@ impl Objects {
     ) -> LocalBoxFuture<'static, Result<Result<Reply, Refused>, &'static str>> {
         Box::pin(async move {
             let object = self.object(&name);
+            self.restarted(&object).await;
             let (writer, work) = (self.writer(&object), self.work(&object));
             let stored = self.stored(&object, work.clone());
+            if self.without == Some(Guard::Last) {
+                self.tell_early(&object, &call).await;
+            }
             Ok(writer.carry_out(&stored, &*work, call).await)
         })
+    }
+}
+
+impl Objects {
+    /// Sends the events of a push before it is made.
+    async fn tell_early(&self, object: &Object, call: &Call) {
+        let (Command::Push { entry, tags, .. }, Some(origin)) = (&call.command, &call.origin) else { return };
+        let Some(events) = self.events(object) else { return };
+        let time = self.calls.clock.now();
+        let bridge =
+            Bridge { repository: &object.name, origin, instance: events.instance, time, sequence: None };
+        let manifest = Content { digest: &entry.digest, size: entry.size, media_type: &entry.media_type };
+        let push = |tag| bridge.manifest(Action::Push, manifest, tag, Vec::new());
+        let by_tag: Vec<Event> = tags.iter().map(|tag| push(Some(tag))).collect();
+        let told = events.tell(if by_tag.is_empty() { vec![push(None)] } else { by_tag }).await;
+        // The writer tells them too.
+        drop(told);
     }
 }
 
@@ -209,7 +264,12 @@ impl Writers for Client {
                 match calls.clone().call_object(group(repository), start, || FAILED).await {
                     Err(_) if attempts.next().await => is_repeated = true,
                     Err(message) => return Err(CallError::Unreachable(message.to_owned())),
-                    Ok(reply) => return CallError::from_reply(reply, is_repeated),
+                    Ok(reply) => {
+                        if is_repeated && reply == Ok(Reply::Absent) {
+                            self.0.unclear.borrow_mut().insert(calls.executor.current().1);
+                        }
+                        return CallError::from_reply(reply, is_repeated);
+                    }
                 }
             }
         })
@@ -239,8 +299,7 @@ struct SimulatedJournal {
     memory: Rc<MemoryJournal>,
     calls: Rc<Calls>,
     name: String,
-    /// It keeps nothing.
-    is_lost: bool,
+    without: Option<Guard>,
 }
 
 impl SimulatedJournal {
@@ -253,13 +312,22 @@ impl SimulatedJournal {
 impl Journal for SimulatedJournal {
     fn load(&self) -> LocalBoxFuture<'_, Result<Vec<(u64, Record)>, String>> {
         let memory = self.memory.clone();
-        let load = move || memory.load().now_or_never().expect("memory answers at once");
+        let forgets_names = self.without == Some(Guard::Name);
+        let load = move || {
+            let mut records = memory.load().now_or_never().expect("memory answers at once")?;
+            let origins = records.iter_mut().filter_map(|(_, record)| record.origin.as_mut());
+            origins.filter(|_| forgets_names).for_each(|origin| origin.change = Uuid::new_v4());
+            Ok(records)
+        };
         Box::pin(self.calls.make_fenced("load", self.name.clone(), false, load, FAILED.to_owned()))
     }
 
     fn write(&self, rows: Rows, alarm: Option<Timestamp>) -> LocalBoxFuture<'_, Result<(), String>> {
         let memory = self.memory.clone();
-        let rows = if self.is_lost { Rows::new() } else { rows };
+        let mut rows = if self.without == Some(Guard::Journal) { Rows::new() } else { rows };
+        if self.without == Some(Guard::Origin) {
+            rows.iter_mut().filter_map(|(_, record)| record.as_mut()).for_each(|record| record.origin = None);
+        }
         let write = move || memory.write(rows, alarm).now_or_never().expect("memory answers at once");
         Box::pin(self.calls.make_fenced("journal", self.name.clone(), true, write, FAILED.to_owned()))
     }

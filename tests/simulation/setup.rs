@@ -51,6 +51,9 @@ pub struct Setup {
     /// Operations in a round. After each round the registry comes to rest.
     pub operations: usize,
     pub rounds: usize,
+    /// The queue of events forgets what it has before anyone looks: the outbox must have it. Then the outbox never
+    /// fails, because one of them must have it.
+    pub forgets: bool,
 }
 
 impl Setup {
@@ -72,6 +75,7 @@ impl Setup {
             clients: 2 + random.below(3),
             operations: 10 + random.below(20),
             rounds: 3,
+            forgets: random.chance(500),
         }
     }
 }
@@ -149,11 +153,11 @@ pub const SCENARIOS: &[Scenario] = &[
         focus: Focus { repositories: 1, tags: 1, manifests: 2, blobs: 2 },
         weather: CALM,
     },
-    // A blob is pushed, mounted and deleted.
+    // A blob is pushed, mounted and deleted, while isolates and writers crash.
     Scenario {
         mix: &[Kind::PushBlob, Kind::Mount, Kind::DeleteBlob],
         focus: Focus { repositories: 2, tags: 1, manifests: 1, blobs: 1 },
-        weather: CALM,
+        weather: CRASHES,
     },
     // Calls land late while a tag moves.
     Scenario {
@@ -189,6 +193,7 @@ impl Scenario {
             clients: 2 + random.below(3),
             operations: 8 + random.below(12),
             rounds: 2,
+            forgets: random.chance(500),
         }
     }
 }
@@ -206,8 +211,34 @@ pub enum Guard {
     Rest,
     /// Blobs that were removed lately are looked up again: without it, pushes do not name their blobs.
     Blobs,
+    /// Events are sent after the writes: without it, before.
+    Last,
+    /// Events are kept in the outbox: without it, the bucket loses them.
+    Outbox,
+    /// An intent has the origin of its events: without it, the journal loses that.
+    Origin,
+    /// The origin names the change: without it, a restart gives it another name.
+    Name,
+    /// The answer waits for the events: without it, the queue says that it has what it may never get.
+    Answer,
 }
 
 impl Guard {
-    pub const ALL: [Self; 5] = [Self::Order, Self::Journal, Self::Alarm, Self::Rest, Self::Blobs];
+    /// The turn whose scenario is made for it, if the others seldom miss it.
+    pub fn turn(self) -> Option<u64> {
+        (self == Self::Blobs).then_some(6)
+    }
+
+    pub const ALL: [Self; 10] = [
+        Self::Order,
+        Self::Journal,
+        Self::Alarm,
+        Self::Rest,
+        Self::Blobs,
+        Self::Last,
+        Self::Outbox,
+        Self::Origin,
+        Self::Name,
+        Self::Answer,
+    ];
 }

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use pierhead::{
+    layout::Key,
     oci::{Algorithm, Digest},
     platform::{Body, ByteRange, Clock},
     storage::{
@@ -21,7 +22,7 @@ use pierhead::{
     },
 };
 
-use crate::calls::Calls;
+use crate::{calls::Calls, setup::Guard};
 
 /// The result of an operation.
 type Done<T> = Result<T, StorageError>;
@@ -67,6 +68,11 @@ impl Bucket {
         at_once(self.memory.head(path)).unwrap().is_some()
     }
 
+    /// Removes an object.
+    pub fn remove(&self, path: &Path) {
+        self.delete(std::slice::from_ref(path)).unwrap();
+    }
+
     /// The path of every object below `prefix`.
     pub fn below(&self, prefix: &str) -> Vec<String> {
         let listing = at_once(self.memory.list(prefix, Page::first())).unwrap();
@@ -108,8 +114,13 @@ impl Bucket {
 pub struct Simulated {
     pub bucket: Rc<Bucket>,
     pub calls: Rc<Calls>,
-    /// Whether a lost answer looks like a refusal.
-    pub is_settled: bool,
+    pub without: Option<Guard>,
+}
+
+/// The path of a call. Entries of the outbox have one for all: they have random names, and fail together.
+fn path_of_call(path: &str) -> String {
+    let outbox = Key::Outbox.path();
+    if path.starts_with(outbox.as_str()) { outbox.to_string() } else { path.to_owned() }
 }
 
 impl Simulated {
@@ -127,11 +138,11 @@ impl Simulated {
         };
         let message = "failed by the simulation".to_owned();
         let refusal = error(path, StorageErrorKind::Throttled { operation, message: message.clone() });
-        let failure = match self.is_settled {
+        let failure = match self.without == Some(Guard::Rest) {
             true => refusal.clone(),
             false => error(path, StorageErrorKind::Backend { operation, message, retryable: true }),
         };
-        Box::pin(self.calls.make_refusable(operation, path.to_owned(), writes, work, failure, refusal))
+        Box::pin(self.calls.make_refusable(operation, path_of_call(path), writes, work, failure, refusal))
     }
 }
 
@@ -166,9 +177,14 @@ impl StorageDriver for Simulated {
         let key = path.clone();
         let PutOptions { digest, media_type, metadata, condition } = options;
         let (digest, media_type) = (digest.cloned(), media_type.map(str::to_owned));
+        let is_lost = self.without == Some(Guard::Outbox) && path_of_call(path.as_str()) != path.as_str();
         self.call("put", path.as_str(), true, move |bucket| {
             let (digest, media_type) = (digest.as_ref(), media_type.as_deref());
-            bucket.put(&key, body, PutOptions { digest, media_type, metadata, condition })
+            let meta = bucket.put(&key, body, PutOptions { digest, media_type, metadata, condition });
+            if is_lost {
+                bucket.remove(&key);
+            }
+            meta
         })
     }
 

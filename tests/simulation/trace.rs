@@ -28,6 +28,8 @@ pub fn point(note: &Note) -> String {
         ("pierhead/links/", "reverse link"),
         ("pierhead/referrers/", "referrer"),
         ("pierhead/repositories", "catalog"),
+        ("pierhead/outbox", "outbox"),
+        ("queue", "queue"),
     ];
     let kind = kinds.iter().find(|(part, _)| path.contains(part)).map_or("other", |(_, kind)| kind);
     format!("{} {kind}", note.operation)

@@ -23,6 +23,9 @@ impl World {
         if !self.executor.run() {
             return violation(Wrong::Stuck, "tasks wake each other for ever");
         }
+        for event in self.queue.sent() {
+            self.telling.send(&event, &self.bucket, &self.model, &mut self.coverage)?;
+        }
         for (id, outcome) in self.answers.take() {
             self.end(id, outcome)?;
         }
@@ -141,7 +144,7 @@ impl World {
 
     /// Whether and how a call goes wrong.
     fn fault(&mut self, call: &Call) -> Option<Fault> {
-        if self.calm {
+        if self.calm || self.setup.forgets && point(&call.note) == "put outbox" {
             return None;
         }
         let now = self.clock.seconds();
