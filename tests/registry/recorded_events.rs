@@ -248,7 +248,11 @@ const DIFFERENCES: &[Difference] = &[
         },
     },
     Difference {
-        cases: Some(&["manifest-delete-two-tags", "manifest-delete-user"]),
+        cases: Some(&[
+            "manifest-delete-two-tags",
+            "manifest-delete-two-tags-references",
+            "manifest-delete-user",
+        ]),
         reason: "the events of a change are sent together, and tags are deleted before their manifest",
         change: |_, Outcome { envelopes, events, .. }| {
             *envelopes = vec![envelopes.iter().sum()];
@@ -270,6 +274,7 @@ const DIFFERENCES: &[Difference] = &[
             "blob-head-range",
             "manifest-head-digest",
             "manifest-head-tag",
+            "manifest-head-tag-references",
         ]),
         reason: "no content is sent for `HEAD`: clients look for what they need not push or pull",
         change: |_, outcome| outcome.without_events(),
