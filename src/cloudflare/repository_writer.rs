@@ -10,7 +10,7 @@ use serde_json::json;
 use worker::{DurableObject, Env, ListOptions, Method, Response, State, Storage, durable_object};
 
 use super::{
-    clock::{SystemClock, sleep},
+    clock::{SystemClock, rest, sleep},
     entry::isolate,
     writers::Addressed,
 };
@@ -136,7 +136,11 @@ impl Background for WaitUntil {
     /// Begins with a timer in any case: the answer goes out first.
     fn spawn_after(&self, milliseconds: u32, work: LocalBoxFuture<'static, ()>) {
         self.0.wait_until(async move {
-            sleep(milliseconds).await;
+            // The answer goes out first.
+            sleep(0).await;
+            if milliseconds > 0 {
+                rest(milliseconds).await;
+            }
             work.await;
         });
     }
