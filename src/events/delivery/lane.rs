@@ -55,6 +55,9 @@ pub struct Entry {
     /// Requests that it was part of.
     #[serde(default)]
     pub attempts: u32,
+    /// Failures of the event alone, refusals included.
+    #[serde(default)]
+    pub failures: u32,
     /// Refusals of the event alone.
     #[serde(default)]
     pub refusals: u32,
@@ -209,8 +212,9 @@ impl Lane {
         if self.pending.len() >= MAX_PENDING || self.bytes + bytes > MAX_PENDING_BYTES {
             return Taken::Full;
         }
-        let (failed, wait, attempts, refusals, is_alone) = Default::default();
-        let entry = Entry { repository, taken: now, attempts, refusals, is_alone, failed, wait, bytes };
+        let (failed, wait, attempts, failures, refusals, is_alone) = Default::default();
+        let entry =
+            Entry { repository, taken: now, attempts, failures, refusals, is_alone, failed, wait, bytes };
         self.restore(key, entry);
         Taken::New
     }
@@ -355,7 +359,8 @@ impl Lane {
                 _ if !is_alone => entry.is_alone = true,
                 _ => {
                     entry.refusals += u32::from(matches!(outcome, Outcome::Refused(_)));
-                    (entry.failed, entry.wait) = (now, wait(entry.attempts));
+                    entry.failures = entry.failures.saturating_add(1);
+                    (entry.failed, entry.wait) = (now, wait(entry.failures));
                 }
             }
             let entry = entry.clone();
