@@ -79,7 +79,7 @@ impl EventEndpoint {
     }
 
     async fn deliver(&self) -> Result<(), String> {
-        let Some(name) = self.keeper.name().await? else { return Ok(()) };
+        let name = self.keeper.name().await?;
         let app = self.app()?;
         self.keeper.deliver(&name, app.config.events.endpoint(&name)).await
     }

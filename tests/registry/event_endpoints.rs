@@ -123,7 +123,7 @@ fn events_arrive_in_one_envelope_in_the_order_of_their_sequence() {
     assert_eq!((status.pending, status.delivered, status.failed, status.dead), (0, 3, 0, 0));
     assert_eq!(registry.lanes.next_alarm(), None);
     let rows: Vec<String> = registry.lanes.storage("ci").rows.borrow().keys().cloned().collect();
-    assert_eq!(rows, ["name", "state"]);
+    assert_eq!(rows, ["state"]);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn an_endpoint_that_fails_for_an_hour_gets_everything_in_order() {
     let status = registry.status();
     assert_eq!((status.pending, status.delivered, status.dead), (0, 1000, 0));
     // Ten in a row, and then ever longer waits up to 10 minutes.
-    assert!((15..30).contains(&status.failed), "{status:?}");
+    assert!((15..40).contains(&status.failed), "{status:?}");
     let received = registry.receiver.received.borrow();
     let last = received.iter().filter(|request| request.is_accepted).map(|request| request.at).max().unwrap();
     assert!(last < START + HOUR + 600_000, "{}", last - START);
@@ -259,7 +259,7 @@ fn events_that_are_not_delivered_in_time_die() {
     );
     registry.receiver.answer(Mode::Hang);
     registry.take([event("a", 1), event("a", 2), event("b", 3)]);
-    registry.run_until(START + HOUR - 1);
+    registry.run_until(START + HOUR - 60_000);
     assert_eq!((registry.status().pending, registry.status().dead), (3, 0));
     assert!(registry.status().down_since.is_some());
     assert_eq!(registry.status().last_error.as_deref(), Some("no answer in time"));
@@ -439,17 +439,30 @@ fn an_endpoint_that_is_disabled_keeps_its_events_and_one_that_is_gone_gives_them
     registry.lanes.endpoints.borrow_mut()[0].disabled = true;
     registry.run_until(START + HOUR);
     assert_eq!((registry.receiver.requests(), registry.status().pending), (0, 1));
-    assert_eq!(registry.lanes.next_alarm(), Some(Timestamp(START + 24 * HOUR)));
-    registry.lanes.endpoints.replace(enabled);
-    // Its next event wakes it.
+    registry.lanes.endpoints.replace(enabled.clone());
+    registry.run_until(START + HOUR + 600_000);
+    assert_eq!(registry.status().delivered, 1);
+
+    registry.lanes.endpoints.borrow_mut()[0].disabled = true;
     registry.take([event("a", 2)]);
-    registry.run();
-    assert_eq!(registry.status().delivered, 2);
-    registry.take((3..100).map(|n| event("a", n)));
+    registry.run_until(START + 26 * HOUR);
+    assert_eq!((registry.status().pending, registry.status().dead), (0, 1));
+    assert_eq!(registry.dead()[0].reason, "not delivered in time");
+    assert_eq!((registry.receiver.requests(), registry.lanes.next_alarm()), (1, None));
+
+    // One that is missing for less than an hour, as during a deployment, loses nothing.
     registry.lanes.endpoints.borrow_mut().clear();
-    registry.run();
-    assert_eq!((registry.status().pending, registry.status().dead), (0, 97));
-    assert_eq!(registry.dead()[0].reason, "the endpoint is not configured any more");
+    registry.take((3..100).map(|n| event("a", n)));
+    registry.run_until(START + 26 * HOUR + 2_900_000);
+    registry.lanes.endpoints.replace(enabled);
+    registry.run_until(START + 27 * HOUR - 1);
+    assert_eq!((registry.status().delivered, registry.status().dead), (98, 1));
+
+    registry.lanes.endpoints.borrow_mut().clear();
+    registry.take((100..200).map(|n| event("a", n)));
+    registry.run_until(START + 28 * HOUR);
+    assert_eq!((registry.status().pending, registry.status().dead), (0, 101));
+    assert_eq!(registry.dead()[99].reason, "the endpoint is not configured any more");
     assert_eq!(registry.lanes.next_alarm(), None);
 }
 
@@ -481,9 +494,8 @@ fn the_oldest_dead_letters_make_room() {
     let registry = registry(ENDPOINT);
     registry.lanes.endpoints.borrow_mut().clear();
     let die = |n: u64| {
-        registry.clock.0.set(START + n);
         registry.take([event("a", n)]);
-        registry.run();
+        registry.run_until(registry.clock_now() + HOUR);
     };
     (0..5).for_each(die);
     assert_eq!(registry.status().dead, 5);
@@ -592,7 +604,7 @@ fn many_dead_letters_are_moved_in_steps() {
     let registry = registry(ENDPOINT);
     registry.lanes.endpoints.borrow_mut().clear();
     registry.take((0..1500).map(|n| event("a", n)));
-    registry.run();
+    registry.run_until(START + HOUR);
     assert_eq!(registry.status().dead, 1500);
     assert_eq!(registry.lane(Command::Drop { id: None }), Ok(Reply::Moved { moved: 1000, left: 500 }));
     // The rest is written in one order, and read back in it.
@@ -633,7 +645,7 @@ fn the_dead_letters_of_a_removed_endpoint_can_be_reached() {
     let registry = registry(ENDPOINT);
     let events = vec![event("a", 1)];
     assert_eq!(block_on(registry.lanes.call("old", Command::Take { events })), Ok(Reply::Taken));
-    registry.run();
+    registry.run_until(START + HOUR);
     assert_eq!(registry.get("GET /v2/_pierhead/events/old/dead").status, 200);
     let answer = registry.get("DELETE /v2/_pierhead/events/old/dead");
     assert_eq!(answer.body, br#"{"dropped":1,"left":0}"#);

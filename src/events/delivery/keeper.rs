@@ -1,7 +1,7 @@
 //! The keeper of a lane: stores what [`Lane`] decides, and delivers.
 //!
 //! Rows: `pending/<order>/<event id>` (an [`Entry`] and the event, each a line), `dead/<time>/<event id>` (why and
-//! since when, and the event), `state` and `name`. Every change of the lane is made in memory first, and written in the
+//! since when, and the event) and `state`. Every change of the lane is made in memory first, and written in the
 //! order of changes, as one transaction: commands are answered while a delivery is under way.
 
 use std::{
@@ -46,10 +46,16 @@ const SHIFT: u64 = 20_000;
 /// attempt may take 4.
 const MAX_REQUESTS: usize = 46;
 
+/// The age from which events are given up if there is no such endpoint, in milliseconds. Not at once: during a
+/// deployment, the lane may run with older settings than those that have sent the events.
+const GONE: u64 = 60 * 60 * 1000;
+
+/// Time until a lane looks again whether its endpoint is there and enabled, in milliseconds.
+const LOOK: u64 = 10 * 60 * 1000;
+
 const PENDING: &str = "pending/";
 const DEAD: &str = "dead/";
 const STATE: &str = "state";
-const NAME: &str = "name";
 
 /// Rows to write: a key and its value, or `None` to delete.
 pub type Rows = Vec<(String, Option<String>)>;
@@ -116,9 +122,10 @@ impl Keeper {
         Self { storage, client, clock, sink, lane, losses, removals }
     }
 
-    /// The name of the endpoint, as it was stored with the first events.
-    pub async fn name(&self) -> Result<Option<String>, String> {
-        Ok(self.storage.get(&[NAME.to_owned()]).await?.into_iter().next().flatten())
+    /// The name of the endpoint, as it was stored with the first events; empty before.
+    pub async fn name(&self) -> Result<String, String> {
+        self.load().await?;
+        self.with(|lane| Ok(lane.state().name.clone()))
     }
 
     /// Carries out a command. `endpoint` is `None` if the configuration does not have it.
@@ -186,7 +193,8 @@ impl Keeper {
             texts.push((Key { order: event.order(), id: event.id }, event.target.repository, text));
         }
         let (rows, alarm, dead) = self.with(|lane| {
-            let mut rows = vec![(NAME.to_owned(), Some(name.to_owned()))];
+            lane.set_name(name);
+            let mut rows = Vec::new();
             let mut dead = 0;
             for (key, repository, text) in texts {
                 match lane.take(key, repository.clone(), text.len(), now) {
@@ -265,14 +273,10 @@ impl Keeper {
         Ok(requests)
     }
 
-    /// Gives up events that are too old, or all if the endpoint is gone.
+    /// Gives up events that are too old.
     async fn give_up(&self, name: &str, endpoint: Option<&Endpoint>) -> Result<(), String> {
         let now = self.clock.now();
-        let taken = match endpoint {
-            Some(endpoint) => now.0.checked_sub(endpoint.retries.give_up).map(Timestamp),
-            None => Some(now),
-        };
-        let Some(taken) = taken else { return Ok(()) };
+        let Some(taken) = now.0.checked_sub(last_age(endpoint)).map(Timestamp) else { return Ok(()) };
         loop {
             let keys = self.with(|lane| Ok(lane.overdue(taken, BATCH)))?;
             if keys.is_empty() {
@@ -456,16 +460,20 @@ impl Keeper {
     }
 }
 
+/// The age from which events are given up, in milliseconds.
+fn last_age(endpoint: Option<&Endpoint>) -> u64 {
+    endpoint.map_or(GONE, |endpoint| endpoint.retries.give_up)
+}
+
 /// When the lane has something to do; `None` if it waits for nothing.
 fn alarm(lane: &Lane, endpoint: Option<&Endpoint>, now: Timestamp) -> Option<Timestamp> {
     if lane.pending().0 == 0 {
         return None;
     }
-    let Some(endpoint) = endpoint else { return Some(now) };
-    let gives_up = lane.gives_up(&endpoint.retries);
-    if endpoint.disabled {
-        return gives_up;
-    }
+    let gives_up = lane.gives_up(last_age(endpoint));
+    let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.disabled) else {
+        return gives_up.map(|gives_up| gives_up.min(Timestamp(now.0 + LOOK)));
+    };
     let next = match lane.next(now, endpoint.form) {
         Next::Send(_) => now,
         Next::Wait(until) => until,

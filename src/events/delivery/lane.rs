@@ -79,6 +79,8 @@ pub struct Entry {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
+    /// The name of the endpoint; empty before the first event.
+    pub name: String,
     /// Events delivered.
     pub delivered: u64,
     /// Requests that failed.
@@ -182,6 +184,13 @@ impl Lane {
         &self.state
     }
 
+    /// Notes the name of the endpoint.
+    pub fn set_name(&mut self, name: &str) {
+        if self.state.name != name {
+            name.clone_into(&mut self.state.name);
+        }
+    }
+
     /// Counts dead letters that are added or removed.
     pub fn count_dead(&mut self, added: u64, removed: u64, bytes_added: u64, bytes_removed: u64) {
         let State { dead, dead_bytes, .. } = &mut self.state;
@@ -239,9 +248,9 @@ impl Lane {
         keys.iter().filter_map(|key| Some((*key, self.remove(key)?))).collect()
     }
 
-    /// No event must be given up earlier; `None` if none waits.
-    pub fn gives_up(&self, retries: &Retries) -> Option<Timestamp> {
-        (!self.pending.is_empty()).then(|| Timestamp(self.oldest.0.saturating_add(retries.give_up)))
+    /// No event is older than `age`, in milliseconds, before this time; `None` if none waits.
+    pub fn gives_up(&self, age: u64) -> Option<Timestamp> {
+        (!self.pending.is_empty()).then(|| Timestamp(self.oldest.0.saturating_add(age)))
     }
 
     /// What to do at a time.

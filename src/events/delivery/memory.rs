@@ -112,7 +112,7 @@ impl MemoryLanes {
         for name in &due {
             self.storage(name).alarm.set(None);
             let (keeper, endpoint) = (self.keeper(name), self.endpoint(name));
-            let name = keeper.name().await?.ok_or("the lane has no name")?;
+            let name = keeper.name().await?;
             keeper.deliver(&name, endpoint.as_ref()).await?;
         }
         Ok(due.len())

@@ -172,13 +172,13 @@ fn an_endpoint_that_asks_for_time_gets_it() {
 fn old_events_are_given_up() {
     let mut lane = lane(&["a", "b"]);
     lane.take(key(2), "c".parse().unwrap(), 100, Timestamp(50));
-    assert_eq!(lane.gives_up(&RETRIES), Some(Timestamp(3_600_000)));
+    assert_eq!(lane.gives_up(RETRIES.give_up), Some(Timestamp(3_600_000)));
     assert_eq!(lane.overdue(Timestamp(0), 1), [key(0)]);
     assert_eq!(lane.give_up(&[key(0)]).len(), 1);
     assert_eq!(lane.overdue(Timestamp(0), 10), [key(1)]);
     lane.give_up(&[key(1)]);
     assert_eq!(lane.overdue(Timestamp(49), 10), []);
-    assert_eq!(lane.gives_up(&RETRIES), Some(Timestamp(3_600_050)));
+    assert_eq!(lane.gives_up(RETRIES.give_up), Some(Timestamp(3_600_050)));
     assert_eq!(lane.overdue(Timestamp(50), 10), [key(2)]);
 }
 
