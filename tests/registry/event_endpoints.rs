@@ -417,6 +417,22 @@ fn events_are_taken_while_a_request_is_under_way() {
 }
 
 #[test]
+fn an_alarm_during_a_delivery_sends_nothing_twice() {
+    let registry = registry(ENDPOINT);
+    let lanes = registry.lanes.clone();
+    registry.receiver.during.borrow_mut().push_back(Box::pin(async move {
+        lanes.storage("ci").alarm.set(Some(Timestamp(START)));
+        assert_eq!(lanes.run_alarms().await, Ok(1));
+    }));
+    registry.take([event("a", 1), event("b", 2)]);
+    registry.run();
+    assert_eq!((registry.receiver.requests(), registry.status().delivered), (1, 2));
+    registry.take([event("a", 3)]);
+    registry.run();
+    assert_eq!(registry.status().delivered, 3);
+}
+
+#[test]
 fn a_delivery_takes_a_break_and_goes_on() {
     let registry = registry(ENDPOINT);
     registry.receiver.delay.set(6000);

@@ -108,6 +108,8 @@ pub struct Keeper {
     losses: Cell<u64>,
     /// Held while dead letters are removed.
     removals: Mutex<()>,
+    /// Held by a delivery.
+    deliveries: Mutex<()>,
 }
 
 impl Keeper {
@@ -118,8 +120,8 @@ impl Keeper {
         clock: Rc<dyn Clock>,
         sink: Rc<dyn Sink>,
     ) -> Self {
-        let (lane, losses, removals) = Default::default();
-        Self { storage, client, clock, sink, lane, losses, removals }
+        let (lane, losses, removals, deliveries) = Default::default();
+        Self { storage, client, clock, sink, lane, losses, removals, deliveries }
     }
 
     /// The name of the endpoint, as it was stored with the first events; empty before.
@@ -158,8 +160,10 @@ impl Keeper {
         }
     }
 
-    /// Delivers what is due, and sets the alarm for the rest. The alarm runs this.
+    /// Delivers what is due, and sets the alarm for the rest. The alarm runs this. Does nothing while another delivery
+    /// is under way, which sets the alarm as well.
     pub async fn deliver(&self, name: &str, endpoint: Option<&Endpoint>) -> Result<(), String> {
+        let Some(_held) = self.deliveries.try_lock() else { return Ok(()) };
         self.load().await?;
         let begun = self.clock.now();
         let mut requests = 0;
