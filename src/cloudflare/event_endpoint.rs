@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use futures_util::future::{LocalBoxFuture, join, try_join_all};
+use futures_util::future::{LocalBoxFuture, join_all};
 use js_sys::{Array, Object, Reflect};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -135,32 +135,28 @@ impl DurableStorage {
                 None => deletes.push(key),
             }
         }
-        // Begun together, they are one transaction.
-        let puts = try_join_all(puts.chunks(MAX_KEYS).map(async |chunk| {
+        let mut writes: Vec<LocalBoxFuture<'_, worker::Result<()>>> = Vec::new();
+        for chunk in puts.chunks(MAX_KEYS) {
             let values = Object::new();
             for (key, value) in chunk {
                 Reflect::set(&values, &key.as_str().into(), &JsValue::from_str(value))?;
             }
-            storage.put_multiple_raw(values).await
-        }));
-        let deletes = try_join_all(
-            deletes.chunks(MAX_KEYS).map(async |keys| storage.delete_multiple(keys.to_vec()).await),
-        );
-        let set_alarm = async {
-            match alarm {
-                Alarm::Keep => Ok(()),
-                Alarm::At(time) => {
-                    let wait = time.milliseconds_since(SystemClock.now());
-                    storage.set_alarm(Duration::from_millis(wait)).await
-                }
-                Alarm::Off => storage.delete_alarm().await,
+            writes.push(Box::pin(storage.put_multiple_raw(values)));
+        }
+        for keys in deletes.chunks(MAX_KEYS) {
+            let deleted = storage.delete_multiple(keys.to_vec());
+            writes.push(Box::pin(async { deleted.await.map(drop) }));
+        }
+        match alarm {
+            Alarm::Keep => {}
+            Alarm::At(time) => {
+                let wait = Duration::from_millis(time.milliseconds_since(SystemClock.now()));
+                writes.push(Box::pin(storage.set_alarm(wait)));
             }
-        };
-        let (rows, set_alarm) = join(join(puts, deletes), set_alarm).await;
-        set_alarm?;
-        rows.0?;
-        rows.1?;
-        Ok(())
+            Alarm::Off => writes.push(Box::pin(storage.delete_alarm())),
+        }
+        // Begun together, they are one transaction. All are awaited, whichever fails.
+        join_all(writes).await.into_iter().collect()
     }
 }
 
