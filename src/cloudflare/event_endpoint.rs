@@ -1,6 +1,6 @@
 //! The lanes of event endpoints, each a Durable Object: the host of [`crate::events::delivery::keeper`], and the client.
 
-use std::{rc::Rc, time::Duration};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use js_sys::{Array, Object, Reflect};
@@ -9,14 +9,21 @@ use serde_json::json;
 use wasm_bindgen::JsValue;
 use worker::{DurableObject, Env, ListOptions, ObjectNamespace, Response, State, durable_object};
 
-use super::{bindings::Console, clock::SystemClock, entry::isolate, fetch::Fetch, objects};
+use super::{
+    bindings::Console, clock::SystemClock, entry::isolate, fetch::Fetch, objects,
+    repository_writer::WaitUntil,
+};
 use crate::{
     app::App,
+    auth::Principal,
     events::{
         Command, Lanes, Reply,
-        delivery::keeper::{Alarm, Keeper, Rows, Storage},
+        delivery::{
+            Status,
+            keeper::{Alarm, Keeper, Rows, Storage},
+        },
     },
-    platform::Clock,
+    platform::{Clock, metrics::EventOutcome},
     storage::LONG_PATIENCE,
 };
 
@@ -42,6 +49,8 @@ pub struct EventEndpoint {
     state: Rc<State>,
     env: Env,
     keeper: Keeper,
+    /// What the metrics have counted; `None` in a new object.
+    counted: RefCell<Option<Status>>,
 }
 
 impl DurableObject for EventEndpoint {
@@ -49,14 +58,14 @@ impl DurableObject for EventEndpoint {
         let state = Rc::new(state);
         let storage = Rc::new(DurableStorage(state.clone()));
         let keeper = Keeper::new(storage, Rc::new(Fetch), Rc::new(SystemClock), Rc::new(Console));
-        Self { state, env, keeper }
+        Self { state, env, keeper, counted: RefCell::default() }
     }
 
     async fn fetch(&self, mut request: worker::Request) -> worker::Result<Response> {
         let Call { endpoint: name, command } = request.json().await?;
         let app = self.app().map_err(worker::Error::RustError)?;
         let endpoint = app.config.events.endpoint(&name);
-        let reply = self.keeper.carry_out(&name, endpoint, command).await;
+        let reply = self.counting(&app, &name, self.keeper.carry_out(&name, endpoint, command)).await;
         Response::from_json(&reply.map_err(worker::Error::RustError)?)
     }
 
@@ -81,7 +90,45 @@ impl EventEndpoint {
     async fn deliver(&self) -> Result<(), String> {
         let name = self.keeper.name().await?;
         let app = self.app()?;
-        self.keeper.deliver(&name, app.config.events.endpoint(&name)).await
+        self.counting(&app, &name, self.keeper.deliver(&name, app.config.events.endpoint(&name))).await
+    }
+
+    /// Counts in the metrics what the lane has done meanwhile.
+    async fn counting<T>(
+        &self,
+        app: &App,
+        name: &str,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        if self.counted.borrow().is_none() {
+            let before = self.status(app, name).await?;
+            self.counted.borrow_mut().get_or_insert(before);
+        }
+        let done = work.await;
+        if let Ok(now) = self.status(app, name).await {
+            let before = self.counted.replace(Some(now.clone())).unwrap_or_default();
+            let sum = |status: &Status| status.pending + status.delivered + status.dead + status.dropped;
+            for (outcome, now, before) in [
+                (EventOutcome::Accepted, sum(&now), sum(&before)),
+                (EventOutcome::Delivered, now.delivered, before.delivered),
+                (EventOutcome::Failed, now.failed, before.failed),
+                (EventOutcome::Dead, now.dead, before.dead),
+                (EventOutcome::Dropped, now.dropped, before.dropped),
+            ] {
+                app.metrics.count_event(name, outcome, now.saturating_sub(before));
+            }
+            app.metrics.set_pending(name, now.pending);
+            let background = Rc::new(WaitUntil(self.state.clone()));
+            app.send_metrics(&app.context(Principal::Job("deliver"), String::new(), background));
+        }
+        done
+    }
+
+    async fn status(&self, app: &App, name: &str) -> Result<Status, String> {
+        match self.keeper.carry_out(name, app.config.events.endpoint(name), Command::Status).await? {
+            Reply::Status(status) => Ok(status),
+            _ => Ok(Status::default()),
+        }
     }
 }
 
