@@ -115,6 +115,8 @@ fn operation(env: &Env, sessions: &ObjectNamespace, writers: &ObjectNamespace) -
         probes: vec![
             ("uploads", probe(sessions)),
             ("writers", probe(writers)),
+            ("endpoints", env.durable_object(ENDPOINTS).as_ref().map_or(Probe::Unbound, probe)),
+            ("events", if has(env, EVENTS) { Probe::Bound } else { Probe::Unbound }),
             ("metrics", metrics.as_ref().map_or(Probe::Unbound, probe)),
             ("analytics", if has(env, ANALYTICS) { Probe::Bound } else { Probe::Unbound }),
         ],

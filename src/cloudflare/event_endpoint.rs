@@ -7,7 +7,7 @@ use js_sys::{Array, Object, Reflect};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use wasm_bindgen::JsValue;
-use worker::{DurableObject, Env, ListOptions, ObjectNamespace, Response, State, durable_object};
+use worker::{DurableObject, Env, ListOptions, Method, ObjectNamespace, Response, State, durable_object};
 
 use super::{
     bindings::Console, clock::SystemClock, entry::isolate, fetch::Fetch, objects,
@@ -62,6 +62,10 @@ impl DurableObject for EventEndpoint {
     }
 
     async fn fetch(&self, mut request: worker::Request) -> worker::Result<Response> {
+        // Asked by `/readyz`.
+        if request.method() == Method::Head {
+            return Response::empty();
+        }
         let Call { endpoint: name, command } = request.json().await?;
         let app = self.app().map_err(worker::Error::RustError)?;
         let endpoint = app.config.events.endpoint(&name);

@@ -87,13 +87,27 @@ mod tests {
     use super::*;
     use crate::{
         events::{
-            Action, Bridge, Content, Durable, Names, NotTaken, Origin, Queue as _, Reference,
+            Action, Bridge, Content, Durable, Gatherer, Names, NotTaken, Origin, Queue as _, Reference,
             memory::MemoryQueue,
         },
         oci::Algorithm,
-        platform::{Timestamp, memory::ManualClock},
+        platform::{Background, Timestamp, memory::ManualClock},
         storage::{Store, memory::Memory},
     };
+
+    /// Work for later.
+    #[derive(Default)]
+    struct Later(RefCell<Vec<LocalBoxFuture<'static, ()>>>);
+
+    impl Background for Later {
+        fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+            self.0.borrow_mut().push(work);
+        }
+
+        fn spawn_after(&self, _: u32, work: LocalBoxFuture<'static, ()>) {
+            self.spawn(work);
+        }
+    }
 
     #[derive(Default)]
     struct Taken {
@@ -197,6 +211,27 @@ mod tests {
         assert_eq!(place.consume(vec![again.clone()]), [true]);
         assert_eq!(place.consume(vec![again, "not a message".to_owned()]), [true, true]);
         assert_eq!(place.taken.events.borrow().len(), 1);
+    }
+
+    #[test]
+    fn gathered_pulls_fit_into_messages_and_into_memory() {
+        let (place, later) = (Place::new(), Later::default());
+        let gatherer = Gatherer::new(place.queue.clone(), Rc::new(ManualClock::default()));
+        let run = || later.0.take().into_iter().for_each(block_on);
+        gatherer.add((1..=200).map(|n| event(n, 300)).collect(), &later);
+        gatherer.add(vec![event(201, 60_000), event(202, 60_000), event(203, 900_000)], &later);
+        run();
+        let messages = place.queue.messages.take();
+        assert!(messages.iter().all(|message| message.len() <= 128_000));
+        assert_eq!(place.consume(messages), [true; 5]);
+        let taken = place.taken.events.take();
+        assert_eq!(taken.len(), 203);
+        // It was too large for a message.
+        assert!(taken[202].target.references.is_empty() && !taken[201].target.references.is_empty());
+
+        gatherer.add((1..=100).map(|n| event(n, 60_000)).collect(), &later);
+        run();
+        assert!((5..20).contains(&place.queue.events().len()), "what is too much is dropped");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Event, Message, Queue, queue::pieces};
+use super::{Event, Queue, queue::MAX_MESSAGE};
 use crate::platform::{Background, Clock, Timestamp};
 
 /// How long events are gathered, in milliseconds.
@@ -14,14 +14,15 @@ const GATHER: u32 = 2_000;
 /// The number of gathered events that are sent at once.
 const BATCH: usize = 80;
 
-/// Limit of gathered events. Beyond it they are dropped: the queue is down.
-const MAX: usize = 1_000;
+/// Limit of gathered events, in bytes. Beyond it they are dropped: the queue is down.
+const MAX_BYTES: usize = 1 << 20;
 
 /// The pulls of an isolate. Best effort: an isolate that ends, or a queue that refuses, loses them.
 pub struct Gatherer {
     queue: Rc<dyn Queue>,
     clock: Rc<dyn Clock>,
-    events: RefCell<Vec<Event>>,
+    /// As JSON.
+    events: RefCell<Vec<String>>,
     /// When a request will send them. If the platform has cut it short, the next one does.
     due: Cell<Option<Timestamp>>,
 }
@@ -34,12 +35,16 @@ impl Gatherer {
 
     /// Adds events, and sends what is there in the `background` of this request or another.
     pub fn add(self: &Rc<Self>, events: Vec<Event>, background: &dyn Background) {
-        let is_full = {
-            let mut gathered = self.events.borrow_mut();
-            gathered.extend(events);
-            gathered.truncate(MAX);
-            gathered.len() >= BATCH
-        };
+        let mut gathered = self.events.borrow_mut();
+        let mut bytes = gathered.iter().map(String::len).sum::<usize>();
+        for text in events.into_iter().filter_map(text) {
+            bytes += text.len();
+            if bytes <= MAX_BYTES {
+                gathered.push(text);
+            }
+        }
+        let is_full = gathered.len() >= BATCH || bytes >= MAX_MESSAGE;
+        drop(gathered);
         let now = self.clock.now();
         let is_late = |due: Timestamp| now > due.plus_seconds(1);
         if is_full || self.due.get().is_none_or(is_late) {
@@ -52,20 +57,33 @@ impl Gatherer {
 
     async fn send(&self) {
         self.due.set(None);
-        loop {
-            let events: Vec<Event> = {
-                let mut gathered = self.events.borrow_mut();
-                let count = gathered.len().min(BATCH);
-                gathered.drain(..count).collect()
-            };
-            if events.is_empty() {
-                return;
-            }
-            for piece in pieces(&events) {
-                let message = serde_json::to_string(&Message { events: piece.to_vec(), kept: None });
-                // Best effort.
-                let _sent = self.queue.send(message.into_iter().collect()).await;
-            }
+        while let Some(message) = self.next_message() {
+            // Best effort.
+            let _sent = self.queue.send(vec![message]).await;
         }
     }
+
+    /// The next message, as [`Message`](super::Message) is written.
+    fn next_message(&self) -> Option<String> {
+        let mut gathered = self.events.borrow_mut();
+        let mut bytes = 0;
+        let fits = |text: &&String| {
+            bytes += text.len() + 1;
+            bytes <= MAX_MESSAGE
+        };
+        // Each fits alone.
+        let count = gathered.iter().take(BATCH).take_while(fits).count();
+        let events: Vec<String> = gathered.drain(..count).collect();
+        (!events.is_empty()).then(|| format!("{{\"events\":[{}]}}", events.join(",")))
+    }
+}
+
+/// An event as JSON; without its references if it would be too large for a message.
+fn text(mut event: Event) -> Option<String> {
+    let text = serde_json::to_string(&event).ok()?;
+    if text.len() < MAX_MESSAGE {
+        return Some(text);
+    }
+    event.target.references.clear();
+    serde_json::to_string(&event).ok().filter(|text| text.len() < MAX_MESSAGE)
 }

@@ -9,7 +9,7 @@ use super::{Event, NotTaken, Outbox, Sink};
 use crate::{platform::Clock, storage::StorageError};
 
 /// The limit of a message's events as JSON, in bytes: Cloudflare takes messages of up to 128,000 bytes.
-const MAX_MESSAGE: usize = 100_000;
+pub(super) const MAX_MESSAGE: usize = 100_000;
 
 /// How long the queue may take, in milliseconds, while the outbox has the events.
 const PATIENCE: u64 = 3_000;
@@ -94,7 +94,7 @@ fn not_taken(refused: &str, lost: &StorageError) -> NotTaken {
 }
 
 /// Cuts events into messages.
-pub(super) fn pieces(events: &[Event]) -> impl Iterator<Item = &[Event]> {
+fn pieces(events: &[Event]) -> impl Iterator<Item = &[Event]> {
     let sizes = events.iter().map(|event| serde_json::to_string(event).map_or(0, |text| text.len() + 1));
     let (mut ends, mut length) = (Vec::new(), 0);
     for (at, size) in sizes.enumerate() {

@@ -305,7 +305,12 @@ describe("what events cost", () => {
       const row = rows.find(([row]) => row === name);
       console.log(`| ${[name, ...cells].join(" | ")} |`);
       assert.ok(cells[1] <= cells[0] + 1, "at most one round more");
-      assert.deepEqual(row?.slice(1).map(Number), cells, `docs/events.md, ${header.join(" | ")}`);
+      const documented = row.slice(1).map(Number);
+      assert.deepEqual(documented.slice(0, 2), cells.slice(0, 2), "rounds in docs/events.md");
+      for (const [at, cell] of cells.entries()) {
+        const isNear = Math.abs(cell - documented[at]) <= Math.max(3, 0.1 * documented[at]);
+        assert.ok(isNear, `${header[at + 1]}: ${cell}, and ${documented[at]} in docs/events.md`);
+      }
     });
   }
 });
