@@ -26,6 +26,13 @@ impl Fault {
         [Self::Error, Self::Throttled, Self::Lost, Self::Late, Self::Crash, Self::WriterCrash];
 }
 
+/// What must happen to events.
+const EVENTS: [&str; 4] = [CHANGES, REPEATS, MOVED, PULLS];
+pub const CHANGES: &str = "events of changes";
+pub const REPEATS: &str = "events of changes, sent again";
+pub const MOVED: &str = "events of changes, sent again with another sequence";
+pub const PULLS: &str = "events of pulls";
+
 /// Two kinds, in order.
 type Pair = (Kind, Kind);
 
@@ -43,7 +50,7 @@ pub struct Coverage {
     /// The calls at which faults happened, by operation and kind of key.
     points: BTreeMap<(Fault, String), u64>,
     /// Counts about events.
-    events: BTreeMap<String, u64>,
+    events: BTreeMap<&'static str, u64>,
 }
 
 impl Coverage {
@@ -60,8 +67,8 @@ impl Coverage {
     }
 
     /// Counts something about events.
-    pub fn count(&mut self, what: &str) {
-        *self.events.entry(what.to_owned()).or_default() += 1;
+    pub fn count(&mut self, what: &'static str) {
+        *self.events.entry(what).or_default() += 1;
     }
 
     /// A fault happens while these are in flight.
@@ -78,23 +85,26 @@ impl Coverage {
         other.met.iter().for_each(|(pair, n)| add((self.met.entry(*pair).or_default(), *n)));
         other.faults.iter().for_each(|(key, n)| add((self.faults.entry(*key).or_default(), *n)));
         other.points.iter().for_each(|(key, n)| add((self.points.entry(key.clone()).or_default(), *n)));
-        other.events.iter().for_each(|(what, n)| add((self.events.entry(what.clone()).or_default(), *n)));
+        other.events.iter().for_each(|(what, n)| add((self.events.entry(*what).or_default(), *n)));
     }
 
     fn pairs() -> impl Iterator<Item = Pair> {
         Kind::ALL.iter().enumerate().flat_map(|(n, a)| Kind::ALL[n..].iter().map(|b| (*a, *b)))
     }
 
-    /// The pairs that never met, and those that never met under some fault.
+    /// The pairs that never met, those that never met under some fault, and what never happened to events.
     pub fn gaps(&self) -> Vec<String> {
         let met = Self::pairs().filter(|pair| !self.met.contains_key(pair)).map(|pair| format!("{pair:?}"));
         let faults = Self::pairs().flat_map(|pair| Fault::ALL.map(|fault| (pair, fault)));
-        met.chain(
-            faults
-                .filter(|key| !self.faults.contains_key(key))
-                .map(|(pair, fault)| format!("{pair:?} {fault:?}")),
-        )
-        .collect()
+        let counts = EVENTS.iter().filter(|what| !self.events.contains_key(**what));
+        let counts = counts.map(|what| (*what).to_owned());
+        met.chain(counts)
+            .chain(
+                faults
+                    .filter(|key| !self.faults.contains_key(key))
+                    .map(|(pair, fault)| format!("{pair:?} {fault:?}")),
+            )
+            .collect()
     }
 }
 

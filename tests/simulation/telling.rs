@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     clients::{Kind, Operation},
-    coverage::Coverage,
+    coverage::{self, Coverage},
     inspect,
     model::{Model, Register, Value, Violation, Wrong, violation},
     store::Bucket,
@@ -218,10 +218,10 @@ impl Telling {
         let is_new = sequences.is_empty();
         let is_moved = sequences.insert(event.sequence) && !is_new;
         coverage.count(match said {
-            Said::Pulled => "events of pulls",
-            _ if is_new => "events of changes",
-            _ if is_moved => "events of changes, sent again with another sequence",
-            _ => "events of changes, sent again",
+            Said::Pulled => coverage::PULLS,
+            _ if is_new => coverage::CHANGES,
+            _ if is_moved => coverage::MOVED,
+            _ => coverage::REPEATS,
         });
         Ok(())
     }

@@ -49,12 +49,15 @@ const PATIENCE: u64 = 20_000;
 /// The client that fills the repositories, and empties them in the end.
 const HARNESS: usize = usize::MAX;
 
-/// No event endpoints.
+/// An endpoint that wants all events.
+const ENDPOINTS: &str = r#"[{"name": "all", "url": "https://all.example.com"}]"#;
+
+/// Nothing is delivered.
 struct NoLanes;
 
 impl Lanes for NoLanes {
     fn call<'a>(&'a self, _: &'a str, _: Command) -> LocalBoxFuture<'a, Result<Reply, String>> {
-        Box::pin(async { Err("there are no endpoints".to_owned()) })
+        Box::pin(async { Err("nothing is delivered".to_owned()) })
     }
 }
 
@@ -200,7 +203,12 @@ impl World {
 
     /// A new isolate.
     fn isolate(&self) -> Isolate {
-        let config = Config::from_vars(|name| (name == "ANONYMOUS").then(|| "push".to_owned())).unwrap();
+        let variable = |name: &str| match name {
+            "ANONYMOUS" => Some("push".to_owned()),
+            "EVENT_ENDPOINTS" => Some(ENDPOINTS.to_owned()),
+            _ => None,
+        };
+        let config = Config::from_vars(variable).unwrap();
         let (bucket, calls) = (self.bucket.clone(), self.calls.clone());
         let store = Store::new(Simulated { bucket, calls, without: self.without });
         let platform = Platform {
