@@ -364,6 +364,8 @@ impl TestRegistry {
             salt: [0; 16],
         };
         let app = Rc::new(App::new(config, platform));
+        // It says that there is no queue.
+        lines.0.take();
         let near = RefCell::default();
         Self {
             handler: middleware::stack(&app),

@@ -169,7 +169,7 @@ impl Order {
     }
 
     /// Begins a change, unless it must wait: then it keeps its place in the line. Returns its number: numbers grow,
-    /// also over restarts.
+    /// also over restarts, as far as the clock does.
     pub fn begin(
         &mut self,
         ticket: u64,
