@@ -30,6 +30,9 @@ use crate::{
 /// Time until a failed alarm runs again, in milliseconds. The platform repeats a failed alarm only six times.
 const NEXT_ALARM: u64 = 10_000;
 
+/// Time until the alarm runs again if a delivery is under way, in milliseconds.
+const BUSY: u64 = 1_000;
+
 /// Time until the alarm runs again if the object does not survive this run, in milliseconds: longer than a run.
 const GUARD: u64 = 120_000;
 
@@ -77,9 +80,15 @@ impl DurableObject for EventEndpoint {
     async fn alarm(&self) -> worker::Result<Response> {
         let storage = self.state.storage();
         storage.set_alarm(Duration::from_millis(GUARD)).await?;
-        if let Err(message) = self.deliver().await {
-            worker::console_error!("{}", json!({"level": "error", "alarm": "endpoint", "message": message}));
-            storage.set_alarm(Duration::from_millis(NEXT_ALARM)).await?;
+        match self.deliver().await {
+            Ok(true) => {}
+            // The guard has replaced the alarm of what was taken meanwhile.
+            Ok(false) => storage.set_alarm(Duration::from_millis(BUSY)).await?,
+            Err(message) => {
+                let line = json!({"level": "error", "alarm": "endpoint", "message": message});
+                worker::console_error!("{line}");
+                storage.set_alarm(Duration::from_millis(NEXT_ALARM)).await?;
+            }
         }
         Response::empty()
     }
@@ -91,7 +100,7 @@ impl EventEndpoint {
         Ok(isolate(&self.env).map_err(|error| error.to_string())?.app)
     }
 
-    async fn deliver(&self) -> Result<(), String> {
+    async fn deliver(&self) -> Result<bool, String> {
         let name = self.keeper.name().await?;
         let app = self.app()?;
         self.counting(&app, &name, self.keeper.deliver(&name, app.config.events.endpoint(&name))).await

@@ -160,10 +160,10 @@ impl Keeper {
         }
     }
 
-    /// Delivers what is due, and sets the alarm for the rest. The alarm runs this. Does nothing while another delivery
-    /// is under way, which sets the alarm as well.
-    pub async fn deliver(&self, name: &str, endpoint: Option<&Endpoint>) -> Result<(), String> {
-        let Some(_held) = self.deliveries.try_lock() else { return Ok(()) };
+    /// Delivers what is due, and sets the alarm for the rest. The alarm runs this. Returns `false`, and does nothing, while
+    /// another delivery is under way.
+    pub async fn deliver(&self, name: &str, endpoint: Option<&Endpoint>) -> Result<bool, String> {
+        let Some(_held) = self.deliveries.try_lock() else { return Ok(false) };
         self.load().await?;
         let begun = self.clock.now();
         let mut requests = 0;
@@ -177,7 +177,8 @@ impl Keeper {
         }
         let alarm = self.with(|lane| Ok(alarm(lane, endpoint, self.clock.now())))?;
         self.write(Vec::new(), alarm.map_or(Alarm::Off, Alarm::At)).await?;
-        self.make_room(name).await
+        self.make_room(name).await?;
+        Ok(true)
     }
 
     async fn take(
