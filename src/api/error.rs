@@ -214,7 +214,7 @@ impl From<StorageError> for Error {
 impl From<ReadError> for Error {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::NoMemory => Self::Busy(error.to_string()),
+            ReadError::NoMemory | ReadError::TakenBack => Self::Busy(error.to_string()),
             ReadError::Silent | ReadError::Slow => Self::BodyStalled(error),
             error => Self::BodyBroken(error),
         }

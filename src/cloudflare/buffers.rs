@@ -79,6 +79,19 @@ impl Lent {
         reused.unwrap_or_else(|| ArrayBuffer::new(bytes as u32))
     }
 
+    /// Moves what a loan holds to memory of this size, which the budget has granted.
+    fn replace(&mut self, id: u64, bytes: usize) {
+        let memory = self.allocate(bytes);
+        let outgrown = self.memory.remove(&id);
+        if let Some(outgrown) = &outgrown {
+            Uint8Array::new(&memory).set(&Uint8Array::new(outgrown), 0);
+        }
+        self.memory.insert(id, memory);
+        if let Some(outgrown) = outgrown {
+            self.keep(outgrown);
+        }
+    }
+
     /// Keeps a buffer for reuse, if there is room for it.
     fn keep(&mut self, memory: ArrayBuffer) {
         self.idle.push(memory);
@@ -127,9 +140,9 @@ fn free(memory: &ArrayBuffer) {
 }
 
 /// Waits until `grow` grants memory. Polls with a timer of this request: another request cannot wake it.
-async fn granted(mut grow: impl FnMut(Timestamp) -> bool) -> Result<(), ReadError> {
+async fn granted(mut grow: impl FnMut(Timestamp) -> Result<bool, ReadError>) -> Result<(), ReadError> {
     let started = SystemClock.now();
-    while !grow(SystemClock.now()) {
+    while !grow(SystemClock.now())? {
         if SystemClock.now().milliseconds_since(started) > PATIENCE {
             return Err(ReadError::NoMemory);
         }
@@ -160,27 +173,25 @@ impl Loan {
     /// Allocates `bytes`, or if the request must wait, all that it `needs` once it may hold them. The bytes there are
     /// stay in front.
     async fn grow(&self, mut bytes: usize, needs: usize) -> Result<(), ReadError> {
+        let is_first = LENT.with_borrow(|lent| !lent.memory.contains_key(&self.id));
         granted(|now| {
             LENT.with_borrow_mut(|lent| {
+                // All requests look dead after the machine has slept. This one is not.
+                lent.budget.touch(self.id, now);
                 lent.take_back(now);
+                // New memory would not have the bytes of what was taken back, but those of another request.
+                if !is_first && !lent.memory.contains_key(&self.id) {
+                    return Err(ReadError::TakenBack);
+                }
                 let is_granted = lent.budget.grow(self.id, bytes, now);
-                bytes = if is_granted { bytes } else { needs };
-                is_granted
+                if is_granted {
+                    lent.replace(self.id, bytes);
+                }
+                bytes = needs;
+                Ok(is_granted)
             })
         })
-        .await?;
-        LENT.with_borrow_mut(|lent| {
-            let memory = lent.allocate(bytes);
-            let outgrown = lent.memory.remove(&self.id);
-            if let Some(outgrown) = &outgrown {
-                Uint8Array::new(&memory).set(&Uint8Array::new(outgrown), 0);
-            }
-            lent.memory.insert(self.id, memory);
-            if let Some(outgrown) = outgrown {
-                lent.keep(outgrown);
-            }
-        });
-        Ok(())
+        .await
     }
 }
 
@@ -222,7 +233,8 @@ impl Buffers for JsBuffers {
     fn reserve(&self, bytes: usize) -> LocalBoxFuture<'static, Result<Box<dyn Reserved>, ReadError>> {
         Box::pin(async move {
             let counted = Counted(CONTENTS.with_borrow_mut(Budget::id));
-            granted(|now| CONTENTS.with_borrow_mut(|contents| contents.grow(counted.0, bytes, now))).await?;
+            granted(|now| Ok(CONTENTS.with_borrow_mut(|contents| contents.grow(counted.0, bytes, now))))
+                .await?;
             Ok(Box::new(counted) as Box<dyn Reserved>)
         })
     }
@@ -266,7 +278,7 @@ impl JsBuffer {
     /// Makes room after the first `used` bytes, and returns the end of it.
     pub(super) async fn make_room(&mut self, used: usize) -> Result<usize, ReadError> {
         let room = LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).map(length));
-        let room = room.ok_or_else(taken_back)?;
+        let room = room.ok_or(ReadError::TakenBack)?;
         if used < room || room >= self.capacity {
             return Ok(room);
         }
@@ -275,13 +287,13 @@ impl JsBuffer {
         let step = (room * 4).max(used + SMALL).min(self.capacity);
         let step = if has_plenty { step } else { self.capacity };
         self.loan.grow(step, self.capacity).await?;
-        LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).map(length)).ok_or_else(taken_back)
+        LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).map(length)).ok_or(ReadError::TakenBack)
     }
 
     /// Keeps the memory that a read has detached and returns as a new object.
     pub(super) fn put_back(&mut self, memory: ArrayBuffer) -> Result<(), ReadError> {
         LENT.with_borrow_mut(|lent| {
-            let ours = lent.memory.get_mut(&self.loan.id).ok_or_else(taken_back)?;
+            let ours = lent.memory.get_mut(&self.loan.id).ok_or(ReadError::TakenBack)?;
             *ours = memory;
             Ok(())
         })
@@ -301,11 +313,6 @@ impl JsBuffer {
     pub(super) fn rest(&self) {
         LENT.with_borrow_mut(|lent| lent.budget.rest(self.loan.id));
     }
-}
-
-/// The error of a request that was taken for dead.
-pub(super) fn taken_back() -> ReadError {
-    ReadError::Broken("the request gave no sign of life, and its memory was taken back".into())
 }
 
 /// A view of a range of a [`JsBuffer`], without a copy; `None` for a buffer of another platform, or if its memory was

@@ -9,10 +9,7 @@ use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{ReadableStream, ReadableStreamDefaultReader};
 
-use super::{
-    buffers::{JsBuffer, taken_back},
-    clock::sleep,
-};
+use super::{buffers::JsBuffer, clock::sleep};
 use crate::{
     oci::Hasher,
     platform::{
@@ -149,7 +146,7 @@ impl ByteStream for JsStream {
             while at < range.end {
                 let room = buffer.make_room(at).await?.min(range.end);
                 buffer.arrived(0);
-                let view = buffer.view(at..room.min(at + STRIDE)).ok_or_else(taken_back)?;
+                let view = buffer.view(at..room.min(at + STRIDE)).ok_or(ReadError::TakenBack)?;
                 let read = {
                     let mut read = pin!(self.fill(view));
                     loop {

@@ -3,13 +3,14 @@
 
 use std::rc::Rc;
 
+use futures_util::future::{Either, select};
 use js_sys::Reflect;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_test::{console_log, wasm_bindgen_test};
 
 use super::{
     buffers::{self, JsBuffers},
-    clock::SystemClock,
+    clock::{SystemClock, sleep},
     fetch::Fetch,
     kv::Kv,
     metrics::Dataset,
@@ -213,9 +214,9 @@ async fn uploads_wait_while_the_memory_budget_is_exhausted() {
     let (first, second, third) = (lend().await, lend().await, lend().await);
     let first = fill(first).await;
     let mut waiting = Box::pin(fill(second));
-    match futures_util::future::select(&mut waiting, Box::pin(super::clock::sleep(100))).await {
-        futures_util::future::Either::Left(_) => panic!("lent more than the budget"),
-        futures_util::future::Either::Right(_) => {}
+    match select(&mut waiting, Box::pin(sleep(100))).await {
+        Either::Left(_) => panic!("lent more than the budget"),
+        Either::Right(_) => {}
     }
     drop(first);
     waiting.await.recycle();
@@ -249,10 +250,48 @@ async fn the_memory_of_a_request_that_the_runtime_dropped_is_taken_back() {
     // The memory is gone too: nobody who is not dead after all can use it.
     assert!(buffers::view(&*dead, 0..1).is_none() && dead.copy(0..1).is_empty());
     let read = stream(&noise(10), &[10], false).read_into(&mut *dead, 0..10, None).await;
-    assert!(matches!(read, Err(ReadError::Broken(_))), "{read:?}");
+    assert_eq!(read, Err(ReadError::TakenBack));
     dead.recycle();
     drop(dead);
     assert_eq!(lent(), before);
+}
+
+#[wasm_bindgen_test]
+async fn what_was_taken_back_never_grows_into_the_memory_of_others() {
+    let mut held = Vec::new();
+    for _ in 1..BUFFERS / PART_SIZE {
+        held.push(full().await);
+    }
+    let (first, mut waiting) =
+        (JsBuffers.lend(PART_SIZE).await.unwrap(), JsBuffers.lend(PART_SIZE).await.unwrap());
+    // It takes the reserve, so the other one waits with the 64 KiB that it has read.
+    let first = fill(first).await;
+    let bytes = noise(PART_SIZE);
+    let mut short = stream(&bytes, &[PART_SIZE], false);
+    let reading = Box::pin(short.read_into(&mut *waiting, 0..PART_SIZE, None));
+    let Either::Right((_, reading)) = select(reading, Box::pin(sleep(100))).await else {
+        panic!("lent more than the budget")
+    };
+    buffers::take_back(121_000);
+    assert_eq!(reading.await, Err(ReadError::TakenBack));
+    drop((held, first));
+}
+
+#[wasm_bindgen_test]
+async fn a_request_that_slept_with_the_machine_keeps_its_bytes() {
+    let bytes = noise(200_000);
+    let mut all = stream(&bytes, &[65_536], false);
+    let mut buffer = JsBuffers.lend(bytes.len()).await.unwrap();
+    all.read_into(&mut *buffer, 0..65_536, None).await.unwrap();
+    // No timer runs meanwhile.
+    let jump = js_sys::Function::new_no_args(
+        "const now = Date.now; Date.now = () => now() + 121_000; return () => { Date.now = now; };",
+    );
+    let undo: js_sys::Function = jump.call0(&JsValue::NULL).unwrap().unchecked_into();
+    let read = all.read_into(&mut *buffer, 65_536..bytes.len(), None).await;
+    undo.call0(&JsValue::NULL).unwrap();
+    assert_eq!(read, Ok(bytes.len()));
+    assert!(buffer.copy(0..bytes.len()) == bytes);
 }
 
 #[wasm_bindgen_test]

@@ -23,6 +23,9 @@ pub enum ReadError {
     /// Other requests hold the memory for it.
     #[error("the registry has no memory for the body now")]
     NoMemory,
+    /// The request was taken for dead, and its memory was given to others: see [`budget`](super::budget).
+    #[error("the request gave no sign of life, and its memory was taken back")]
+    TakenBack,
     /// The other side has sent nothing for [`SILENCE`].
     #[error("no byte arrived for {} s", SILENCE / 1000)]
     Silent,
