@@ -129,8 +129,8 @@ pub fn apply(state: Option<State>, command: &Command, now: Timestamp) -> Result<
             let upload = of_repository(state.ok_or(Refused::Unknown)?, repository)?;
             let mut upload = match checkpoint {
                 Some(checkpoint) => advance(of_epoch(Some(upload), checkpoint.epoch)?, checkpoint),
-                // Replaces a writer that may still be there, as `Begin` does.
-                None => Upload { epoch: upload.epoch + u32::from(upload.is_claimed), ..upload },
+                None if upload.is_claimed => take_over(upload),
+                None => upload,
             };
             upload.is_claimed = false;
             if digest.algorithm() == upload.algorithm {
@@ -207,18 +207,20 @@ fn begin(
     if offset.is_some_and(|offset| offset != upload.offset) {
         return Err(Refused::OutOfOrder { offset: upload.offset });
     }
+    if upload.multipart.is_none() {
+        upload.part_size = part_size;
+    }
+    Ok(Upload { is_claimed: true, is_cut: false, writer, ..take_over(upload) })
+}
+
+/// Refuses what the last writer sends from now on, and skips the part numbers that it may still use.
+fn take_over(mut upload: Upload) -> Upload {
     if upload.is_claimed && upload.multipart.is_some() {
         // One more for the end of a chunk.
         upload.next_part = upload.next_part.saturating_add(UNRECORDED + 1);
     }
-    if upload.multipart.is_none() {
-        upload.part_size = part_size;
-    }
     upload.epoch += 1;
-    upload.is_claimed = true;
-    upload.is_cut = false;
-    upload.writer = writer;
-    Ok(upload)
+    upload
 }
 
 fn of_repository(upload: Upload, repository: &RepositoryName) -> Result<Upload, Refused> {

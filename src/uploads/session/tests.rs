@@ -237,32 +237,53 @@ fn states_are_stored_in_the_form_of_every_version() {
 }
 
 proptest! {
-    /// For any interleaving of two writers, each accepted checkpoint starts where the last one ended, and
-    /// no part number is given to both.
+    /// For any interleaving of two writers and of commits, each accepted checkpoint starts where the last one ended,
+    /// and no part number that one may use, recorded or not, is given to another.
     #[test]
-    fn no_interleaving_mixes_two_writers(steps in prop::collection::vec((0usize..2, 0u8..4), 1..40)) {
+    fn no_interleaving_mixes_two_writers(steps in prop::collection::vec((0usize..2, 0u8..6), 1..40)) {
         let mut state: Option<State> = None;
         let mut writers: [Option<Upload>; 2] = [None, None];
         let mut accepted = 0u64;
+        let mut recorded = std::collections::BTreeSet::new();
         let mut owners = std::collections::BTreeMap::new();
         for (who, what) in steps {
             let command = match (&writers[who], what) {
+                (_, 4) if state.is_some() => commit(b""),
                 (None, _) | (_, 0) => begin(None),
                 (Some(upload), 3) => Command::Release(checkpoint(upload, 0, 1)),
+                (Some(upload), 5) => Command::Commit {
+                    repository: name("a"),
+                    digest: Algorithm::Sha256.digest(b""),
+                    checkpoint: Some(checkpoint(upload, 1, 1)),
+                },
                 (Some(upload), _) => Command::Checkpoint(checkpoint(upload, 1, 1)),
             };
             match apply(state.clone(), &command, NOW) {
                 Ok(Transition { state: next, upload, .. }) => {
-                    if let Command::Checkpoint(made) | Command::Release(made) = &command {
+                    if let Command::Checkpoint(made)
+                    | Command::Release(made)
+                    | Command::Commit { checkpoint: Some(made), .. } = &command
+                    {
                         accepted += 1;
                         prop_assert_eq!(made.offset, accepted);
                         for part in &made.parts {
-                            prop_assert!(owners.insert(part.number, upload.epoch).is_none());
+                            prop_assert!(recorded.insert(part.number));
+                            prop_assert_eq!(*owners.entry(part.number).or_insert(made.epoch), made.epoch);
+                        }
+                        // A writer that has ended its chunk stores no more.
+                        if !upload.is_claimed {
+                            owners.retain(|number, epoch| *epoch != made.epoch || *number < upload.next_part);
+                        }
+                    }
+                    // Without a multipart upload, each writer creates one of its own.
+                    if upload.is_claimed && upload.multipart.is_some() {
+                        for number in upload.next_part..=upload.next_part + UNRECORDED {
+                            prop_assert_eq!(*owners.entry(number).or_insert(upload.epoch), upload.epoch);
                         }
                     }
                     prop_assert_eq!(upload.offset, accepted);
                     state = Some(next);
-                    writers[who] = (!matches!(command, Command::Release(_))).then_some(upload);
+                    writers[who] = upload.is_claimed.then_some(upload);
                 }
                 Err(error) => {
                     prop_assert_eq!(error, Refused::OutOfOrder { offset: accepted });
