@@ -15,7 +15,7 @@ use crate::{
     context::Context,
     oci::UploadId,
     platform::{Clock, metrics::UploadEvent},
-    storage::Part,
+    storage::{Part, both},
     uploads::{
         Command, Refused, Reply, join_parts,
         session::{self, Transition, apply, event},
@@ -113,18 +113,18 @@ impl UploadSession {
     ) -> worker::Result<Result<Reply, Refused>> {
         let storage = self.state.storage();
         let before = self.stored().await?;
-        let Transition { state, upload, rows, join } = match apply(before.clone(), command, SystemClock.now())
-        {
-            Ok(transition) => transition,
+        let made = match apply(before.clone(), command, SystemClock.now()) {
+            Ok(made) => made,
             Err(error) => return Ok(Err(error)),
         };
-        if before.as_ref() != Some(&state) {
+        let Transition { state, upload, rows, join } = &made;
+        if before.as_ref() != Some(state) {
             // One write: the parts and the state that counts them are stored atomically.
             let values = js_sys::Object::new();
             let set = |key: &str, value: &str| {
                 js_sys::Reflect::set(&values, &key.into(), &JsValue::from_str(value))
             };
-            set(STATE, &serde_json::to_string(&state)?)?;
+            set(STATE, &serde_json::to_string(state)?)?;
             set(ID, id)?;
             for part in &rows.insert {
                 set(&row(part.number), &part.etag)?;
@@ -136,7 +136,7 @@ impl UploadSession {
                 storage.set_alarm(std::time::Duration::from_millis(wait)).await?;
             }
         }
-        if let Some(event) = event(before.as_ref(), command, &state) {
+        if let Some(event) = event(before.as_ref(), command, state) {
             app.metrics.count_upload(event);
         }
         if rows.clear {
@@ -147,34 +147,27 @@ impl UploadSession {
             }
         }
         let parts = if rows.list { self.parts().await? } else { Vec::new() };
-        if let (true, Command::Commit { digest, .. }, Ok(id)) = (join, command, id.parse()) {
-            let joined = join_parts(&app.store(context), &id, &upload, digest, parts).await;
+        if let (true, Command::Commit { digest, .. }, Ok(id)) = (*join, command, id.parse()) {
+            let joined = join_parts(&app.store(context), &id, upload, digest, parts).await;
             if joined.is_err() {
-                self.take_back(&state, before, &rows).await?;
+                self.take_back(&made, before).await?;
             }
-            return Ok(joined.map(|()| Reply { upload, parts: Vec::new() }));
+            return Ok(joined.map(|()| Reply { upload: made.upload, parts: Vec::new() }));
         }
-        Ok(Ok(Reply { upload, parts }))
+        Ok(Ok(Reply { upload: made.upload, parts }))
     }
 
-    /// Restores the state before a commit whose parts could not be joined, so that the client can repeat its request
-    /// with the same last chunk. Unless another command has changed the state since.
-    async fn take_back(
-        &self,
-        made: &session::State,
-        before: Option<session::State>,
-        rows: &session::Rows,
-    ) -> worker::Result<()> {
+    /// Takes back a commit whose parts could not be joined.
+    async fn take_back(&self, made: &Transition, before: Option<session::State>) -> worker::Result<()> {
         let storage = self.state.storage();
-        let Some(before) = before else { return Ok(()) };
-        if self.stored().await?.as_ref() == Some(made) {
-            storage.put(STATE, serde_json::to_string(&before)?).await?;
-            let keys: Vec<String> = rows.insert.iter().map(|part| row(part.number)).collect();
-            if !keys.is_empty() {
-                storage.delete_multiple(keys).await?;
-            }
-        }
-        Ok(())
+        let Some(undo) = made.undo(before, self.stored().await?.as_ref()) else { return Ok(()) };
+        let restored = storage.put(STATE, serde_json::to_string(&undo.state)?);
+        let keys: Vec<String> = undo.remove.iter().map(|part| row(part.number)).collect();
+        let removed = async {
+            if keys.is_empty() { Ok(0) } else { storage.delete_multiple(keys).await }
+        };
+        // Both begin before the first is awaited: the platform stores them atomically.
+        both(restored, removed).await.map(drop)
     }
 
     async fn parts(&self) -> worker::Result<Vec<Part>> {

@@ -61,7 +61,8 @@ impl<C: Clock> MemorySessions<C> {
             Some((state, parts)) => (Some(state), parts),
             None => (None, BTreeMap::new()),
         };
-        let Transition { state, upload, rows, join } = apply(state, command, self.clock.now())?;
+        let made = apply(state, command, self.clock.now())?;
+        let Transition { state, upload, rows, join } = made.clone();
         let before_state = before.as_ref().map(|(state, _)| state);
         if let Some(event) = event(before_state, command, &state) {
             self.metrics.count_upload(event);
@@ -71,14 +72,14 @@ impl<C: Clock> MemorySessions<C> {
         }
         parts.extend(rows.insert.into_iter().map(|part| (part.number, part)));
         let listed: Vec<Part> = parts.values().filter(|_| rows.list).cloned().collect();
-        let made = (state, parts);
-        self.sessions.borrow_mut().insert(*id, made.clone());
+        self.sessions.borrow_mut().insert(*id, (state, parts));
         if let (true, Command::Commit { digest, .. }) = (join, command) {
             if let Err(error) = join_parts(&self.store, id, &upload, digest, listed).await {
-                // As if the commit had never come, unless another command has changed the state since.
-                let is_unchanged = self.sessions.borrow().get(id) == Some(&made);
-                if let Some(before) = before.filter(|_| is_unchanged) {
-                    self.sessions.borrow_mut().insert(*id, before);
+                if let Some((now, parts)) = self.sessions.borrow_mut().get_mut(id)
+                    && let Some(undo) = made.undo(before.map(|(state, _)| state), Some(now))
+                {
+                    *now = undo.state;
+                    undo.remove.iter().for_each(|part| drop(parts.remove(&part.number)));
                 }
                 return Err(error.into());
             }

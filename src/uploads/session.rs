@@ -47,6 +47,25 @@ pub struct Transition {
     pub join: bool,
 }
 
+/// What a host writes to take back a commit whose parts could not be joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// The state to restore.
+    pub state: State,
+    /// The rows to remove, together with that.
+    pub remove: Vec<Part>,
+}
+
+impl Transition {
+    /// Takes a commit back, so that the client can repeat its request with the same last chunk. `None` if there is
+    /// nothing to take back: another command has changed the state to `now` since, or this one repeated another, whose
+    /// rows are not its own.
+    pub fn undo(&self, before: Option<State>, now: Option<&State>) -> Option<Undo> {
+        let before = before.filter(|before| *before != self.state && now == Some(&self.state))?;
+        Some(Undo { state: before, remove: self.rows.insert.clone() })
+    }
+}
+
 /// The changes to the rows of parts. A host stores one row per part beside the state, so that no row grows
 /// with the blob.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -215,6 +215,28 @@ fn a_commit_checks_the_digest_and_joins_parts() {
     assert!(apply(Some(done.state), &command, NOW).unwrap().join);
 }
 
+#[test]
+fn a_commit_is_taken_back_only_by_the_one_that_made_it() {
+    let upload = open(None, &begin(Some(0)));
+    let before = State::Open(upload.clone());
+    let end = Checkpoint { hash: first_hash(b"abc"), ..checkpoint(&upload, 2, 3) };
+    let command = Command::Commit {
+        repository: name("a"),
+        digest: Algorithm::Sha256.digest(b"abc"),
+        checkpoint: Some(end.clone()),
+    };
+    let made = apply(Some(before.clone()), &command, NOW).unwrap();
+    let undo = Undo { state: before.clone(), remove: end.parts };
+    assert_eq!(made.undo(Some(before.clone()), Some(&made.state)), Some(undo));
+    // Another command came since.
+    for now in [Some(&before), None] {
+        assert_eq!(made.undo(Some(before.clone()), now), None);
+    }
+    // Its answer was lost, and it is repeated: the rows belong to the first one.
+    let again = apply(Some(made.state.clone()), &command, NOW).unwrap();
+    assert_eq!(again.undo(Some(made.state.clone()), Some(&again.state)), None);
+}
+
 fn first_hash(bytes: &[u8]) -> crate::oci::HashState {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     hasher.update(bytes);
