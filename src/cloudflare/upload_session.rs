@@ -149,9 +149,10 @@ impl UploadSession {
         let parts = if rows.list { self.parts().await? } else { Vec::new() };
         if let (true, Command::Commit { digest, .. }, Ok(id)) = (*join, command, id.parse()) {
             let joined = join_parts(&app.store(context), &id, upload, digest, parts).await;
-            if joined.is_err() {
+            if joined.as_ref().is_err_and(|error| !error.is_joined) {
                 self.take_back(&made, before).await?;
             }
+            let joined = joined.map_err(|error| error.refused);
             return Ok(joined.map(|()| Reply { upload: made.upload, parts: Vec::new() }));
         }
         Ok(Ok(Reply { upload: made.upload, parts }))

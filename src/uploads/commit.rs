@@ -164,6 +164,15 @@ impl Uploads {
     }
 }
 
+/// A failure to join the parts of an upload, or to note the digest of the object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinError {
+    /// The answer to the command.
+    pub refused: Refused,
+    /// Whether the parts are joined nevertheless. The commit must not be taken back then: no chunk can follow.
+    pub is_joined: bool,
+}
+
 /// Joins the parts of an upload, and notes the digest of the object. Runs in the session. Repeatable.
 pub async fn join(
     store: &Store,
@@ -171,7 +180,9 @@ pub async fn join(
     upload: &Upload,
     digest: &Digest,
     mut parts: Vec<Part>,
-) -> Result<(), Refused> {
+) -> Result<(), JoinError> {
+    let unjoined = |refused| JoinError { refused, is_joined: false };
+    let joined = |refused| JoinError { refused, is_joined: true };
     let refused = |error: StorageError| Refused::Storage {
         retryable: error.is_retryable(),
         message: error.to_string(),
@@ -185,16 +196,16 @@ pub async fn join(
             Ok(meta) if meta.size == upload.offset => return Ok(()),
             Ok(meta) => {
                 let message = format!("the joined parts have {} bytes, not {}", meta.size, upload.offset);
-                return Err(Refused::Storage { message, retryable: false });
+                return Err(joined(Refused::Storage { message, retryable: false }));
             }
             Err(error) => error,
         };
         // An earlier attempt may have completed it.
-        match store.head(&path).await.map_err(refused)? {
+        match store.head(&path).await.map_err(|error| unjoined(refused(error)))? {
             Some(meta) if meta.size == upload.offset => Ok(()),
             // It has expired.
-            _ if error.kind == StorageErrorKind::NoSuchUpload => Err(Refused::Unknown),
-            _ => Err(refused(error)),
+            _ if error.kind == StorageErrorKind::NoSuchUpload => Err(unjoined(Refused::Unknown)),
+            _ => Err(unjoined(refused(error))),
         }
     };
     let note = || note_blob(store, &path, upload.blob, digest);
@@ -203,7 +214,7 @@ pub async fn join(
     // Joined parts cannot be joined again by a repeated command: try harder.
     match noted {
         Ok(()) => Ok(()),
-        Err(_) => note().await.map_err(refused),
+        Err(_) => note().await.map_err(|error| joined(refused(error))),
     }
 }
 

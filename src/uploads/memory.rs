@@ -8,7 +8,7 @@ use std::{
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    CallError, Command, Reply, UploadSessions, join_parts,
+    CallError, Command, JoinError, Reply, UploadSessions, join_parts,
     session::{State, Transition, apply, event},
 };
 use crate::{
@@ -74,14 +74,15 @@ impl<C: Clock> MemorySessions<C> {
         let listed: Vec<Part> = parts.values().filter(|_| rows.list).cloned().collect();
         self.sessions.borrow_mut().insert(*id, (state, parts));
         if let (true, Command::Commit { digest, .. }) = (join, command) {
-            if let Err(error) = join_parts(&self.store, id, &upload, digest, listed).await {
-                if let Some((now, parts)) = self.sessions.borrow_mut().get_mut(id)
+            if let Err(JoinError { refused, is_joined }) = join_parts(&self.store, id, &upload, digest, listed).await {
+                if !is_joined
+                    && let Some((now, parts)) = self.sessions.borrow_mut().get_mut(id)
                     && let Some(undo) = made.undo(before.map(|(state, _)| state), Some(now))
                 {
                     *now = undo.state;
                     undo.remove.iter().for_each(|part| drop(parts.remove(&part.number)));
                 }
-                return Err(error.into());
+                return Err(refused.into());
             }
             return Ok(Reply { upload, parts: Vec::new() });
         }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 pub use append::IN_FLIGHT;
-pub use commit::{join as join_parts, noted_digest};
+pub use commit::{JoinError, join as join_parts, noted_digest};
 pub use ledger::sweep;
 pub use location::{FirstChunk, UploadAt, UploadState};
 pub use protocol::{CallError, Checkpoint, Command, Refused, Reply, Staged, Upload, UploadSessions};

@@ -248,6 +248,33 @@ fn the_request_with_the_last_chunk_can_be_repeated() {
 }
 
 #[test]
+fn the_last_chunk_can_be_repeated_if_only_the_note_of_the_joined_parts_failed() {
+    let bytes: Vec<u8> = (0..5 * PART + 9).map(|n| (n * 7) as u8).collect();
+    let (first, last) = bytes.split_at(3 * PART);
+    let digest = Algorithm::Sha256.digest(&bytes);
+    for range in [false] {
+        let registry = TestRegistry::new();
+        let location = registry.start_upload("");
+        let patched =
+            registry.send(&format!("PATCH {location}"), &[], Some(MemoryStream::chunked(first.to_vec())));
+        let line = format!("PUT {}&digest={digest}", patched.header("location"));
+        let field = format!("{}-{}", first.len(), bytes.len() - 1);
+        let headers = [("content-range", field.as_str())];
+        let headers = if range { &headers[..] } else { &[] };
+        let put = || registry.send(&line, headers, Some(MemoryStream::chunked(last.to_vec())));
+        // Nothing but the note is written there: no chunk has an end that is staged.
+        registry.storage.fails_below.replace(Some("pierhead/uploads/"));
+        assert_eq!(put().status, 500);
+        registry.storage.fails_below.replace(None);
+        let again = put();
+        assert_eq!(again.status, 201, "{range}: {}", String::from_utf8_lossy(&again.body));
+        let answer = registry.get(&format!("GET /v2/a/blobs/{digest}"));
+        assert!(answer.status == 200 && answer.body == bytes);
+        assert_eq!(registry.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn a_blob_that_is_pushed_twice_is_stored_once() {
     let registry = TestRegistry::new();
     for size in [10, 3 * PART] {
