@@ -129,12 +129,16 @@ impl UploadSession {
             for part in &rows.insert {
                 set(&row(part.number), &part.etag)?;
             }
-            storage.put_multiple_raw(values).await?;
             let expires = state.upload().expires;
-            if before.as_ref().is_none_or(|before| before.upload().expires != expires) {
+            let alarm = async {
+                if before.as_ref().is_some_and(|before| before.upload().expires == expires) {
+                    return Ok(());
+                }
                 let wait = expires.0.saturating_sub(SystemClock.now().0);
-                storage.set_alarm(std::time::Duration::from_millis(wait)).await?;
-            }
+                storage.set_alarm(std::time::Duration::from_millis(wait)).await
+            };
+            // Both begin before the first is awaited: no crash can leave a state without its alarm.
+            both(storage.put_multiple_raw(values), alarm).await?;
         }
         if let Some(event) = event(before.as_ref(), command, state) {
             app.metrics.count_upload(event);
