@@ -78,8 +78,7 @@ impl Uploads {
 
     /// Stores the staged bytes as the last part, then commits.
     async fn commit_with_last_part(&self, at: &UploadAt, digest: &Digest) -> Result<(), UploadError> {
-        let (store, sessions) = (self.blobs.store().clone(), self.sessions.clone());
-        let ledger = Ledger::claim(store, sessions, at.clone(), None, self.buffers.part_size()).await?;
+        let ledger = self.claim_at(at, None).await?;
         let end = ledger.upload.staged_length() as usize;
         let mut writer = Writer::new(ledger, self.buffers.clone())?;
         let checkpoint = writer.finish(Tail { buffer: None, range: end..end }).await?;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     layout::Key,
-    oci::{Digest, HashState, Hasher, UploadId},
+    oci::{Digest, HashState, UploadId},
     platform::{Body, Buffer},
     storage::{MultipartId, Part, Path, StorageError, StorageErrorKind, Store},
 };
@@ -112,12 +112,6 @@ impl Ledger {
     /// Whether the upload has a session.
     pub fn has_begun(&self) -> bool {
         self.is_claimed
-    }
-
-    /// Whether the bytes so far have this digest.
-    pub fn has_digest(&self, digest: &Digest) -> bool {
-        let hasher = Hasher::resume(self.upload.algorithm, &self.upload.hash);
-        digest.algorithm() == self.upload.algorithm && hasher.is_ok_and(|hasher| hasher.finish() == *digest)
     }
 
     /// Whether this is the upload's first chunk.

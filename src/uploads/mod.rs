@@ -117,6 +117,11 @@ impl Chunk<'_> {
         self.range.is_none_or(|(first, _)| first == 0)
     }
 
+    /// Whether its last byte, by its range, is the last one of so many.
+    fn ends_at(&self, offset: u64) -> bool {
+        self.range.is_some_and(|(first, length)| first.checked_add(length) == Some(offset))
+    }
+
     /// The length that the client declared in addition to the body's own.
     fn declared(&self) -> Result<Option<u64>, WrongLength> {
         let declared = self.range.map(|(_, length)| length);
@@ -226,8 +231,8 @@ impl Uploads {
     ) -> Result<(), UploadError> {
         let (mut writer, tail) = if at.state.has_session || !chunk.may_be_first() {
             let declared = chunk.declared()?;
-            let ledger = self.claim(at, &chunk).await?;
-            if ledger.has_digest(digest) {
+            let ledger = self.claim_last(at, &chunk, digest).await?;
+            if ledger.upload.has_digest(digest) {
                 // The client repeats its last chunk: the first time, the blob could not be linked.
                 if let Body::Stream(stream) = chunk.body {
                     stream.discard(u64::MAX, None).await?;
@@ -332,9 +337,36 @@ impl Uploads {
     }
 
     async fn claim(&self, at: &UploadAt, chunk: &Chunk<'_>) -> Result<Ledger, UploadError> {
-        let offset = chunk.range.map(|(first, _)| first);
+        Ok(self.claim_at(at, chunk.range.map(|(first, _)| first)).await?)
+    }
+
+    async fn claim_at(&self, at: &UploadAt, offset: Option<u64>) -> Result<Ledger, CallError> {
         let (store, sessions) = (self.blobs.store().clone(), self.sessions.clone());
-        Ok(Ledger::claim(store, sessions, at.clone(), offset, self.buffers.part_size()).await?)
+        Ledger::claim(store, sessions, at.clone(), offset, self.buffers.part_size()).await
+    }
+
+    /// Claims the session for a last chunk, also one that the client repeats with its range: then the session has it
+    /// already.
+    async fn claim_last(
+        &self,
+        at: &UploadAt,
+        chunk: &Chunk<'_>,
+        digest: &Digest,
+    ) -> Result<Ledger, UploadError> {
+        let refused = match self.claim(at, chunk).await {
+            Err(UploadError::Session(CallError::Refused(Refused::OutOfOrder { offset })))
+                if chunk.ends_at(offset) =>
+            {
+                Refused::OutOfOrder { offset }
+            }
+            claimed => return claimed,
+        };
+        let status = Command::Status { repository: at.repository.clone() };
+        let upload = self.sessions.call(&at.id, status).await?.upload;
+        if !(chunk.ends_at(upload.offset) && upload.has_digest(digest)) {
+            return Err(refused.into());
+        }
+        Ok(self.claim_at(at, Some(upload.offset)).await?)
     }
 
     /// Writes the full parts of a first chunk. A session begins with the first of them.

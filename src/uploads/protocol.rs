@@ -128,6 +128,12 @@ impl Upload {
         self.multipart.is_some() && !self.staged.is_empty() && self.last.is_none()
     }
 
+    /// Whether the bytes so far have this digest; `false` if it has another algorithm than the session's hash.
+    pub(super) fn has_digest(&self, digest: &Digest) -> bool {
+        let hasher = Hasher::resume(self.algorithm, &self.hash);
+        digest.algorithm() == self.algorithm && hasher.is_ok_and(|hasher| hasher.finish() == *digest)
+    }
+
     /// A no-op checkpoint.
     pub(super) fn checkpoint(&self) -> Checkpoint {
         Checkpoint {

@@ -83,6 +83,8 @@ fn a_chunk_out_of_order_is_refused_and_the_upload_continues() {
         &refused(PATCH, &[("content-range", "10-14")], &[("range", "0-4")]),
         &accepted(&[("content-range", "bytes 5-9/15")], "56789", &[("range", "0-9")]),
         &refused(PUT, &[("content-range", "0-4")], &[("range", "0-9")]),
+        // It ends where the upload ends, but is not the end of the blob.
+        &refused(PUT, &[("content-range", "5-9")], &[("range", "0-9")]),
         &refused(PATCH, &[("content-range", "not a range")], &[("range", "0-9")]),
         &[
             Call {
