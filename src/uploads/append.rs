@@ -90,15 +90,25 @@ impl Work {
         Ok(())
     }
 
-    /// Waits until everything is stored, and for the checkpoint under way.
+    /// Waits until everything is stored, and for the checkpoint under way. Returns the first error, but not before
+    /// all has ended: a write holds its buffer's memory until then.
     async fn settle(&mut self, ledger: &mut Ledger) -> Result<(), UploadError> {
+        let mut settled = Ok(());
         while let Some(stored) = self.storing.next().await {
-            ledger.add(stored?);
+            match stored {
+                Ok(stored) if settled.is_ok() => ledger.add(stored),
+                // It follows a part that is missing.
+                Ok(_) => {}
+                Err(error) => settled = settled.and(Err(error.into())),
+            }
         }
         if let Some(recording) = self.recording.take() {
-            ledger.acknowledge(recording.await?);
+            match recording.await {
+                Ok(part) => ledger.acknowledge(part),
+                Err(error) => settled = settled.and(Err(error.into())),
+            }
         }
-        Ok(())
+        settled
     }
 }
 
@@ -181,6 +191,12 @@ impl Writer {
     /// The rest is stored as the last part too if the upload probably ends here: with the first chunk of a client that
     /// sends no ranges, or with a chunk that parts do not divide although they divide those before it.
     pub async fn release(&mut self, tail: Tail, has_range: bool) -> Result<u64, UploadError> {
+        let released = self.stage_and_release(tail, has_range).await;
+        self.abandon_unless(&released).await;
+        released
+    }
+
+    async fn stage_and_release(&mut self, tail: Tail, has_range: bool) -> Result<u64, UploadError> {
         let Range { start, end } = tail.range;
         if let Some(mut buffer) = tail.buffer {
             let mut range = start..end;
@@ -224,6 +240,12 @@ impl Writer {
         self.work.settle(&mut self.ledger).await
     }
 
+    async fn abandon_unless<T>(&mut self, ended: &Result<T, UploadError>) {
+        if ended.is_err() {
+            self.abandon().await;
+        }
+    }
+
     /// Waits for what is under way, whatever becomes of it: it holds memory until it has ended.
     pub async fn abandon(&mut self) {
         while self.work.storing.next().await.is_some() {}
@@ -235,7 +257,13 @@ impl Writer {
 
     /// Ends the last chunk of an upload with parts: stores its rest as the last part. Returns what the session
     /// must record.
-    pub async fn finish(&mut self, mut tail: Tail) -> Result<Checkpoint, UploadError> {
+    pub async fn finish(&mut self, tail: Tail) -> Result<Checkpoint, UploadError> {
+        let finished = self.store_last(tail).await;
+        self.abandon_unless(&finished).await;
+        finished
+    }
+
+    async fn store_last(&mut self, mut tail: Tail) -> Result<Checkpoint, UploadError> {
         let Range { start, end } = tail.range;
         // What was staged before may be stored as the last part already.
         if start < end || (end > 0 && self.ledger.upload.last.is_none()) {

@@ -275,6 +275,26 @@ fn the_last_chunk_can_be_repeated_if_only_the_note_of_the_joined_parts_failed() 
 }
 
 #[test]
+fn a_failed_chunk_ends_after_all_writes_that_it_has_begun() {
+    let bytes = vec![7; 2 * PART + 9];
+    let patch = |fails_at: Option<usize>| {
+        let registry = TestRegistry::new();
+        let location = registry.start_upload("");
+        registry.storage.fail_at(fails_at.map(|n| (n, Fault::Error)));
+        let stream = Some(MemoryStream::chunked(bytes.clone()));
+        let status = registry.send(&format!("PATCH {location}"), &[], stream).status;
+        let calls = registry.storage.calls.borrow().clone();
+        (status.as_u16(), calls)
+    };
+    let (status, calls) = patch(None);
+    assert_eq!(status, 202);
+    let first = calls.iter().position(|call| *call == "put_part").unwrap();
+    let (status, calls) = patch(Some(first));
+    assert_eq!(status, 500);
+    assert!(calls.iter().filter(|call| **call == "put_part").count() >= 2, "{calls:?}");
+}
+
+#[test]
 fn a_blob_that_is_pushed_twice_is_stored_once() {
     let registry = TestRegistry::new();
     for size in [10, 3 * PART] {
