@@ -11,7 +11,7 @@ use crate::{
     platform::{Body, ReadError},
     repository::{LinkReason, catalog::repositories_of},
     secret::Secret,
-    uploads::{CallError, Chunk, Refused, UploadAt, UploadError, UploadState},
+    uploads::{CallError, Chunk, DRAIN_TIME, Refused, UploadAt, UploadError, UploadState},
 };
 
 /// Limit of repositories to try as the source of a mount without `from`.
@@ -20,9 +20,6 @@ const MAX_SOURCES: usize = 20;
 /// Limit of bytes to drain from a refused chunk. Without draining, a client that is still sending may miss
 /// the response when the connection closes.
 const DRAIN: u64 = 64 * 1024 * 1024;
-
-/// Limit of the time to drain, in milliseconds.
-const DRAIN_TIME: u64 = 30_000;
 
 impl Registry<'_> {
     /// end-4a: `POST /v2/<name>/blobs/uploads/`; end-4b: with `?digest=` and the blob as the body;

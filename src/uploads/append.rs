@@ -9,13 +9,13 @@ use futures_util::{
 };
 
 use super::{
-    CallError, Checkpoint, UNRECORDED, UploadError,
+    CallError, Checkpoint, DRAIN_TIME, UNRECORDED, UploadError,
     ledger::{Ledger, NextPart, StoredPart},
     plan::{Plan, Step},
 };
 use crate::{
     oci::{HashState, Hasher},
-    platform::{Body, Buffer, Buffers, ReadError},
+    platform::{Body, Buffer, Buffers, Clock, ReadError},
     storage::{PutOptions, StorageError, both},
 };
 
@@ -122,8 +122,13 @@ impl Writer {
     /// Writes a stream: stores each full part and records it in the ledger. Returns the rest. `declared` is
     /// the length that the client announced in addition to the stream's own.
     ///
-    /// Reading, storing and recording overlap.
-    pub async fn write(&mut self, body: &mut Body, declared: Option<u64>) -> Result<Tail, UploadError> {
+    /// Reading, storing and recording overlap. After a failure, a read that is under way may take [`DRAIN_TIME`].
+    pub async fn write(
+        &mut self,
+        body: &mut Body,
+        declared: Option<u64>,
+        clock: &dyn Clock,
+    ) -> Result<Tail, UploadError> {
         let staged = self.ledger.upload.staged_length();
         let Body::Stream(stream) = body else {
             return Ok(Tail { buffer: None, range: staged as usize..staged as usize });
@@ -150,7 +155,7 @@ impl Writer {
                         Either::Right((Ok(()), _)) => {}
                         Either::Right((Err(error), _)) => {
                             // The stream will be drained, and allows one read at a time.
-                            let _ = reading.await;
+                            future::select(reading, clock.sleep(DRAIN_TIME)).await;
                             return Err(error);
                         }
                     }

@@ -61,6 +61,9 @@ pub const UNRECORDED: u16 = 8;
 /// Time before what was just written is deleted, in milliseconds: R2 takes one write per second to a key.
 const REST: u64 = 1_100;
 
+/// Limit of the time that a request which has failed still reads from its client, in milliseconds.
+pub const DRAIN_TIME: u64 = 30_000;
+
 /// A failed upload. Unless the digest is wrong, it can resume at its last checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
@@ -385,7 +388,7 @@ impl Uploads {
         declared: Option<u64>,
     ) -> Result<(Writer, Tail), UploadError> {
         let mut writer = Writer::new(ledger, self.buffers.clone())?;
-        let written = writer.write(body, declared).await;
+        let written = writer.write(body, declared, &*self.clock).await;
         if body.content_length().is_none() {
             self.context.log.count_received(writer.received);
         }

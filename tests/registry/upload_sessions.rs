@@ -1,18 +1,19 @@
 //! Upload sessions: chunk order, lengths, signed locations, cancelling.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, future::pending, ops::Range, rc::Rc};
 
 use futures_executor::block_on;
-use futures_util::FutureExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, future::LocalBoxFuture};
 use pierhead::{
-    oci::{Algorithm, UploadId},
-    platform::{self, Timestamp, memory::MemoryStream},
+    oci::{Algorithm, Hasher, UploadId},
+    platform::{self, Buffer, ByteStream, Clock, ReadError, Timestamp, memory::MemoryStream},
     uploads::{UploadAt, UploadState},
 };
 
 use crate::{
     fixtures::bytes,
-    support::{PART, TestRegistry},
+    support::{Fault, PART, TestRegistry},
     table::{Body, CALL, Call, Given, Sent, assert_created, in_order},
 };
 
@@ -451,6 +452,55 @@ fn the_location_of_a_cancelled_upload_takes_no_whole_blob() {
         registry.run_background();
         assert!(registry.storage.memory.paths().iter().all(|path| !path.starts_with("pierhead/blobs/")));
     }
+}
+
+/// A stream whose client sends a part, and then nothing, without an end.
+struct Stalling(MemoryStream, bool);
+
+impl ByteStream for Stalling {
+    fn content_length(&self) -> Option<u64> {
+        None
+    }
+
+    fn read_into<'a>(
+        &'a mut self,
+        buffer: &'a mut dyn Buffer,
+        range: Range<usize>,
+        hasher: Option<&'a mut Hasher>,
+    ) -> LocalBoxFuture<'a, Result<usize, ReadError>> {
+        match std::mem::replace(&mut self.1, true) {
+            false => self.0.read_into(buffer, range, hasher),
+            true => Box::pin(pending()),
+        }
+    }
+
+    fn read(self: Box<Self>, _: usize) -> LocalBoxFuture<'static, Result<Bytes, ReadError>> {
+        Box::pin(pending())
+    }
+
+    fn discard<'a>(
+        &'a mut self,
+        _: u64,
+        _: Option<&'a mut Hasher>,
+    ) -> LocalBoxFuture<'a, Result<(), ReadError>> {
+        Box::pin(pending())
+    }
+
+    fn cancel(self: Box<Self>) {}
+}
+
+#[test]
+fn a_failed_request_does_not_wait_for_a_client_that_sends_nothing() {
+    let registry = TestRegistry::new();
+    let location = registry.start_upload("");
+    registry.storage.fail_at(Some((1, Fault::Error)));
+    let body = platform::Body::Stream(Box::new(Stalling(MemoryStream::chunked(bytes(PART)), false)));
+    let request = http::Request::builder().method("PATCH").uri(location).body(body).unwrap();
+    // Time passes only while something sleeps.
+    let answer = registry.handle(request).now_or_never().expect("it waits for its client");
+    assert_eq!(answer.status(), 500);
+    assert!(registry.clock.now() >= Timestamp(30_000));
+    assert_eq!(registry.storage.calls.borrow()[1], "put_part");
 }
 
 #[test]
