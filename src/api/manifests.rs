@@ -70,7 +70,7 @@ impl Registry<'_> {
         reference: &Reference,
         request: Request,
     ) -> Result<Response, Error> {
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let extra = parameters(&parts.uri, "tag");
         if extra.len() > MAX_TAGS {
             return Err(Error::InvalidParameter { name: "tag", expected: "at most 64 of them in a request" });
@@ -78,6 +78,7 @@ impl Registry<'_> {
         let extra: Vec<Tag> = extra.iter().map(|tag| tag.parse()).collect::<Result<_, _>>()?;
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if body.content_length().is_some_and(|length| length > Manifest::MAX_BYTES as u64) {
+            self.drain(&mut body).await;
             return Err(Error::ManifestTooLarge);
         }
         let read = self.app.read(body, Manifest::MAX_BYTES, memory_of_push).await;

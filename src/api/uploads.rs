@@ -17,7 +17,7 @@ use crate::{
 /// Limit of repositories to try as the source of a mount without `from`.
 const MAX_SOURCES: usize = 20;
 
-/// Limit of bytes to drain from a refused chunk. Without draining, a client that is still sending may miss
+/// Limit of bytes to drain from a refused chunk or manifest. Without draining, a client that is still sending may miss
 /// the response when the connection closes.
 const DRAIN: u64 = 64 * 1024 * 1024;
 
@@ -203,17 +203,22 @@ impl Registry<'_> {
     async fn refused(&self, at: &UploadAt, error: UploadError, body: &mut Body) -> Result<Error, Error> {
         let is_gone =
             matches!(error, UploadError::Body(ReadError::Broken(_) | ReadError::Silent | ReadError::Slow));
-        if let Body::Stream(stream) = body
-            && !is_gone
-        {
-            // Best effort: the client may have disconnected.
-            let _ = select(stream.discard(DRAIN, None), self.app.clock.sleep(DRAIN_TIME)).await;
+        if !is_gone {
+            self.drain(body).await;
         }
         match error {
             UploadError::Session(CallError::Refused(Refused::OutOfOrder { offset })) => {
                 self.out_of_order(at, offset).await
             }
             error => Ok(error.into()),
+        }
+    }
+
+    /// Reads and drops what a client still sends, within limits.
+    pub(super) async fn drain(&self, body: &mut Body) {
+        if let Body::Stream(stream) = body {
+            // Best effort: the client may have disconnected.
+            let _ = select(stream.discard(DRAIN, None), self.app.clock.sleep(DRAIN_TIME)).await;
         }
     }
 

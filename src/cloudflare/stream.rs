@@ -224,6 +224,10 @@ impl ByteStream for JsStream {
     }
 
     fn cancel(self: Box<Self>) {
+        if self.reader.is_some() {
+            // The stream is locked.
+            return self.give_up();
+        }
         let cancelled = self.raw.cancel();
         // Best effort: an error means that the stream has ended.
         wasm_bindgen_futures::spawn_local(async { drop(JsFuture::from(cancelled).await) });

@@ -165,6 +165,29 @@ async fn a_broken_stream_is_an_error() {
 }
 
 #[wasm_bindgen_test]
+async fn a_stream_can_be_cancelled_after_it_was_read() {
+    let make = js_sys::Function::new_no_args(
+        "globalThis.isCancelled = false;
+         return new ReadableStream({
+           type: 'bytes',
+           pull(controller) { controller.enqueue(new Uint8Array(10)); },
+           cancel() { globalThis.isCancelled = true; },
+         });",
+    );
+    let is_cancelled = || Reflect::get(&js_sys::global(), &"isCancelled".into()).unwrap() == JsValue::TRUE;
+    for reads in [0, 1] {
+        let raw = make.call0(&JsValue::NULL).unwrap().unchecked_into();
+        let mut endless = Box::new(JsStream::new(raw, None));
+        for _ in 0..reads {
+            endless.discard(10, None).await.unwrap();
+        }
+        endless.cancel();
+        sleep(10).await;
+        assert!(is_cancelled(), "{reads}");
+    }
+}
+
+#[wasm_bindgen_test]
 async fn reading_into_memory_has_a_limit() {
     for (length, limit, fits) in
         [(100_000, 100_000, true), (100_000, 99_999, false), (0, 0, true), (65_536, 65_536, true)]

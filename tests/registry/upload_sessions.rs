@@ -6,7 +6,7 @@ use futures_executor::block_on;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use pierhead::{
-    oci::{Algorithm, Hasher, UploadId},
+    oci::{Algorithm, Hasher, Manifest, UploadId},
     platform::{self, Buffer, ByteStream, Clock, ReadError, Timestamp, memory::MemoryStream},
     uploads::{UploadAt, UploadState},
 };
@@ -459,7 +459,7 @@ struct Stalling(MemoryStream, bool);
 
 impl ByteStream for Stalling {
     fn content_length(&self) -> Option<u64> {
-        None
+        self.0.content_length()
     }
 
     fn read_into<'a>(
@@ -501,6 +501,17 @@ fn a_failed_request_does_not_wait_for_a_client_that_sends_nothing() {
     assert_eq!(answer.status(), 500);
     assert!(registry.clock.now() >= Timestamp(30_000));
     assert_eq!(registry.storage.calls.borrow()[1], "put_part");
+}
+
+#[test]
+fn a_manifest_that_is_too_large_is_drained_but_not_for_ever() {
+    let registry = TestRegistry::new();
+    let content = MemoryStream::new(vec![b' '; Manifest::MAX_BYTES + 1]);
+    let body = platform::Body::Stream(Box::new(Stalling(content, false)));
+    let request = http::Request::builder().method("PUT").uri("/v2/a/manifests/v1").body(body).unwrap();
+    let answer = registry.handle(request).now_or_never().expect("it waits for its client");
+    assert_eq!(answer.status(), 413);
+    assert_eq!(registry.clock.now(), Timestamp(30_000));
 }
 
 #[test]
