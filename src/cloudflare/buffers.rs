@@ -247,14 +247,13 @@ pub struct JsBuffer {
 }
 
 impl Buffer for JsBuffer {
-    fn hash(&self, range: Range<usize>, hasher: &mut Hasher) {
-        if let Some(view) = self.view(range) {
-            stream::hash(&view, &mut Vec::new(), hasher);
-        }
+    fn hash(&self, range: Range<usize>, hasher: &mut Hasher) -> Result<(), ReadError> {
+        stream::hash(&self.view(range)?, &mut Vec::new(), hasher);
+        Ok(())
     }
 
-    fn copy(&self, range: Range<usize>) -> Bytes {
-        self.view(range).map(|view| view.to_vec().into()).unwrap_or_default()
+    fn copy(&self, range: Range<usize>) -> Result<Bytes, ReadError> {
+        Ok(self.view(range)?.to_vec().into())
     }
 
     fn recycle(&self) {
@@ -268,11 +267,18 @@ impl Buffer for JsBuffer {
 }
 
 impl JsBuffer {
-    /// A view of a range, without a copy; `None` if the memory was taken back.
-    pub fn view(&self, range: Range<usize>) -> Option<Uint8Array> {
-        let memory = LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).cloned())?;
+    /// The buffer behind the trait; `None` for one of another platform.
+    pub fn of(buffer: &dyn Buffer) -> Option<&Self> {
+        let buffer: &dyn Any = buffer;
+        buffer.downcast_ref()
+    }
+
+    /// A view of a range, without a copy. [`ReadError::TakenBack`] if the memory was taken back.
+    pub fn view(&self, range: Range<usize>) -> Result<Uint8Array, ReadError> {
+        let memory = LENT.with_borrow(|lent| lent.memory.get(&self.loan.id).cloned());
         let (start, length) = (range.start as u32, range.len() as u32);
-        Some(Uint8Array::new_with_byte_offset_and_length(&memory, start, length))
+        let memory = memory.ok_or(ReadError::TakenBack)?;
+        Ok(Uint8Array::new_with_byte_offset_and_length(&memory, start, length))
     }
 
     /// Makes room after the first `used` bytes, and returns the end of it.
@@ -318,8 +324,7 @@ impl JsBuffer {
 /// A view of a range of a [`JsBuffer`], without a copy; `None` for a buffer of another platform, or if its memory was
 /// taken back.
 pub fn view(buffer: &dyn Buffer, range: Range<usize>) -> Option<Uint8Array> {
-    let buffer: &dyn Any = buffer;
-    buffer.downcast_ref::<JsBuffer>()?.view(range)
+    JsBuffer::of(buffer)?.view(range).ok()
 }
 
 /// The bytes of buffers lent, of idle buffers, and of contents counted.

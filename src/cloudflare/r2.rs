@@ -8,7 +8,7 @@ use web_sys::ReadableStream;
 use worker::{Bucket, Conditional, Data, HttpMetadata, Include, Range, UploadedPart};
 
 use super::{
-    buffers,
+    buffers::JsBuffer,
     stream::{self, JsStream, message},
 };
 use crate::{
@@ -80,7 +80,8 @@ impl R2 {
             Body::Empty => Uint8Array::new_with_length(0).into(),
             Body::Bytes(bytes) => Uint8Array::from(bytes.as_ref()).into(),
             Body::Buffer { buffer, range } => {
-                buffers::view(&**buffer, range.clone()).ok_or_else(foreign)?.into()
+                let view = JsBuffer::of(&**buffer).ok_or_else(foreign)?.view(range.clone());
+                view.map_err(|error| self.error(path, StorageErrorKind::Body(error)))?.into()
             }
             Body::Stream(stream) => stream::raw(stream).ok_or_else(foreign)?.into(),
         };

@@ -146,7 +146,7 @@ impl ByteStream for JsStream {
             while at < range.end {
                 let room = buffer.make_room(at).await?.min(range.end);
                 buffer.arrived(0);
-                let view = buffer.view(at..room.min(at + STRIDE)).ok_or(ReadError::TakenBack)?;
+                let view = buffer.view(at..room.min(at + STRIDE))?;
                 let read = {
                     let mut read = pin!(self.fill(view));
                     loop {

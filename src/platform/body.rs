@@ -88,11 +88,11 @@ pub trait ByteStream: Any {
 
 /// A buffer of limited capacity in the platform's memory, lent by [`Buffers`].
 pub trait Buffer: Any {
-    /// Updates `hasher` with a range of the bytes.
-    fn hash(&self, range: Range<usize>, hasher: &mut Hasher);
+    /// Updates `hasher` with a range of the bytes. [`ReadError::TakenBack`] if they are gone.
+    fn hash(&self, range: Range<usize>, hasher: &mut Hasher) -> Result<(), ReadError>;
 
-    /// Copies a range of the bytes.
-    fn copy(&self, range: Range<usize>) -> Bytes;
+    /// Copies a range of the bytes. [`ReadError::TakenBack`] if they are gone.
+    fn copy(&self, range: Range<usize>) -> Result<Bytes, ReadError>;
 
     /// Gives the memory back for reuse: nothing may read from it any more.
     fn recycle(&self);
@@ -198,7 +198,7 @@ impl Body {
             return Err(ReadError::TooLarge { limit });
         }
         let held = buffers.reserve(counted(end)).await?;
-        let bytes = buffer.copy(0..end);
+        let bytes = buffer.copy(0..end)?;
         buffer.recycle();
         Ok(Content { bytes, _held: Some(held) })
     }

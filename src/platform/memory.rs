@@ -104,12 +104,13 @@ impl ByteStream for MemoryStream {
 pub struct MemoryBuffer(pub(crate) Vec<u8>);
 
 impl Buffer for MemoryBuffer {
-    fn hash(&self, range: Range<usize>, hasher: &mut Hasher) {
+    fn hash(&self, range: Range<usize>, hasher: &mut Hasher) -> Result<(), ReadError> {
         hasher.update(self.0.get(range).unwrap_or_default());
+        Ok(())
     }
 
-    fn copy(&self, range: Range<usize>) -> Bytes {
-        Bytes::copy_from_slice(self.0.get(range).unwrap_or_default())
+    fn copy(&self, range: Range<usize>) -> Result<Bytes, ReadError> {
+        Ok(Bytes::copy_from_slice(self.0.get(range).unwrap_or_default()))
     }
 
     fn recycle(&self) {}

@@ -409,7 +409,7 @@ impl Uploads {
     /// Logs that a client hung up or fell silent, which is no failure of the registry, and how many bytes are kept.
     fn log_cut(&self, kept: u64, error: &ReadError) {
         let log = &self.context.log;
-        if *error != ReadError::NoMemory {
+        if !matches!(error, ReadError::NoMemory | ReadError::TakenBack) {
             let message = error.to_string();
             log.write(
                 Level::Info,

@@ -88,7 +88,7 @@ impl Uploads {
             let mut hasher = Hasher::new(digest.algorithm());
             match &sent {
                 Some(Body::Bytes(bytes)) => hasher.update(bytes),
-                Some(Body::Buffer { buffer, range }) => buffer.hash(range.clone(), &mut hasher),
+                Some(Body::Buffer { buffer, range }) => buffer.hash(range.clone(), &mut hasher)?,
                 _ => {}
             }
             if hasher.finish() != *digest {

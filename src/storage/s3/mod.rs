@@ -169,7 +169,8 @@ impl StorageDriver for S3 {
                     true
                 }
                 Body::Buffer { buffer, range } if digest.algorithm() == Algorithm::Sha512 => {
-                    buffer.hash(range.clone(), &mut hasher);
+                    let hashed = buffer.hash(range.clone(), &mut hasher);
+                    hashed.map_err(|error| self.error(path.as_str(), StorageErrorKind::Body(error)))?;
                     true
                 }
                 _ => false,
