@@ -19,6 +19,14 @@ fn memory_of_push(length: usize) -> usize {
     2 * length + Manifest::memory(length)
 }
 
+/// The memory that a manifest takes while it is pulled, in bytes: the content, and a copy of it. What another registry
+/// has pushed may have no description.
+fn memory_of_pull(description: Option<&(u64, String)>) -> usize {
+    let length =
+        description.map_or(Manifest::MAX_BYTES, |(size, _)| usize::try_from(*size).unwrap_or(usize::MAX));
+    length.saturating_mul(2)
+}
+
 impl Registry<'_> {
     /// end-3: `GET /v2/<name>/manifests/<reference>`, and HEAD. One look-up in the repository, then for a GET the
     /// content from the nearest cache.
@@ -51,6 +59,10 @@ impl Registry<'_> {
         }
         let mut body = Body::Empty;
         if request.method() != Method::HEAD || description.is_none() {
+            let _held = match self.app.blobs(&self.context).has_manifest_in_memory(&digest) {
+                true => None,
+                false => Some(self.app.reserve(memory_of_pull(description.as_ref())).await?),
+            };
             let content = repository.manifest(&digest).await?.ok_or_else(unknown)?;
             description.get_or_insert_with(|| (content.len() as u64, Manifest::detect_media_type(&content)));
             body = Body::Bytes(content);

@@ -196,6 +196,11 @@ impl Blobs {
         }
     }
 
+    /// Whether the content of a manifest is in the isolate's memory: then reading it takes no more.
+    pub fn has_manifest_in_memory(&self, digest: &Digest) -> bool {
+        self.cache.in_memory(CacheEntry::Manifest, digest).is_some()
+    }
+
     /// The content of a manifest.
     pub async fn manifest(
         &self,

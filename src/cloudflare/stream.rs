@@ -182,7 +182,9 @@ impl ByteStream for JsStream {
     fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, ReadError>> {
         Box::pin(async move {
             let reader: ReadableStreamDefaultReader = self.raw.get_reader().unchecked_into();
-            let mut bytes = Vec::new();
+            // A vector that grows would hold twice as much for a moment.
+            let length = self.length.map_or(0, |length| length.min(limit as u64) as usize);
+            let mut bytes = Vec::with_capacity(length);
             loop {
                 let read = unless_silent(JsFuture::from(reader.read())).await;
                 let read = read.inspect_err(|_| drop(reader.cancel()))?;
@@ -194,7 +196,11 @@ impl ByteStream for JsStream {
                     let _ = reader.cancel();
                     return Err(ReadError::TooLarge { limit });
                 }
-                bytes.extend_from_slice(&piece.to_vec());
+                let start = bytes.len();
+                bytes.resize(start + piece.length() as usize, 0);
+                if let Some(target) = bytes.get_mut(start..) {
+                    piece.copy_to(target);
+                }
             }
         })
     }

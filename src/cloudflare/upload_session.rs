@@ -168,9 +168,7 @@ impl UploadSession {
         let Some(undo) = made.undo(before, self.stored().await?.as_ref()) else { return Ok(()) };
         let restored = storage.put(STATE, serde_json::to_string(&undo.state)?);
         let keys: Vec<String> = undo.remove.iter().map(|part| row(part.number)).collect();
-        let removed = async {
-            if keys.is_empty() { Ok(0) } else { storage.delete_multiple(keys).await }
-        };
+        let removed = async { if keys.is_empty() { Ok(0) } else { storage.delete_multiple(keys).await } };
         // Both begin before the first is awaited: the platform stores them atomically.
         both(restored, removed).await.map(drop)
     }

@@ -17,7 +17,7 @@ pub mod limits {
     pub const BUFFERS: usize = 32 << 20;
     /// The buffer of the request that is first in line: the largest part.
     pub const RESERVE: usize = 16 << 20;
-    /// Content in WebAssembly's memory, which only grows: manifests while they are read and stored.
+    /// Content in WebAssembly's memory, which only grows: manifests while they are pushed or pulled.
     pub const CONTENT: usize = 12 << 20;
     /// Manifests and locations of blobs, kept between requests.
     pub const CACHE: usize = 8 << 20;
@@ -188,7 +188,7 @@ impl Budget {
     }
 
     /// The request stops reading: it waits for something else.
-    pub fn rest(&mut self, id: u64) {
+    pub fn stop_reading(&mut self, id: u64) {
         self.loans.iter_mut().filter(|loan| loan.id == id).for_each(|loan| loan.arriving = None);
     }
 
@@ -281,7 +281,7 @@ mod tests {
         }
         assert_eq!(budget.must_end(silent, Timestamp(60_000)), Some(End::Silent));
         // It waits for storage, not for its client.
-        budget.rest(silent);
+        budget.stop_reading(silent);
         assert_eq!(budget.must_end(silent, Timestamp(60_000)), None);
     }
 

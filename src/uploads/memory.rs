@@ -74,7 +74,9 @@ impl<C: Clock> MemorySessions<C> {
         let listed: Vec<Part> = parts.values().filter(|_| rows.list).cloned().collect();
         self.sessions.borrow_mut().insert(*id, (state, parts));
         if let (true, Command::Commit { digest, .. }) = (join, command) {
-            if let Err(JoinError { refused, is_joined }) = join_parts(&self.store, id, &upload, digest, listed).await {
+            if let Err(JoinError { refused, is_joined }) =
+                join_parts(&self.store, id, &upload, digest, listed).await
+            {
                 if !is_joined
                     && let Some((now, parts)) = self.sessions.borrow_mut().get_mut(id)
                     && let Some(undo) = made.undo(before.map(|(state, _)| state), Some(now))

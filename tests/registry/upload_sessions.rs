@@ -2,8 +2,8 @@
 
 use std::{cell::Cell, future::pending, ops::Range, rc::Rc};
 
-use futures_executor::block_on;
 use bytes::Bytes;
+use futures_executor::block_on;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use pierhead::{
     oci::{Algorithm, Hasher, Manifest, UploadId},
