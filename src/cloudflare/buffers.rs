@@ -316,8 +316,8 @@ impl JsBuffer {
     }
 
     /// The request reads no more.
-    pub(super) fn rest(&self) {
-        LENT.with_borrow_mut(|lent| lent.budget.rest(self.loan.id));
+    pub(super) fn stop_reading(&self) {
+        LENT.with_borrow_mut(|lent| lent.budget.stop_reading(self.loan.id));
     }
 }
 

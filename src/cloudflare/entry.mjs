@@ -3,8 +3,8 @@
 // - After a panic, every waiting request gets an error in the registry's format. A panic ends the WebAssembly
 //   instance, and these requests would never get an answer. worker-build's wrapper creates a new instance for
 //   later requests.
-// - A request runs to its end after its client has disconnected, so that the part of an upload that has
-//   arrived is kept.
+// - A request goes on for up to 30 seconds after its client has disconnected, so that the part of an upload that
+//   has arrived is kept.
 //
 // The default entry point answers clients. Cloudflare caches the inner ones, see wrangler.toml: only the registry
 // itself calls them, through `ctx.exports`.

@@ -174,7 +174,7 @@ impl ByteStream for JsStream {
                 }
                 at += length;
             }
-            buffer.rest();
+            buffer.stop_reading();
             Ok(at)
         })
     }

@@ -4,9 +4,9 @@ use futures_util::future;
 use uuid::Uuid;
 
 use super::{
-    CallError, Checkpoint, Command, REST, Refused, Reply, Upload, UploadAt, UploadError, Uploads,
-    append::Tail,
-    append::Writer,
+    CallError, Checkpoint, Command, KEY_PAUSE, Refused, Reply, Upload, UploadAt, UploadError, Uploads,
+    append::{Tail, Writer},
+    closing,
     ledger::{Ledger, discard},
 };
 use crate::{
@@ -142,21 +142,14 @@ impl Uploads {
     /// Ends a session whose blob is linked, and deletes what it staged, after the answer. Its alarm repeats that
     /// if it fails.
     pub(super) fn close_later(&self, at: &UploadAt, upload: Upload, digest: &Digest) {
-        let (sessions, store, at, digest) =
-            (self.sessions.clone(), self.blobs.store().clone(), at.clone(), digest.clone());
-        let rest = self.clock.sleep(REST);
+        let (sessions, store, id) = (self.sessions.clone(), self.blobs.store().clone(), at.id);
+        let close = closing(at, Some(digest), None);
+        let pause = self.clock.sleep(KEY_PAUSE);
         self.later(async move {
-            let close = Command::Close {
-                repository: at.repository.clone(),
-                expires: at.state.expires,
-                finished: Some(digest),
-                offset: None,
-                writer: Some(Uuid::new_v4()),
-            };
-            let closed = sessions.call(&at.id, close);
+            let closed = sessions.call(&id, close);
             let discarded = async {
-                rest.await;
-                Ok(discard(&store, &at.id, &upload, true).await?)
+                pause.await;
+                Ok(discard(&store, &id, &upload, true).await?)
             };
             both(async { Ok::<_, UploadError>(closed.await?) }, discarded).await.map(drop)
         });

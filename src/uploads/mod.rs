@@ -45,10 +45,10 @@ use self::{
 
 /// The usual size of a part, in bytes.
 ///
-/// R2 requires parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB allows blobs of 78 GiB. An
-/// upload holds [`IN_FLIGHT`] parts in flight and one being filled: 24 MiB of an isolate's 128 MB, or 32 MiB of the
-/// largest parts, so a few uploads fit at once. A cut connection loses at most one part. The first chunk may suggest another size: see
-/// [`plan::part_size`].
+/// R2 requires parts of one size, at least 5 MiB, at most 10,000 of them: 8 MiB allows blobs of 78 GiB. An upload holds
+/// [`IN_FLIGHT`] parts in flight and one being filled: 24 MiB, or 32 MiB of the largest parts, of the 48 MiB in
+/// [`limits`](crate::platform::budget::limits). Each part stands in line anew. A cut connection loses at most one part. The
+/// first chunk may suggest another size: see [`plan::part_size`].
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
 /// The largest part number of R2.
@@ -59,7 +59,7 @@ const MAX_PARTS: u16 = 10_000;
 pub const UNRECORDED: u16 = 8;
 
 /// Time before what was just written is deleted, in milliseconds: R2 takes one write per second to a key.
-const REST: u64 = 1_100;
+const KEY_PAUSE: u64 = 1_100;
 
 /// Limit of the time that a request which has failed still reads from its client, in milliseconds.
 pub const DRAIN_TIME: u64 = 30_000;
@@ -132,6 +132,17 @@ impl Chunk<'_> {
             Some((declared, received)) if declared != received => Err(WrongLength { declared, received }),
             _ => Ok(declared),
         }
+    }
+}
+
+/// The command that ends an upload, which became the blob `finished`, and must have this length.
+fn closing(at: &UploadAt, finished: Option<&Digest>, offset: Option<u64>) -> Command {
+    Command::Close {
+        repository: at.repository.clone(),
+        expires: at.state.expires,
+        finished: finished.cloned(),
+        offset,
+        writer: Some(Uuid::new_v4()),
     }
 }
 
@@ -322,14 +333,7 @@ impl Uploads {
         finished: Option<&Digest>,
         offset: Option<u64>,
     ) -> Result<Upload, CallError> {
-        let close = Command::Close {
-            repository: at.repository.clone(),
-            expires: at.state.expires,
-            finished: finished.cloned(),
-            offset,
-            writer: Some(Uuid::new_v4()),
-        };
-        Ok(self.sessions.call(&at.id, close).await?.upload)
+        Ok(self.sessions.call(&at.id, closing(at, finished, offset)).await?.upload)
     }
 
     /// Claims the session and writes the full parts of the chunk. The tail is not yet stored.
@@ -421,9 +425,9 @@ impl Uploads {
     /// Deletes staged bytes that are stored elsewhere now, after the answer.
     fn tidy(&self, ledger: Ledger) {
         if !ledger.obsolete.is_empty() {
-            let rest = self.clock.sleep(REST);
+            let pause = self.clock.sleep(KEY_PAUSE);
             self.later(async move {
-                rest.await;
+                pause.await;
                 Ok(ledger.delete_obsolete().await?)
             });
         }

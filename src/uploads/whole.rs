@@ -3,7 +3,9 @@
 use futures_util::future::{join, join3};
 use uuid::Uuid;
 
-use super::{CallError, Chunk, FirstChunk, REST, Refused, UploadAt, UploadError, Uploads, commit::note_blob};
+use super::{
+    CallError, Chunk, FirstChunk, KEY_PAUSE, Refused, UploadAt, UploadError, Uploads, commit::note_blob,
+};
 use crate::{
     blobs::{Freshness, Located, Put},
     layout::Key,
@@ -205,9 +207,9 @@ impl Uploads {
         let Some(blob) = blob else { return Ok(()) };
         let (repository, store, digest) =
             (self.repository.clone(), self.blobs.store().clone(), digest.clone());
-        let rest = self.clock.sleep(REST);
+        let pause = self.clock.sleep(KEY_PAUSE);
         self.later(async move {
-            rest.await;
+            pause.await;
             if let Some(winner) = winner {
                 // The link names these bytes: it must name the winner's before they go.
                 repository.link_blob(&digest, &winner, LinkReason::Correction).await?;
@@ -223,9 +225,9 @@ impl Uploads {
 
     /// Deletes bytes that are no blob, and then their note, after the answer.
     pub(super) fn forget_blob(&self, blob: Uuid, path: Path) {
-        let (store, rest) = (self.blobs.store().clone(), self.clock.sleep(REST));
+        let (store, pause) = (self.blobs.store().clone(), self.clock.sleep(KEY_PAUSE));
         self.later(async move {
-            rest.await;
+            pause.await;
             store.delete(&[path]).await?;
             Ok(store.delete(&[Key::BlobNote(blob).path()]).await?)
         });
