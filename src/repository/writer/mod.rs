@@ -13,9 +13,10 @@
 //! The events of a change are part of its intent. They are sent after the writes that a client can see, before the
 //! answer and before the intent goes; a change that is finished after a restart sends the same ids again.
 //!
-//! [`Writer::carry_out`] is the place where quotas and immutable tags belong: it sees every change in its turn.
+//! `make` makes a change when it is its turn. [`Writer::carry_out`] is the place where quotas and immutable tags belong: it sees every change in its turn.
 
 pub mod journal;
+mod make;
 pub mod memory;
 pub mod order;
 pub mod protocol;
@@ -30,22 +31,19 @@ use futures_util::future::{LocalBoxFuture, select};
 
 use self::{
     journal::Journal,
-    order::{Attempt, Order, SETTLE, Wait},
-    protocol::{Call, Command, Cursor, Entry, Intent, Refused, Reply, Stage},
+    order::{Attempt, Order, Wait},
+    protocol::{Call, Command, Entry, Intent, Refused, Reply, Stage},
 };
-use super::{references_of, stored::Stored};
+use super::stored::Stored;
 use crate::{
-    events::{self, Action, Bridge, Content, Event, Events, Origin},
-    oci::{Digest, RepositoryName, Tag},
+    events::{Events, Origin},
+    oci::{Digest, RepositoryName},
     platform::{Background, Clock, Timestamp},
-    storage::{StorageError, both},
+    storage::StorageError,
 };
 
 /// How long a command waits for its turn, in milliseconds: longer than keys rest after a lost answer.
 const PATIENCE: u64 = 35_000;
-
-/// How long the deletion of a manifest waits for its tags, in milliseconds. Otherwise it goes on later.
-const PATIENCE_FOR_TAGS: u64 = 10_000;
 
 /// Shortest wait for a change that others are to finish, in milliseconds.
 const POLL: u64 = 100;
@@ -289,206 +287,6 @@ impl Writer {
         let (record, next) = self.with_order(|order, now| (order.record(number), order.next(now)))?;
         self.journal.write(vec![(number, record)], next).await.map_err(Refused::Busy)?;
         self.with_order(|order, _| order.stored(number))
-    }
-
-    /// Makes a change: for a command with its hints, or else to finish it. Returns what is left to do after the answer.
-    async fn make(
-        self: &Rc<Self>,
-        stored: &Stored,
-        mut change: Change,
-        hints: Option<Hints>,
-    ) -> Result<Option<Later>, Refused> {
-        let stored = stored.patient().noting(change.is_unsettled.clone());
-        let record = self.with_order(|order, _| order.record(change.number))?;
-        let is_resumed = hints.is_none();
-        let hints = hints.unwrap_or_default();
-        let made = match record.map(|record| record.intent) {
-            Some(Intent::Push { entry, tags }) => {
-                let made = Box::pin(self.push(&stored, change.number, &entry, &tags, hints)).await;
-                if made.is_ok() && !tags.is_empty() {
-                    self.with_order(|order, _| order.told(change.number))?;
-                    // Only the deletion of the manifest needs this, and waits for its turn.
-                    return Ok(Some(Box::pin(async move {
-                        change.is_made = stored.index_tags(&entry.digest, &tags).await.is_ok();
-                        change.end().await;
-                    })));
-                }
-                made
-            }
-            Some(Intent::Index { entry }) => self.index(&stored, &entry, hints).await,
-            Some(Intent::DeleteManifest { .. }) => {
-                Box::pin(self.delete_manifest(&stored, change.number)).await
-            }
-            Some(Intent::DeleteTag { tag }) => match stored.remove_tags(std::slice::from_ref(&tag)).await {
-                Ok(()) => self.tell(change.number, |bridge| vec![bridge.tag_deleted(&tag)]).await,
-                Err(error) => Err(busy(error)),
-            },
-            Some(Intent::DeleteBlob { digest }) => {
-                let made = self.delete_blob(&stored, change.number, &digest, is_resumed).await;
-                let made = match made {
-                    Ok(()) => self.tell(change.number, |bridge| vec![bridge.deleted(&digest)]).await,
-                    failed => failed,
-                };
-                if made.is_ok() && change.is_unsettled.get() {
-                    // Uploads do not wait for their turn. What they write must not be lost after the answer.
-                    self.clock.sleep(SETTLE * 1000).await;
-                    change.is_unsettled.set(false);
-                }
-                made
-            }
-            None => Ok(()),
-        };
-        change.is_made = made.is_ok();
-        if change.is_made {
-            self.with_order(|order, _| order.told(change.number))?;
-        }
-        change.end().await;
-        made.map(|()| None)
-    }
-
-    async fn push(
-        &self,
-        stored: &Stored,
-        number: u64,
-        entry: &Entry,
-        tags: &[Tag],
-        hints: Hints,
-    ) -> Result<(), Refused> {
-        // What was there when the command was sent may have been removed since.
-        let is_removed = self.with_order(|order, _| order.has_removed(&entry.digest))?;
-        let stage = hints.stage.filter(|_| !is_removed).unwrap_or(Stage::New);
-        let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
-        let linked = stored.link_manifest(entry, referrer, stage, tags);
-        let (_, references) = both(linked, self.references(stored, entry)).await.map_err(busy)?;
-        let Entry { digest, size, media_type, .. } = entry;
-        let manifest = Content { digest, size: *size, media_type };
-        self.tell(number, |bridge| {
-            let push = |tag| bridge.manifest(Action::Push, manifest, tag, references.clone());
-            if tags.is_empty() { vec![push(None)] } else { tags.iter().map(|tag| push(Some(tag))).collect() }
-        })
-        .await
-    }
-
-    /// What a manifest refers to, if events name it.
-    async fn references(
-        &self,
-        stored: &Stored,
-        entry: &Entry,
-    ) -> Result<Vec<events::Reference>, StorageError> {
-        if !self.events.as_ref().is_some_and(|events| events.references) {
-            return Ok(Vec::new());
-        }
-        let content = stored.content(&entry.digest).await?;
-        Ok(content.map(|content| references_of(&content)).unwrap_or_default())
-    }
-
-    /// Sends the events of a change, unless they are sent.
-    async fn tell(
-        &self,
-        number: u64,
-        events_of: impl FnOnce(&Bridge<'_>) -> Vec<Event>,
-    ) -> Result<(), Refused> {
-        let record = self.with_order(|order, _| order.record(number))?;
-        let Some((events, origin)) = self.events.as_ref().zip(record.and_then(|record| record.origin)) else {
-            return Ok(());
-        };
-        let bridge = Bridge {
-            repository: &self.repository,
-            origin: &origin,
-            instance: events.instance,
-            time: Order::begun(number),
-            sequence: Some(number),
-        };
-        // Boxed: the futures of changes would carry it.
-        Box::pin(events.tell(events_of(&bridge))).await.map_err(|error| Refused::Busy(error.to_string()))
-    }
-
-    async fn index(&self, stored: &Stored, entry: &Entry, hints: Hints) -> Result<(), Refused> {
-        let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
-        stored.index_manifest(entry, referrer).await.map_err(busy)
-    }
-
-    /// Removes the link to a blob, but not one that was uploaded since an interrupted deletion has begun.
-    async fn delete_blob(
-        &self,
-        stored: &Stored,
-        number: u64,
-        digest: &Digest,
-        is_resumed: bool,
-    ) -> Result<(), Refused> {
-        if is_resumed {
-            let linked = stored.blob_linked(digest).await.map_err(busy)?;
-            if linked.is_none_or(|linked| linked >= Order::begun(number)) {
-                return Ok(());
-            }
-        }
-        stored.unlink_blob(digest).await.map_err(busy)
-    }
-
-    /// Deletes a manifest: its tags, in steps, each of which the intent names before it begins; then its entry in the
-    /// referrers; its link last.
-    async fn delete_manifest(self: &Rc<Self>, stored: &Stored, number: u64) -> Result<(), Refused> {
-        let until = Timestamp(self.clock.now().0 + PATIENCE_FOR_TAGS);
-        let mut is_confirmed = false;
-        loop {
-            let record = self.with_order(|order, _| order.record(number))?;
-            let Some(Intent::DeleteManifest { digest, subject, cursor, tags }) =
-                record.map(|record| record.intent)
-            else {
-                return Ok(());
-            };
-            match is_confirmed {
-                true => stored.remove_tags(&tags).await,
-                false => stored.remove_tags_of(&digest, &tags).await,
-            }
-            .map_err(busy)?;
-            if cursor == Cursor::End {
-                stored.unlink_manifest(&digest, subject.as_ref()).await.map_err(busy)?;
-            }
-            let of_tags =
-                |bridge: &Bridge<'_>| tags.iter().map(|tag| bridge.tag_deleted(tag)).collect::<Vec<_>>();
-            let after = match cursor {
-                Cursor::Start => None,
-                Cursor::After(path) => {
-                    self.tell(number, of_tags).await?;
-                    Some(path)
-                }
-                Cursor::End => {
-                    let all = |bridge: &Bridge<'_>| {
-                        let mut events = of_tags(bridge);
-                        events.push(bridge.deleted(&digest));
-                        events
-                    };
-                    return self.tell(number, all).await;
-                }
-            };
-            let (mut tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
-            let (names_tags, cursor) = (!tags.is_empty(), next.map_or(Cursor::End, Cursor::After));
-            if names_tags {
-                self.wait(until, None, |order, _| order.claim_tags(number, &tags)).await?;
-                // A push may have moved one before it was claimed: that one is not deleted, and has no event.
-                tags = stored.only_of(&digest, &tags).await.map_err(busy)?;
-            }
-            is_confirmed = true;
-            let step = Intent::DeleteManifest { digest, subject, cursor, tags };
-            self.with_order(|order, _| order.advance(number, step))?;
-            if names_tags {
-                self.save(number).await?;
-            }
-        }
-    }
-}
-
-/// The content of a manifest's entry in the referrers of its subject; `None` if it has no subject, or no content.
-async fn referrer(
-    stored: &Stored,
-    entry: &Entry,
-    known: Option<String>,
-) -> Result<Option<String>, StorageError> {
-    match (&entry.subject, known) {
-        (None, _) => Ok(None),
-        (_, Some(known)) => Ok(Some(known)),
-        _ => stored.referrer_of(entry).await,
     }
 }
 
