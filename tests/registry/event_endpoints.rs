@@ -7,7 +7,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use pierhead::{
     events::{
         Action, Actor, Event, RequestRecord, Source, Target,
-        delivery::{Command, DeadLetter, Lanes, Reply, Status, keeper, lane},
+        delivery::{Command, DeadLetter, Lanes, Reply, Status, dead, lane},
     },
     oci::RepositoryName,
     platform::Timestamp,
@@ -519,7 +519,7 @@ fn the_oldest_dead_letters_make_room() {
     registry.lanes.restart();
     let storage = registry.lanes.storage("ci");
     let mut state: Value = serde_json::from_str(&storage.rows.borrow()["state"]).unwrap();
-    state["dead_bytes"] = (keeper::MAX_DEAD_BYTES + 100).into();
+    state["dead_bytes"] = (dead::MAX_DEAD_BYTES + 100).into();
     storage.rows.borrow_mut().insert("state".to_owned(), state.to_string());
     die(5);
     let status = registry.status();

@@ -1,7 +1,6 @@
 //! The keeper of a lane: stores what [`Lane`] decides, and delivers.
 //!
-//! Rows: `pending/<order>/<event id>` (an [`Entry`] and the event, each a line), `dead/<time>/<event id>` (why and
-//! since when, and the event) and `state`. Every change of the lane is made in memory first, and written in the
+//! Its rows are described in `rows`, dead letters in [`dead`](super::dead). Every change of the lane is made in memory first, and written in the
 //! order of changes, as one transaction: commands are answered while a delivery is under way.
 
 use std::{
@@ -10,13 +9,16 @@ use std::{
 };
 
 use futures_util::{future::LocalBoxFuture, lock::Mutex};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     endpoint::Endpoint,
     lane::{BATCH, Entry, Fate, Key, Lane, Next, State, Taken},
-    protocol::{Command, DeadLetter, Reply, Status},
+    protocol::{Command, Reply, Status},
+    rows::{
+        DEAD, DeadEntry, PENDING, STATE, dead_key, dead_row, letter, parse, parse_pending_key, pending_key,
+        pending_row, split, state_row, to_json,
+    },
     webhook::{self, Attempt},
 };
 use crate::{
@@ -26,15 +28,6 @@ use crate::{
 
 /// The most dead letters in an answer, and rows in one listing.
 pub const PAGE: usize = 100;
-
-/// The most dead letters that one command moves.
-pub const MOVES: usize = 1000;
-
-/// The most dead letters. The oldest are dropped to make room.
-pub const MAX_DEAD: u64 = 100_000;
-
-/// The most bytes of dead letters.
-pub const MAX_DEAD_BYTES: u64 = 256 * 1024 * 1024;
 
 /// The longest event that is stored with its references, in bytes: that of a message in Cloudflare's queues.
 const MAX_EVENT: usize = 128 * 1024;
@@ -52,10 +45,6 @@ const GONE: u64 = 60 * 60 * 1000;
 
 /// Time until a lane looks again whether its endpoint is there and enabled, in milliseconds.
 const LOOK: u64 = 10 * 60 * 1000;
-
-const PENDING: &str = "pending/";
-const DEAD: &str = "dead/";
-const STATE: &str = "state";
 
 /// Rows to write: a key and its value, or `None` to delete.
 pub type Rows = Vec<(String, Option<String>)>;
@@ -88,26 +77,18 @@ pub trait Storage {
     fn write(&self, rows: Rows, alarm: Alarm) -> LocalBoxFuture<'_, Result<(), String>>;
 }
 
-/// What is stored of a dead letter, besides the event.
-#[derive(Serialize, Deserialize)]
-struct DeadEntry {
-    taken: Timestamp,
-    attempts: u32,
-    reason: String,
-}
-
 /// The keeper of one lane.
 pub struct Keeper {
-    storage: Rc<dyn Storage>,
+    pub(super) storage: Rc<dyn Storage>,
     client: Rc<dyn WebhookClient>,
-    clock: Rc<dyn Clock>,
+    pub(super) clock: Rc<dyn Clock>,
     sink: Rc<dyn Sink>,
     /// `None` before it is loaded, and after a failed write: storage may lack what memory has.
     lane: RefCell<Option<Lane>>,
     /// Counts how often `lane` was put away.
     losses: Cell<u64>,
     /// Held while dead letters are removed.
-    removals: Mutex<()>,
+    pub(super) removals: Mutex<()>,
     /// Held by a delivery.
     deliveries: Mutex<()>,
 }
@@ -190,10 +171,10 @@ impl Keeper {
         let now = self.clock.now();
         let mut texts = Vec::new();
         for mut event in events {
-            let mut text = json(&event)?;
+            let mut text = to_json(&event)?;
             if text.len() > MAX_EVENT {
                 event.target.references.clear();
-                text = json(&event)?;
+                text = to_json(&event)?;
             }
             texts.push((Key { order: event.order(), id: event.id }, event.target.repository, text));
         }
@@ -329,85 +310,6 @@ impl Keeper {
         })
     }
 
-    /// Dead letters: one, or the oldest.
-    async fn dead(&self, id: Option<&str>, limit: usize) -> Result<Vec<(String, String)>, String> {
-        let Some(id) = id else { return self.storage.list(DEAD, None, limit).await };
-        let Some(key) = dead_key(id) else { return Ok(Vec::new()) };
-        let texts = self.storage.get(std::slice::from_ref(&key)).await?;
-        Ok(texts.into_iter().flatten().map(|text| (key.clone(), text)).collect())
-    }
-
-    /// Removes dead letters; with an endpoint, they wait again.
-    async fn remove_dead(
-        &self,
-        id: Option<&str>,
-        replay: Option<Option<&Endpoint>>,
-    ) -> Result<Reply, String> {
-        let _held = self.removals.lock().await;
-        let mut moved = 0;
-        loop {
-            let rows = self.dead(id, PAGE.min(MOVES - moved)).await?;
-            let now = self.clock.now();
-            let found = rows.len();
-            let (rows, alarm, count, left) = self.with(|lane| {
-                let mut changes = Vec::new();
-                let mut count = 0;
-                for (key, text) in &rows {
-                    if replay.is_some() && !take_again(lane, text, now, &mut changes)? {
-                        break;
-                    }
-                    changes.push((key.clone(), None));
-                    lane.count_dead(0, 1, 0, text.len() as u64);
-                    count += 1;
-                }
-                changes.push(state_row(lane)?);
-                let alarm = replay.and_then(|endpoint| alarm(lane, endpoint, now));
-                Ok((changes, alarm, count, lane.state().dead))
-            })?;
-            if count > 0 {
-                self.write(rows, alarm.map_or(Alarm::Keep, Alarm::At)).await?;
-            }
-            moved += count;
-            if id.is_some() || count == 0 || count < found || moved >= MOVES {
-                return Ok(Reply::Moved { moved: moved as u64, left });
-            }
-        }
-    }
-
-    /// Drops the oldest dead letters while there are too many.
-    async fn make_room(&self, name: &str) -> Result<(), String> {
-        let is_over =
-            |lane: &mut Lane| Ok(lane.state().dead > MAX_DEAD || lane.state().dead_bytes > MAX_DEAD_BYTES);
-        if !self.with(is_over)? {
-            return Ok(());
-        }
-        let _held = self.removals.lock().await;
-        while self.with(is_over)? {
-            let rows = self.dead(None, PAGE).await?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            let (changes, dropped) = self.with(|lane| {
-                let mut changes = Vec::new();
-                for (key, text) in &rows {
-                    if !is_over(lane)? {
-                        break;
-                    }
-                    lane.count_dead(0, 1, 0, text.len() as u64);
-                    changes.push((key.clone(), None));
-                }
-                let dropped = changes.len();
-                lane.count_dropped(dropped as u64);
-                changes.push(state_row(lane)?);
-                Ok((changes, dropped))
-            })?;
-            self.write(changes, Alarm::Keep).await?;
-            let message = "the oldest dead letters are dropped: there are too many";
-            self.log("error", name, json!({"dropped": dropped, "message": message}));
-        }
-        Ok(())
-    }
-
     /// Reads what the lane has to remember, a page at a time: never all events at once.
     async fn load(&self) -> Result<(), String> {
         while self.lane.borrow().is_none() {
@@ -438,12 +340,12 @@ impl Keeper {
         Ok(())
     }
 
-    fn with<T>(&self, use_lane: impl FnOnce(&mut Lane) -> Result<T, String>) -> Result<T, String> {
+    pub(super) fn with<T>(&self, use_lane: impl FnOnce(&mut Lane) -> Result<T, String>) -> Result<T, String> {
         let mut lane = self.lane.borrow_mut();
         use_lane(lane.as_mut().ok_or("the lane was put away: try again")?)
     }
 
-    async fn write(&self, rows: Rows, alarm: Alarm) -> Result<(), String> {
+    pub(super) async fn write(&self, rows: Rows, alarm: Alarm) -> Result<(), String> {
         let written = self.storage.write(rows, alarm).await;
         if written.is_err() {
             self.put_away();
@@ -456,7 +358,7 @@ impl Keeper {
         self.losses.set(self.losses.get() + 1);
     }
 
-    fn log(&self, level: &str, name: &str, mut line: Value) {
+    pub(super) fn log(&self, level: &str, name: &str, mut line: Value) {
         if let Value::Object(fields) = &mut line {
             fields.insert("level".to_owned(), level.into());
             fields.insert("endpoint".to_owned(), name.into());
@@ -471,7 +373,7 @@ fn last_age(endpoint: Option<&Endpoint>) -> u64 {
 }
 
 /// When the lane has something to do; `None` if it waits for nothing.
-fn alarm(lane: &Lane, endpoint: Option<&Endpoint>, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn alarm(lane: &Lane, endpoint: Option<&Endpoint>, now: Timestamp) -> Option<Timestamp> {
     if lane.pending().0 == 0 {
         return None;
     }
@@ -494,84 +396,6 @@ fn status(lane: &Lane, endpoint: Option<&Endpoint>, now: Timestamp) -> Status {
         endpoint.filter(|endpoint| !endpoint.disabled).and_then(|endpoint| alarm(lane, Some(endpoint), now));
     let (pending, pending_bytes) = (pending as u64, pending_bytes as u64);
     Status { pending, pending_bytes, delivered, failed, dead, dropped, down_since, last_error, next_attempt }
-}
-
-/// Takes the event of a dead letter; false if there is no room.
-fn take_again(lane: &mut Lane, row: &str, now: Timestamp, rows: &mut Rows) -> Result<bool, String> {
-    let (_, text) = split(row).ok_or("a dead letter is not valid")?;
-    let event: Event = parse(text)?;
-    let key = Key { order: event.order(), id: event.id };
-    match lane.take(key, event.target.repository, text.len(), now) {
-        Taken::Full => return Ok(false),
-        Taken::Known => {}
-        Taken::New => rows.extend(lane.entry(&key).map(|entry| pending_row(&key, entry, text))),
-    }
-    Ok(true)
-}
-
-fn pending_key(key: &Key) -> String {
-    format!("{PENDING}{:020}/{}", key.order, key.id)
-}
-
-fn parse_pending_key(text: &str) -> Option<Key> {
-    let (order, id) = text.strip_prefix(PENDING)?.split_once('/')?;
-    Some(Key { order: order.parse().ok()?, id: id.parse().ok()? })
-}
-
-fn pending_row(key: &Key, entry: &Entry, text: &str) -> (String, Option<String>) {
-    let entry = serde_json::to_string(entry).unwrap_or_default();
-    (pending_key(key), Some(format!("{entry}\n{text}")))
-}
-
-/// The row of a letter that dies now, counted.
-fn dead_row(
-    lane: &mut Lane,
-    key: &Key,
-    entry: &DeadEntry,
-    text: &str,
-    now: Timestamp,
-) -> Result<(String, Option<String>), String> {
-    let row = format!("{}\n{text}", json(entry)?);
-    lane.count_dead(1, 0, row.len() as u64, 0);
-    Ok((format!("{DEAD}{:020}/{}", now.0, key.id), Some(row)))
-}
-
-fn state_row(lane: &Lane) -> Result<(String, Option<String>), String> {
-    Ok((STATE.to_owned(), Some(json(lane.state())?)))
-}
-
-/// The id of a dead letter, `<time>-<event id>`, from its key and back.
-fn dead_id(key: &str) -> Option<String> {
-    let (time, id) = key.strip_prefix(DEAD)?.split_once('/')?;
-    Some(format!("{}-{id}", time.trim_start_matches('0')))
-}
-
-fn dead_key(id: &str) -> Option<String> {
-    let (time, id) = id.split_once('-')?;
-    let (time, id): (u64, uuid::Uuid) = (time.parse().ok()?, id.parse().ok()?);
-    Some(format!("{DEAD}{time:020}/{id}"))
-}
-
-fn letter(key: &str, text: &str) -> Result<DeadLetter, String> {
-    let broken = || format!("the row {key} is not valid");
-    let (entry, event) = split(text).ok_or_else(broken)?;
-    let DeadEntry { taken, attempts, reason } = parse(entry)?;
-    let id = dead_id(key).ok_or_else(broken)?;
-    let died = id.split_once('-').and_then(|(time, _)| time.parse().ok()).unwrap_or_default();
-    Ok(DeadLetter { id, died: Timestamp(died), taken, attempts, reason, event: parse(event)? })
-}
-
-/// The two lines of a row: neither has a line break inside.
-fn split(row: &str) -> Option<(&str, &str)> {
-    row.split_once('\n')
-}
-
-fn json(value: &impl Serialize) -> Result<String, String> {
-    serde_json::to_string(value).map_err(|error| error.to_string())
-}
-
-fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn random() -> Result<u64, String> {

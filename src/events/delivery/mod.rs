@@ -9,14 +9,17 @@
 //! | which addresses are refused | [`address`] |
 //! | when an event is sent, repeated or given up | [`lane`], a pure state machine |
 //! | a request, its signature, what its answer means | [`webhook`] |
-//! | what is stored, and the loop that delivers | [`keeper`] |
+//! | the loop that delivers, and what is stored | [`keeper`], `rows` |
+//! | dead letters | [`dead`] |
 
 pub mod address;
+pub mod dead;
 pub mod endpoint;
 pub mod keeper;
 pub mod lane;
 pub mod memory;
 pub mod protocol;
+mod rows;
 pub mod webhook;
 
 pub use endpoint::{Endpoint, Form, Globs, Ignore, Retries};

@@ -33,13 +33,13 @@ pub enum Command {
     },
     /// Deliver dead letters after all, as if they were taken now. Answers with [`Reply::Moved`].
     Replay {
-        /// One letter; without it, up to [`super::keeper::MOVES`].
+        /// One letter; without it, up to [`super::dead::MOVES`].
         #[serde(default)]
         id: Option<String>,
     },
     /// Forget dead letters. Answers with [`Reply::Moved`].
     Drop {
-        /// One letter; without it, up to [`super::keeper::MOVES`].
+        /// One letter; without it, up to [`super::dead::MOVES`].
         #[serde(default)]
         id: Option<String>,
     },
