@@ -25,7 +25,10 @@ export class Receiver {
   }
 
   async listen(port) {
-    this.server = http.createServer((request, response) => this.#receive(request, response));
+    this.server = http.createServer((request, response) => {
+      // A sender that is killed breaks its request off.
+      this.#receive(request, response).catch(() => response.destroy());
+    });
     this.server.keepAliveTimeout = 1000;
     await new Promise((resolve) => this.server.listen(port, "127.0.0.1", resolve));
     this.port = this.server.address().port;
