@@ -22,7 +22,9 @@ for (const [name, vars] of Object.entries(REGISTRIES))
     let registry, s3, folder, layout, digest;
     before(async () => {
       if (name.startsWith("S3")) s3 = await S3Server.start();
-      registry = await Registry.start({ vars: { ANONYMOUS: "push", ...vars(s3) } });
+      // An S3 server refuses signatures from the future: the clock must not leap.
+      const edge = s3 ? { leaps: false } : {};
+      registry = await Registry.start({ vars: { ANONYMOUS: "push", ...vars(s3) }, edge });
       folder = await temporaryFolder();
       layout = path.join(folder, "image");
       digest = await writeLayout(layout, LAYERS);
