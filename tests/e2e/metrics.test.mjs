@@ -4,7 +4,8 @@ import { randomBytes } from "node:crypto";
 import http from "node:http";
 import { after, before, describe, test } from "node:test";
 import { parse } from "../support/prometheus.mjs";
-import { PART, Registry, digestOf, errorOf } from "../support/registry.mjs";
+import { Receiver } from "../support/receiver.mjs";
+import { INDEX, PART, Registry, digestOf, errorOf } from "../support/registry.mjs";
 
 // The password is `secret`, with the lowest bcrypt cost.
 const HTPASSWD = "ann:$2y$04$krc/coZFT8V..VYSgprXVOagiVmD0By5HbPgUiWcp5ZVuxVwYPpB.";
@@ -266,6 +267,72 @@ describe("metrics", () => {
     assert.ok(rounds > 0 && sizes.out === Number(answer.headers.get("content-length")));
     assert.ok(!registry.log.includes("hidden"));
   });
+});
+
+describe("metrics of events and jobs", () => {
+  let registry, receiver;
+  before(async () => {
+    receiver = await Receiver.start();
+    const endpoint = { name: "ci", url: receiver.url, ignore: { actions: ["pull"] } };
+    const vars = { ...VARS, EVENT_PRIVATE_ENDPOINTS: "on", EVENT_ENDPOINTS: JSON.stringify([endpoint]) };
+    registry = await Registry.start({ vars });
+  });
+  after(async () => {
+    await registry?.stop();
+    await receiver?.stop();
+  });
+
+  const push = (name) => {
+    const content = { schemaVersion: 2, mediaType: INDEX, manifests: [], annotations: { name } };
+    return registry.pushManifest(name, "v1", Buffer.from(JSON.stringify(content)), INDEX);
+  };
+
+  test("what becomes of events is counted for their endpoint", async () => {
+    for (const name of ["a", "b", "c"]) await push(name);
+    const of = (samples, outcome) => samples.get("pierhead_events_total", { endpoint: "ci", outcome }) ?? 0;
+    await scraped(registry, (samples) => of(samples, "delivered") === 3);
+    receiver.mode = () => 422;
+    await push("refused");
+    // The fifth refusal is the last. An attempt that the clock leaps over is none.
+    const refused = () => receiver.requests.filter(({ isTaken }) => !isTaken).length;
+    const isDead = async () => {
+      const answer = await registry.expect("GET /v2/_pierhead/events", 200, { headers: LOGIN });
+      return (await answer.json()).endpoints[0].dead === 1;
+    };
+    for (let tries = 0; tries < 60 && !(await isDead()); tries++) {
+      await registry.advance(10);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    const dead = await scraped(registry, (samples) => of(samples, "dead") === 1);
+    const counts = Object.fromEntries(
+      ["accepted", "delivered", "failed", "dead", "dropped"].map((outcome) => [outcome, of(dead, outcome)]),
+    );
+    assert.ok(refused() >= 5, `${refused()} attempts`);
+    assert.deepEqual(counts, { accepted: 4, delivered: 3, failed: refused(), dead: 1, dropped: 0 });
+    assert.equal(dead.get("pierhead_events_pending", { endpoint: "ci" }), 0);
+  });
+
+  test("jobs are counted by their outcome", async () => {
+    await registry.expect("GET /cdn-cgi/local/scheduled", 200);
+    const isDone = (samples, job) => samples.get("pierhead_jobs_total", { job, outcome: "done" }) >= 1;
+    await scraped(registry, (samples) => isDone(samples, "resend") && isDone(samples, "purge"));
+  });
+});
+
+test("with a dataset bound, requests are answered as without", async () => {
+  const binding =
+    '[[analytics_engine_datasets]]\nbinding = "ANALYTICS"\ndataset = "pierhead"\n\n[[migrations]]\ntag = "v1"';
+  const toml = (text) => text.replace('[[migrations]]\ntag = "v1"', binding);
+  const registry = await Registry.start({ vars: VARS, toml, edge: false });
+  try {
+    const { digest } = await registry.pushImage("a", "v1");
+    await registry.expect(`GET /v2/a/manifests/${digest}`, 200);
+    const { checks } = await (await registry.expect("GET /readyz", 200)).json();
+    assert.equal(checks.find(({ name }) => name === "analytics").state, "bound");
+    assert.doesNotMatch(registry.log, /"level":"error"|Uncaught/);
+  } finally {
+    await registry.stop();
+  }
 });
 
 describe("health", () => {

@@ -251,3 +251,19 @@ fn a_tag_that_moves_while_its_manifest_is_deleted_is_told_deleted_only_if_it_is(
 fn block<T>(answer: Call<'_, T>) -> T {
     answer.now_or_never().unwrap().unwrap()
 }
+
+#[test]
+fn what_a_job_deletes_has_the_job_as_its_actor() {
+    let (registry, queue) = listening();
+    let digest = registry.push_image("a", "v1", "layer");
+    taken(&queue);
+    let name = "a".parse().unwrap();
+    let repository = registry.app.repository(&name, &registry.context(Principal::Job("retain")));
+    assert!(block_on(repository.delete_manifest(&digest)).unwrap());
+    let events = queue.events();
+    assert_eq!(events.len(), 2, "a tag and a manifest");
+    for Event { actor, request, target, .. } in events {
+        assert_eq!((&*actor.name, &*request.id, &*request.method), ("job:retain", "test", ""));
+        assert_eq!(target.url, None);
+    }
+}
