@@ -108,17 +108,20 @@ const index = (tag) => `/NAME/_manifests/tags/${tag}/index/.*/link$`;
 const current = (tag) => `/NAME/_manifests/tags/${tag}/current/link$`;
 const entry = "^pierhead/referrers/NAME/_/";
 
+// The writer indexes the tags of a push after its answer.
+const later = (operation) => ({ ...operation, isLater: true });
+
 const manifests = ({ push, move, retag, tagged, attach }) => [
   ...both("push: content", put(content), push),
   ...both("push: manifest link", put(link), push),
   ...both("push: reverse link", put("^pierhead/links/.*/NAME-$"), push),
-  ...both("push: tag index", put(index("v2")), push),
+  ...both("push: tag index", put(index("v2")), later(push)),
   ...both("push: tag", put(current("v2")), push),
   ...both("move of a tag: content", put(content), move),
   ...both("move of a tag: manifest link", put(link), move),
-  ...both("move of a tag: tag index", put(index("v1")), move),
+  ...both("move of a tag: tag index", put(index("v1")), later(move)),
   ...both("move of a tag: tag", put(current("v1")), move),
-  ...both("another tag: tag index", put(index("v2")), retag),
+  ...both("another tag: tag index", put(index("v2")), later(retag)),
   ...both("another tag: tag", put(current("v2")), retag),
   ...both("two tags: first tag", put(current("a")), tagged),
   ...both("two tags: second tag", put(current("b")), tagged),

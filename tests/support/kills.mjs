@@ -39,6 +39,7 @@ export class Kills {
   //   name     of the moment
   //   call     the call to hold, and `when`: see tests/support/edge/faults.mjs. A `key` may hold NAME, the repository
   //   isAnswered  whether the answer has come by then
+  //   isLater  whether the call may follow the answer
   //
   // and the fields of a change: see changes.mjs.
   async at(moments) {
@@ -70,10 +71,11 @@ export class Kills {
         .finally(() => (moment.isOver = true));
     }
     let held = {};
+    const mayFollow = ({ isAnswered, isLater }) => isAnswered || isLater;
     const isReached = ({ repository, isOver, isAnswered }) => held[repository] && (isOver || !isAnswered);
     for (const deadline = Date.now() + PATIENCE; Date.now() < deadline;) {
       held = await registry.held();
-      if (chosen.every((moment) => isReached(moment) || (moment.isOver && !moment.isAnswered))) break;
+      if (chosen.every((moment) => isReached(moment) || (moment.isOver && !mayFollow(moment)))) break;
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     await registry.kill();
