@@ -2,6 +2,7 @@
 # Builds the worker into build/, unless it is current. Arguments go to worker-build.
 . "$(dirname "$0")/env.sh"
 bash scripts/setup.sh
+SECONDS=0
 
 stamp() { node scripts/stamp.mjs "$(rustc --version)" $WORKER_BUILD_VERSION $WASM_BINDGEN_VERSION "$@"; }
 
