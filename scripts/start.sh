@@ -19,4 +19,29 @@ for ((i = 0; i < ${#defaults[@]}; i += 2)); do
   done
   [ -n "$given" ] || options+=("$flag" "${defaults[i + 1]}")
 done
+
+# Two processes must not serve one folder: each would run Durable Objects of its own on it.
+folder=.pierhead
+previous=
+for argument in "$@"; do
+  case $argument in --persist-to=*) folder=${argument#*=} ;; esac
+  [ "$previous" != --persist-to ] || folder=$argument
+  previous=$argument
+done
+
+# The lock lasts as long as this process, which becomes wrangler, has the file open: a crash leaves none behind. macOS
+# has no `flock`, but perl. Status 1: another process holds the lock.
+mkdir -p "$folder"
+exec 9>>"$folder/lock"
+status=0
+if command -v flock >/dev/null; then
+  flock -n 9 || status=$?
+else
+  perl -MFcntl=:flock -e 'open my $lock, ">&=", 9 or exit 2; exit !flock $lock, LOCK_EX | LOCK_NB' || status=$?
+fi
+if [ $status = 1 ]; then
+  say "Another process serves ${folder%/}/ already. Stop it with Ctrl-C, or serve another folder on another port:"
+  say "npm start -- --port 9000 --persist-to .pierhead-9000"
+  exit 1
+fi
 exec wrangler dev "${options[@]}" "$@"
