@@ -53,7 +53,7 @@ wasm_target() {
 
 cargo_tool() { # crate, version, a binary of it, more arguments
   "$tools/bin/$3" --version 2>/dev/null | grep -qw "${2//./\\.}" && return
-  say "Building $1 $2: two or three minutes, once for all checkouts"
+  say "Building $1 $2: some minutes, once for all checkouts"
   cargo install --root "$tools" --version "$2" "$1" "${@:4}" >&2
 }
 

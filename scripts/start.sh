@@ -3,7 +3,7 @@
 # it listens on this machine only. Arguments go to `wrangler dev`, and replace the defaults below.
 . "$(dirname "$0")/env.sh"
 
-[ -f build/index_bg.wasm ] || say "The first start installs tools and builds the worker: 5 to 10 minutes"
+[ -f build/index_bg.wasm ] || say "The first start installs tools and builds the worker: 5 to 20 minutes"
 bash scripts/build.sh
 
 # The simulator keeps an edge cache on the same disk as the bucket: a copy of every blob, and nothing saved.
