@@ -3,7 +3,7 @@
 //! | to find | open |
 //! |---|---|
 //! | endpoint paths, and the access they require | [`api::route`] |
-//! | endpoint handlers | `src/api/<noun>.rs`: blobs, uploads, manifests, tags, referrers, catalog, admin |
+//! | endpoint handlers | `src/api/<noun>.rs`: blobs, uploads, manifests, tags, referrers, catalog, admin, events, metrics, health |
 //! | error codes and statuses | [`api::error`] |
 //! | repositories and their decorators | [`repository`] |
 //! | the order of a repository's changes | [`repository::writer`] |
