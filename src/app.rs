@@ -264,6 +264,7 @@ impl App {
                 context,
                 clock: self.clock.clone(),
                 instance: self.instance,
+                wants: self.wants(),
                 references: self.config.events.references,
                 found: RefCell::default(),
             }),

@@ -11,7 +11,7 @@ use super::{Answer, LinkReason, Repository, Revision};
 use crate::{
     blobs::{Freshness, Located},
     context::Context,
-    events::{Action, Bridge, Content, Event, Origin},
+    events::{self, Action, Bridge, Content, Event, Origin},
     oci::{Digest, Manifest, Reference, RepositoryName, Tag},
     platform::Clock,
 };
@@ -28,6 +28,8 @@ pub struct Listening {
     pub clock: Rc<dyn Clock>,
     /// The isolate.
     pub instance: Uuid,
+    /// Whether any endpoint wants an event.
+    pub wants: Rc<dyn Fn(&Event) -> bool>,
     /// Whether events name what a manifest refers to.
     pub references: bool,
     /// The manifest that the request has looked up, and by which tag.
@@ -41,10 +43,23 @@ impl Listening {
     }
 
     fn note(&self, event: impl FnOnce(&Bridge<'_>) -> Event) {
+        self.note_with(event, Vec::new);
+    }
+
+    /// Notes an event that somebody wants. What it refers to is read only then.
+    fn note_with(
+        &self,
+        event: impl FnOnce(&Bridge<'_>) -> Event,
+        references: impl FnOnce() -> Vec<events::Reference>,
+    ) {
         let origin: Origin = self.context.origin();
         let (time, instance) = (self.clock.now(), self.instance);
         let bridge = Bridge { repository: &self.name, origin: &origin, instance, time, sequence: None };
-        self.context.notes.events.borrow_mut().push(event(&bridge));
+        let mut event = event(&bridge);
+        if (self.wants)(&event) {
+            event.target.references = references();
+            self.context.notes.events.borrow_mut().push(event);
+        }
     }
 
     fn note_manifest(&self, digest: &Digest, content: &Bytes) {
@@ -55,8 +70,10 @@ impl Listening {
         let media_type = revision.and_then(|revision| revision.description).map(|(_, media_type)| media_type);
         let media_type = media_type.unwrap_or_else(|| Manifest::detect_media_type(content));
         let manifest = Content { digest, size: content.len() as u64, media_type: &media_type };
-        let references = if self.references { super::references_of(content) } else { Vec::new() };
-        self.note(|bridge| bridge.manifest(Action::Pull, manifest, tag.as_ref(), references));
+        self.note_with(
+            |bridge| bridge.manifest(Action::Pull, manifest, tag.as_ref(), Vec::new()),
+            || if self.references { super::references_of(content) } else { Vec::new() },
+        );
     }
 }
 

@@ -23,9 +23,13 @@ const ENDPOINT: [(&str, &str); 1] =
 
 /// A registry with events.
 fn listening() -> (TestRegistry, Rc<MemoryQueue>) {
+    listening_with(&ENDPOINT)
+}
+
+fn listening_with(vars: &[(&str, &str)]) -> (TestRegistry, Rc<MemoryQueue>) {
     let queue = Rc::new(MemoryQueue::default());
     let persistent = Persistent { queue: Some(queue.clone()), ..Persistent::default() };
-    (TestRegistry::with(&ENDPOINT, persistent), queue)
+    (TestRegistry::with(vars, persistent), queue)
 }
 
 fn pass(registry: &TestRegistry, seconds: u64) {
@@ -106,6 +110,30 @@ fn pulls_are_gathered_and_sent_after_the_answer() {
         format!("pull {layer} -"),
     ];
     assert_eq!(taken(&queue), expected);
+}
+
+#[test]
+fn pulls_that_no_endpoint_wants_are_neither_gathered_nor_sent() {
+    let endpoints = r#"[{"name": "ci", "url": "https://ci.example.com", "ignore": {"actions": ["pull"]}},
+        {"name": "b", "url": "https://b.example.com", "repositories": ["b"]}]"#;
+    let (registry, queue) = listening_with(&[("EVENT_ENDPOINTS", endpoints), ("EVENT_REFERENCES", "on")]);
+    for (repository, pulls) in [("a", 0), ("b", 2)] {
+        let digest = registry.push_image(repository, "v1", "layer");
+        taken(&queue);
+        registry.later.1.take();
+        let layer = pierhead::oci::Algorithm::Sha256.digest(b"layer");
+        for path in ["manifests/v1".to_owned(), format!("blobs/{layer}")] {
+            assert_eq!(registry.get(&format!("GET /v2/{repository}/{path}")).status, 200);
+        }
+        let later = registry.later.1.take();
+        assert_eq!(later.len(), pulls.min(1), "{repository}");
+        later.into_iter().for_each(|(_, work)| block_on(work));
+        let events = queue.events();
+        assert_eq!(events.len(), pulls, "{repository}");
+        if let Some(pull) = events.first() {
+            assert_eq!((pull.target.digest.as_ref(), pull.target.references.len()), (Some(&digest), 2));
+        }
+    }
 }
 
 #[test]
