@@ -23,7 +23,7 @@ use crate::{
             keeper::{Alarm, Keeper, Rows, Storage},
         },
     },
-    platform::{Clock, metrics::EventOutcome},
+    platform::Clock,
     storage::LONG_PATIENCE,
 };
 
@@ -120,17 +120,7 @@ impl EventEndpoint {
         let done = work.await;
         if let Ok(now) = self.status(app, name).await {
             let before = self.counted.replace(Some(now.clone())).unwrap_or_default();
-            let sum = |status: &Status| status.pending + status.delivered + status.dead + status.dropped;
-            for (outcome, now, before) in [
-                (EventOutcome::Accepted, sum(&now), sum(&before)),
-                (EventOutcome::Delivered, now.delivered, before.delivered),
-                (EventOutcome::Failed, now.failed, before.failed),
-                (EventOutcome::Dead, now.dead, before.dead),
-                (EventOutcome::Dropped, now.dropped, before.dropped),
-            ] {
-                app.metrics.count_event(name, outcome, now.saturating_sub(before));
-            }
-            app.metrics.set_pending(name, now.pending);
+            now.count(&before, &app.metrics, name, app.config.events.endpoint(name).is_some());
             let background = Rc::new(WaitUntil(self.state.clone()));
             app.send_metrics(&app.context(Principal::Job("deliver"), String::new(), background));
         }

@@ -291,6 +291,8 @@ describe("metrics of events and jobs", () => {
     for (const name of ["a", "b", "c"]) await push(name);
     const of = (samples, outcome) => samples.get("pierhead_events_total", { endpoint: "ci", outcome }) ?? 0;
     await scraped(registry, (samples) => of(samples, "delivered") === 3);
+    // A question about an endpoint that there is not makes no series.
+    await registry.expect("GET /v2/_pierhead/events/nobody/dead", 404, { headers: LOGIN });
     receiver.mode = () => 422;
     await push("refused");
     // The fifth refusal is the last. An attempt that the clock leaps over is none.
@@ -310,6 +312,7 @@ describe("metrics of events and jobs", () => {
     assert.ok(refused() >= 5, `${refused()} attempts`);
     assert.deepEqual(counts, { accepted: 4, delivered: 3, failed: refused(), dead: 1, dropped: 0 });
     assert.equal(dead.get("pierhead_events_pending", { endpoint: "ci" }), 0);
+    assert.ok(!dead.some(({ labels }) => labels.endpoint === "nobody"));
   });
 
   test("jobs are counted by their outcome", async () => {

@@ -6,7 +6,10 @@
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::{events::Event, platform::Timestamp};
+use crate::{
+    events::Event,
+    platform::{Metrics, Timestamp, metrics::EventOutcome},
+};
 
 /// What a lane is asked. Every command can be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +102,25 @@ impl Status {
         let Self { pending, delivered, failed, dead, dropped, .. } = *self;
         pending + delivered + failed + dead + dropped == 0
     }
+
+    /// Counts what a lane has done since `before`. A lane that only had questions is not counted: anybody who may
+    /// administer could fill the metrics with names.
+    pub fn count(&self, before: &Self, metrics: &Metrics, endpoint: &str, is_configured: bool) {
+        if !is_configured && self.is_unused() {
+            return;
+        }
+        let sum = |status: &Self| status.pending + status.delivered + status.dead + status.dropped;
+        for (outcome, now, before) in [
+            (EventOutcome::Accepted, sum(self), sum(before)),
+            (EventOutcome::Delivered, self.delivered, before.delivered),
+            (EventOutcome::Failed, self.failed, before.failed),
+            (EventOutcome::Dead, self.dead, before.dead),
+            (EventOutcome::Dropped, self.dropped, before.dropped),
+        ] {
+            metrics.count_event(endpoint, outcome, now.saturating_sub(before));
+        }
+        metrics.set_pending(endpoint, self.pending);
+    }
 }
 
 /// An event that could not be delivered.
@@ -123,4 +145,26 @@ pub trait Lanes {
     /// Sends a command to the lane of the endpoint with this name. An error means that it may have been carried out, and
     /// should be repeated.
     fn call<'a>(&'a self, endpoint: &'a str, command: Command) -> LocalBoxFuture<'a, Result<Reply, String>>;
+}
+
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests {
+    use super::*;
+    use crate::platform::metrics::{Family, Value};
+
+    #[test]
+    fn a_lane_is_counted_if_it_is_configured_or_has_had_events() {
+        let counted = |now: &Status, is_configured| {
+            let metrics = Metrics::default();
+            now.count(&Status::default(), &metrics, "ci", is_configured);
+            let table = metrics.drain();
+            let delivered = table.get(Family::Events, &["ci", "delivered"]).cloned();
+            (delivered, table.get(Family::EventsPending, &["ci"]).cloned())
+        };
+        let used = Status { delivered: 2, ..Status::default() };
+        assert_eq!(counted(&Status::default(), false), (None, None));
+        assert_eq!(counted(&Status::default(), true), (None, Some(Value::Gauge(0))));
+        assert_eq!(counted(&used, false), (Some(Value::Counter(2)), Some(Value::Gauge(0))));
+    }
 }
