@@ -21,6 +21,10 @@ use crate::{
 /// The client's address, which Cloudflare sets.
 const CLIENT: HeaderName = HeaderName::from_static("cf-connecting-ip");
 
+/// The longest text of a request that its events repeat, in characters: the deletion of a manifest has an event for each
+/// tag.
+const MAX_TEXT: usize = 512;
+
 /// Time from the first request until events are sent again, in milliseconds: by then, all from before are old enough.
 const RESEND: u32 = 15_000;
 
@@ -59,7 +63,8 @@ impl Telling {
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> String {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    let text = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.chars().take(MAX_TEXT).collect()
 }
 
 fn notes(request: &Request) -> Notes {

@@ -137,6 +137,21 @@ fn pulls_that_no_endpoint_wants_are_neither_gathered_nor_sent() {
 }
 
 #[test]
+fn what_an_event_repeats_of_its_request_has_a_limit() {
+    let (registry, queue) = listening();
+    let digest = registry.push_image("a", "v1", "layer");
+    taken(&queue);
+    let (agent, host) = ("x".repeat(10_000), "h".repeat(10_000));
+    let line = format!("DELETE /v2/a/manifests/{digest}");
+    assert_eq!(registry.send(&line, &[("user-agent", &agent), ("host", &host)], None).status, 202);
+    for Event { request, source, .. } in queue.events() {
+        assert_eq!((request.useragent.as_str(), request.host.as_str()), (&agent[..512], &host[..512]));
+        assert_eq!(source.addr, request.host);
+    }
+    assert_eq!(taken(&queue).len(), 2);
+}
+
+#[test]
 fn a_refused_request_has_no_event() {
     let (registry, queue) = listening();
     registry.get("GET /v2/");
