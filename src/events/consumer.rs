@@ -78,20 +78,23 @@ impl Consumer {
 #[cfg(test)]
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::{
+        cell::{Cell, RefCell},
+        task::Poll,
+    };
 
     use futures_executor::block_on;
-    use futures_util::future::{LocalBoxFuture, ready};
+    use futures_util::future::{LocalBoxFuture, pending, ready};
     use uuid::Uuid;
 
     use super::*;
     use crate::{
         events::{
-            Action, Bridge, Content, Durable, Gatherer, Names, NotTaken, Origin, Queue as _, Reference,
+            Action, Bridge, Content, Durable, Gatherer, Names, NotTaken, Origin, Queue, Reference,
             memory::MemoryQueue,
         },
         oci::Algorithm,
-        platform::{Background, Timestamp, memory::ManualClock},
+        platform::{Background, Clock, Timestamp, memory::ManualClock},
         storage::{Store, memory::Memory},
     };
 
@@ -186,6 +189,54 @@ mod tests {
         assert_eq!(place.consume(messages), [true; 4]);
         assert_eq!(place.taken.events.take(), events);
         assert_eq!(place.kept(), 0);
+    }
+
+    /// A queue that takes its time, and counts what is under way.
+    #[derive(Default)]
+    struct Slow {
+        under_way: Cell<usize>,
+        most: Cell<usize>,
+        taken: Cell<usize>,
+    }
+
+    impl Queue for Slow {
+        fn send(&self, _: Vec<String>) -> LocalBoxFuture<'_, Result<(), String>> {
+            Box::pin(async move {
+                self.under_way.set(self.under_way.get() + 1);
+                self.most.set(self.most.get().max(self.under_way.get()));
+                let mut is_polled = false;
+                let next_poll = std::future::poll_fn(|context| {
+                    context.waker().wake_by_ref();
+                    if std::mem::replace(&mut is_polled, true) { Poll::Ready(()) } else { Poll::Pending }
+                });
+                next_poll.await;
+                self.under_way.set(self.under_way.get() - 1);
+                self.taken.set(self.taken.get() + 1);
+                Ok(())
+            })
+        }
+    }
+
+    /// A clock by which no time is ever over.
+    struct Patient;
+
+    impl Clock for Patient {
+        fn now(&self) -> Timestamp {
+            Timestamp::default()
+        }
+
+        fn sleep(&self, _: u64) -> LocalBoxFuture<'static, ()> {
+            Box::pin(pending())
+        }
+    }
+
+    #[test]
+    fn the_messages_of_one_change_are_written_a_few_at_a_time() {
+        let (place, queue) = (Place::new(), Rc::new(Slow::default()));
+        let durable = Durable { queue: queue.clone(), outbox: place.outbox.clone(), clock: Rc::new(Patient) };
+        let events: Vec<Event> = (1..=30).map(|n| event(n, 60_000)).collect();
+        block_on(durable.write(&events)).unwrap();
+        assert_eq!((queue.taken.get(), queue.most.get(), place.kept()), (30, 4, 30));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::{platform::Clock, storage::StorageError};
 /// The limit of a message's events as JSON, in bytes: Cloudflare takes messages of up to 128,000 bytes.
 pub(super) const MAX_MESSAGE: usize = 100_000;
 
+/// Limit of messages that are written at once: each is in memory a few times meanwhile.
+const AT_ONCE: usize = 4;
+
 /// How long the queue may take, in milliseconds, while the outbox has the events.
 const PATIENCE: u64 = 3_000;
 
@@ -45,8 +48,12 @@ pub struct Durable {
 impl Sink for Durable {
     fn write<'a>(&'a self, events: &'a [Event]) -> LocalBoxFuture<'a, Result<(), NotTaken>> {
         Box::pin(async move {
-            let written = join_all(pieces(events).map(|piece| self.write_piece(piece))).await;
-            written.into_iter().collect()
+            let pieces: Vec<&[Event]> = pieces(events).collect();
+            for few in pieces.chunks(AT_ONCE) {
+                let written = join_all(few.iter().map(|piece| self.write_piece(piece))).await;
+                written.into_iter().collect::<Result<(), _>>()?;
+            }
+            Ok(())
         })
     }
 }
