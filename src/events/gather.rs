@@ -78,12 +78,7 @@ impl Gatherer {
     }
 }
 
-/// An event as JSON; without its references if it would be too large for a message.
-fn text(mut event: Event) -> Option<String> {
-    let text = serde_json::to_string(&event).ok()?;
-    if text.len() < MAX_MESSAGE {
-        return Some(text);
-    }
-    event.target.references.clear();
+/// An event as JSON, if a message holds it.
+fn text(event: Event) -> Option<String> {
     serde_json::to_string(&event).ok().filter(|text| text.len() < MAX_MESSAGE)
 }

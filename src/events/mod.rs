@@ -26,7 +26,9 @@ pub use bridge::{Bridge, Content, Origin};
 pub use broadcaster::Broadcaster;
 pub use consumer::Consumer;
 pub use delivery::{Command, Endpoint, Lanes, Reply};
-pub use event::{Action, Actor, Envelope, Event, MEDIA_TYPE, Reference, RequestRecord, Source, Target};
+pub use event::{
+    Action, Actor, Envelope, Event, MAX_REFERENCES, MEDIA_TYPE, Reference, RequestRecord, Source, Target,
+};
 pub use gather::Gatherer;
 pub use outbox::{Names, Outbox};
 pub use queue::{Durable, Message, Queue};

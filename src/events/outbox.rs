@@ -9,8 +9,8 @@ use crate::{
     storage::{Page, Path, PutOptions, StorageError, Store},
 };
 
-/// The size limit of an entry, in bytes: an event with all the references that are read takes less.
-const MAX_ENTRY: usize = 3 * 1024 * 1024;
+/// The size limit of an entry, in bytes. The events of a message take less than half of it.
+const MAX_ENTRY: usize = 256 * 1024;
 
 /// The outbox of the registry.
 #[derive(Clone)]

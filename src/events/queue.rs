@@ -6,7 +6,7 @@ use futures_util::future::{LocalBoxFuture, join, join_all, select};
 use serde::{Deserialize, Serialize};
 
 use super::{Event, NotTaken, Outbox, Sink};
-use crate::{platform::Clock, storage::StorageError};
+use crate::platform::Clock;
 
 /// The limit of a message's events as JSON, in bytes: Cloudflare takes messages of up to 128,000 bytes.
 pub(super) const MAX_MESSAGE: usize = 100_000;
@@ -62,29 +62,14 @@ impl Durable {
     async fn write_piece(&self, events: &[Event]) -> Result<(), NotTaken> {
         let invalid = |error: serde_json::Error| NotTaken(error.to_string());
         let content = serde_json::to_string(events).map_err(invalid)?;
-        if content.len() > MAX_MESSAGE {
-            return self.write_large(events, content).await;
-        }
         let name = super::outbox::name(events);
         let message = Message { events: events.to_vec(), kept: name };
         let message = serde_json::to_string(&message).map_err(invalid)?;
         let kept = self.outbox.keep(events, content);
         match join(self.send(message), kept).await {
-            (Err(refused), Err(lost)) => Err(not_taken(&refused, &lost)),
+            (Err(refused), Err(lost)) => Err(NotTaken(format!("{refused}; {lost}"))),
             _ => Ok(()),
         }
-    }
-
-    /// The message only names what the outbox has.
-    async fn write_large(&self, events: &[Event], content: String) -> Result<(), NotTaken> {
-        let kept = self.outbox.keep(events, content).await;
-        let kept = kept.map_err(|error| not_taken("too large for the queue", &error))?;
-        let message = Message { events: Vec::new(), kept: Some(kept) };
-        if let Ok(message) = serde_json::to_string(&message) {
-            // If the queue refuses it, a job sends it again.
-            let _refused = self.send(message).await;
-        }
-        Ok(())
     }
 
     async fn send(&self, message: String) -> Result<(), String> {
@@ -94,10 +79,6 @@ impl Durable {
             futures_util::future::Either::Right(_) => Err("the queue does not answer".to_owned()),
         }
     }
-}
-
-fn not_taken(refused: &str, lost: &StorageError) -> NotTaken {
-    NotTaken(format!("{refused}; {lost}"))
 }
 
 /// Cuts events into messages.

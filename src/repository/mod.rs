@@ -64,7 +64,7 @@ impl From<CallError> for RepositoryError {
     }
 }
 
-/// What a manifest refers to, as events have it.
+/// What a manifest refers to, as events have it: nothing if that is too long for one.
 fn references_of(content: &[u8]) -> Vec<events::Reference> {
     let reference = |Referenced { media_type, size, digest, urls, annotations }| events::Reference {
         media_type,
@@ -73,7 +73,9 @@ fn references_of(content: &[u8]) -> Vec<events::Reference> {
         urls,
         annotations,
     };
-    Manifest::references_of(content).into_iter().map(reference).collect()
+    let references: Vec<_> = Manifest::references_of(content).into_iter().map(reference).collect();
+    let length = serde_json::to_vec(&references).map_or(usize::MAX, |json| json.len());
+    if length > events::MAX_REFERENCES { Vec::new() } else { references }
 }
 
 /// A manifest of a repository, without its content.

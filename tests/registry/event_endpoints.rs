@@ -532,25 +532,6 @@ fn the_oldest_dead_letters_make_room() {
 }
 
 #[test]
-fn references_are_left_out_of_an_event_that_is_too_long() {
-    let registry = registry(ENDPOINT);
-    let reference = pierhead::events::Reference {
-        urls: Vec::new(),
-        annotations: Default::default(),
-        media_type: "application/octet-stream".to_owned(),
-        size: 1,
-        digest: sha256("x"),
-    };
-    let mut long = event("a", 1);
-    long.target.references = vec![reference.clone(); 2000];
-    let mut short = event("a", 2);
-    short.target.references = vec![reference; 3];
-    registry.take([long, short.clone()]);
-    registry.run();
-    assert_eq!(registry.receiver.accepted(), [event("a", 1), short]);
-}
-
-#[test]
 fn dead_letters_are_listed_read_replayed_and_dropped() {
     let registry = registry(ENDPOINT);
     let path = "/v2/_pierhead/events/ci/dead";

@@ -137,6 +137,24 @@ fn pulls_that_no_endpoint_wants_are_neither_gathered_nor_sent() {
 }
 
 #[test]
+fn references_are_named_as_long_as_a_message_holds_them() {
+    let (registry, queue) = listening_with(&[ENDPOINT[0], ("EVENT_REFERENCES", "on")]);
+    for (tag, count) in [("few", 400), ("many", 600)] {
+        let manifest = image(&vec!["layer"; count]);
+        registry.push_image("a", "v1", "layer");
+        taken(&queue);
+        registry.push_manifest("a", tag, IMAGE, &manifest);
+        assert_eq!(registry.get(&format!("GET /v2/a/manifests/{tag}")).status, 200);
+        registry.later.1.take().into_iter().for_each(|(_, work)| block_on(work));
+        let named: Vec<usize> = queue.events().iter().map(|event| event.target.references.len()).collect();
+        // With the config.
+        let expected = if tag == "few" { count + 1 } else { 0 };
+        assert_eq!(named, [expected; 2], "{tag}: the push and the pull");
+        assert!(queue.messages.borrow().iter().all(|message| message.len() < 128_000));
+    }
+}
+
+#[test]
 fn what_an_event_repeats_of_its_request_has_a_limit() {
     let (registry, queue) = listening();
     let digest = registry.push_image("a", "v1", "layer");

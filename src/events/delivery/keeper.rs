@@ -29,9 +29,6 @@ use crate::{
 /// The most dead letters in an answer, and rows in one listing.
 pub const PAGE: usize = 100;
 
-/// The longest event that is stored with its references, in bytes: that of a message in Cloudflare's queues.
-const MAX_EVENT: usize = 128 * 1024;
-
 /// Time after which a delivery takes a break, in milliseconds. A request under way is finished.
 const SHIFT: u64 = 20_000;
 
@@ -170,12 +167,8 @@ impl Keeper {
     ) -> Result<Reply, String> {
         let now = self.clock.now();
         let mut texts = Vec::new();
-        for mut event in events {
-            let mut text = to_json(&event)?;
-            if text.len() > MAX_EVENT {
-                event.target.references.clear();
-                text = to_json(&event)?;
-            }
+        for event in events {
+            let text = to_json(&event)?;
             texts.push((Key { order: event.order(), id: event.id }, event.target.repository, text));
         }
         let (rows, alarm, dead) = self.with(|lane| {
