@@ -166,7 +166,8 @@ impl App {
     /// What tells of changes that are made in this context; `None` if events are off.
     pub fn events(&self, context: &Context) -> Option<Events> {
         let queue = self.queue.clone()?;
-        let durable = Durable { queue, outbox: self.outbox(context), clock: self.clock.clone() };
+        let (outbox, clock, log) = (self.outbox(context), self.clock.clone(), context.log.clone());
+        let durable = Durable { queue, outbox, clock, log };
         Some(Events {
             sink: Rc::new(durable),
             wants: self.wants(),

@@ -67,7 +67,8 @@ async fn queue(batch: MessageBatch<JsValue>, env: Env, context: Context) -> work
     let context = app.context(Principal::Job("deliver"), id, Rc::new(WaitUntil(context)));
     let messages: Vec<_> = batch.raw_iter().collect();
     let texts = messages.iter().map(|message| message.body().as_string().unwrap_or_default()).collect();
-    let consumer = Consumer { outbox: app.outbox(&context), sink: Rc::new(app.broadcaster()) };
+    let (outbox, sink) = (app.outbox(&context), Rc::new(app.broadcaster()));
+    let consumer = Consumer { outbox, sink, log: context.log.clone() };
     let done = consumer.consume(texts).await;
     let later = QueueRetryOptionsBuilder::new().with_delay_seconds(RETRY).build();
     for (message, is_done) in messages.iter().zip(done) {

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use futures_util::future::join_all;
+use serde_json::json;
 
-use super::{Event, Message, Outbox, Sink};
+use super::{Event, Message, NotTaken, Outbox, Sink};
+use crate::platform::{Level, RequestLog};
 
 /// The size of what is handed over at once, in bytes.
 const HANDOVER: usize = 512 * 1024;
@@ -18,6 +20,8 @@ pub struct Consumer {
     pub outbox: Outbox,
     /// Takes the events.
     pub sink: Rc<dyn Sink>,
+    /// Says why messages are not done.
+    pub log: Rc<RequestLog>,
 }
 
 /// A message that was read.
@@ -31,6 +35,7 @@ impl Consumer {
     /// Hands over the events of messages. Tells of each message whether it is done; the others must be sent again.
     pub async fn consume(&self, messages: Vec<String>) -> Vec<bool> {
         let mut done = Vec::new();
+        let mut failure = None;
         let mut messages = messages.iter().peekable();
         while messages.peek().is_some() {
             let (mut group, mut size) = (Vec::new(), 0);
@@ -40,37 +45,55 @@ impl Consumer {
                 size += read.iter().flatten().map(|read| read.size).sum::<usize>();
                 group.extend(read);
             }
-            let is_read: Vec<bool> = group.iter().map(Option::is_some).collect();
-            let is_taken = self.hand_over(group.into_iter().flatten().collect()).await;
-            done.extend(is_read.into_iter().map(|is_read| is_read && is_taken));
+            let is_read: Vec<bool> = group.iter().map(Result::is_ok).collect();
+            let mut read = Vec::new();
+            for message in group {
+                match message {
+                    Ok(message) => read.push(message),
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+            }
+            let taken = self.hand_over(read).await;
+            done.extend(is_read.into_iter().map(|is_read| is_read && taken.is_ok()));
+            failure = failure.or(taken.err());
+        }
+        if let Some(message) = failure {
+            let (id, left) = (&self.log.id, done.iter().filter(|is_done| !**is_done).count());
+            self.log.write(
+                Level::Error,
+                || json!({"level": "error", "id": id, "queue": "events", "left": left, "message": message}),
+            );
         }
         done
     }
 
-    /// Reads a message, and what it names in the outbox. `None` if it must be sent again.
-    async fn read(&self, text: &str) -> Option<Read> {
+    /// Reads a message, and what it names in the outbox. After an error it must be sent again.
+    async fn read(&self, text: &str) -> Result<Read, String> {
         // A message that cannot be read is not from this registry.
         let Message { mut events, kept } = serde_json::from_str(text).unwrap_or_default();
         let mut size = 0;
         if let Some(name) = kept.as_ref().filter(|_| events.is_empty()) {
             match self.outbox.read(name).await {
                 // They are delivered.
-                Ok(None) => return Some(Read { events, kept: None, size: 0 }),
+                Ok(None) => return Ok(Read { events, kept: None, size: 0 }),
                 Ok(Some((found, length))) => (events, size) = (found, length),
-                Err(_) => return None,
+                Err(error) => return Err(error.to_string()),
             }
         }
-        Some(Read { size: text.len().max(size), events, kept })
+        Ok(Read { size: text.len().max(size), events, kept })
     }
 
-    async fn hand_over(&self, group: Vec<Read>) -> bool {
+    async fn hand_over(&self, group: Vec<Read>) -> Result<(), String> {
         let kept: Vec<String> = group.iter().filter_map(|read| read.kept.clone()).collect();
         let events: Vec<Event> = group.into_iter().flat_map(|read| read.events).collect();
-        if !events.is_empty() && self.sink.write(&events).await.is_err() {
-            return false;
+        if !events.is_empty() {
+            self.sink.write(&events).await.map_err(|NotTaken(reason)| reason)?;
+        }
+        if kept.is_empty() {
+            return Ok(());
         }
         // What stays is sent again, and delivered twice.
-        kept.is_empty() || self.outbox.remove(&kept).await.is_ok()
+        self.outbox.remove(&kept).await.map_err(|error| error.to_string())
     }
 }
 
@@ -84,16 +107,16 @@ mod tests {
 
     use futures_executor::block_on;
     use futures_util::future::{LocalBoxFuture, pending, ready};
+    use serde_json::Value;
     use uuid::Uuid;
 
     use super::*;
     use crate::{
         events::{
-            Action, Bridge, Content, Durable, Gatherer, Names, NotTaken, Origin, Queue, Reference,
-            memory::MemoryQueue,
+            Action, Bridge, Content, Durable, Gatherer, Names, Origin, Queue, Reference, memory::MemoryQueue,
         },
         oci::Algorithm,
-        platform::{Background, Clock, Timestamp, memory::ManualClock},
+        platform::{self, Background, Clock, Timestamp, memory::ManualClock},
         storage::{Store, memory::Memory},
     };
 
@@ -149,7 +172,18 @@ mod tests {
         bridge.manifest(Action::Push, content, None, references.collect())
     }
 
+    /// Recorded log lines.
+    #[derive(Default)]
+    struct Lines(RefCell<Vec<Value>>);
+
+    impl platform::Sink for Lines {
+        fn line(&self, line: Value) {
+            self.0.borrow_mut().push(line);
+        }
+    }
+
     struct Place {
+        lines: Rc<Lines>,
         queue: Rc<MemoryQueue>,
         outbox: Outbox,
         taken: Rc<Taken>,
@@ -158,16 +192,29 @@ mod tests {
     impl Place {
         fn new() -> Self {
             let outbox = Outbox { store: Store::new(Memory::default()) };
-            Self { queue: Rc::default(), outbox, taken: Rc::default() }
+            Self { lines: Rc::default(), queue: Rc::default(), outbox, taken: Rc::default() }
+        }
+
+        fn log(&self) -> Rc<RequestLog> {
+            Rc::new(RequestLog::new(Level::Info, "r".to_owned(), self.lines.clone()))
+        }
+
+        /// The log lines since the last call.
+        fn lines(&self) -> Vec<Value> {
+            self.lines.0.take()
+        }
+
+        fn durable(&self, queue: Rc<dyn Queue>, clock: Rc<dyn Clock>) -> Durable {
+            Durable { queue, outbox: self.outbox.clone(), clock, log: self.log() }
         }
 
         fn write(&self, events: &[Event]) -> Result<(), NotTaken> {
-            let clock = Rc::new(ManualClock::default());
-            block_on(Durable { queue: self.queue.clone(), outbox: self.outbox.clone(), clock }.write(events))
+            block_on(self.durable(self.queue.clone(), Rc::new(ManualClock::default())).write(events))
         }
 
         fn consume(&self, messages: Vec<String>) -> Vec<bool> {
-            let consumer = Consumer { outbox: self.outbox.clone(), sink: self.taken.clone() };
+            let consumer =
+                Consumer { outbox: self.outbox.clone(), sink: self.taken.clone(), log: self.log() };
             block_on(consumer.consume(messages))
         }
 
@@ -232,7 +279,7 @@ mod tests {
     #[test]
     fn the_messages_of_one_change_are_written_a_few_at_a_time() {
         let (place, queue) = (Place::new(), Rc::new(Slow::default()));
-        let durable = Durable { queue: queue.clone(), outbox: place.outbox.clone(), clock: Rc::new(Patient) };
+        let durable = place.durable(queue.clone(), Rc::new(Patient));
         let events: Vec<Event> = (1..=30).map(|n| event(n, 45_000)).collect();
         block_on(durable.write(&events)).unwrap();
         assert_eq!((queue.taken.get(), queue.most.get(), place.kept()), (30, 4, 30));
@@ -246,6 +293,8 @@ mod tests {
         place.taken.refuses.set(true);
         assert_eq!(place.consume(messages.clone()), [false]);
         assert_eq!(place.kept(), 1);
+        let line = json!({"level": "error", "id": "r", "queue": "events", "left": 1, "message": "no"});
+        assert_eq!(place.lines(), [line]);
         place.taken.refuses.set(false);
         assert_eq!(place.consume(messages), [true]);
         assert_eq!((place.taken.events.borrow().len(), place.kept()), (1, 0));
@@ -289,6 +338,9 @@ mod tests {
         place.queue.refuses.set(true);
         place.write(&[event(1, 45_000), event(2, 45_000)]).unwrap();
         assert_eq!((place.kept(), place.queue.messages.borrow().len()), (2, 0));
+        let message = "only the outbox has the events: the queue refuses";
+        let line = json!({"level": "info", "id": "r", "queue": "events", "message": message});
+        assert_eq!(place.lines(), [line]);
         assert!(block_on(place.queue.send(vec![String::new()])).is_err());
     }
 

@@ -4,9 +4,10 @@ use std::rc::Rc;
 
 use futures_util::future::{LocalBoxFuture, join, join_all, select};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Event, NotTaken, Outbox, Sink};
-use crate::platform::Clock;
+use crate::platform::{Clock, Level, RequestLog};
 
 /// The limit of a message's events as JSON, in bytes: Cloudflare takes messages of up to 128,000 bytes.
 pub(super) const MAX_MESSAGE: usize = 100_000;
@@ -43,15 +44,24 @@ pub struct Durable {
     pub outbox: Outbox,
     /// Limits the wait for the queue.
     pub clock: Rc<dyn Clock>,
+    /// Says when one of the two fails.
+    pub log: Rc<RequestLog>,
 }
 
 impl Sink for Durable {
     fn write<'a>(&'a self, events: &'a [Event]) -> LocalBoxFuture<'a, Result<(), NotTaken>> {
         Box::pin(async move {
             let pieces: Vec<&[Event]> = pieces(events).collect();
+            let mut trouble = None;
             for few in pieces.chunks(AT_ONCE) {
-                let written = join_all(few.iter().map(|piece| self.write_piece(piece))).await;
-                written.into_iter().collect::<Result<(), _>>()?;
+                for written in join_all(few.iter().map(|piece| self.write_piece(piece))).await {
+                    trouble = trouble.or(written?);
+                }
+            }
+            if let Some(message) = trouble {
+                let id = &self.log.id;
+                let line = || json!({"level": "info", "id": id, "queue": "events", "message": message});
+                self.log.write(Level::Info, line);
             }
             Ok(())
         })
@@ -59,7 +69,8 @@ impl Sink for Durable {
 }
 
 impl Durable {
-    async fn write_piece(&self, events: &[Event]) -> Result<(), NotTaken> {
+    /// Returns the failure of the queue or of the outbox, if the other has the events.
+    async fn write_piece(&self, events: &[Event]) -> Result<Option<String>, NotTaken> {
         let invalid = |error: serde_json::Error| NotTaken(error.to_string());
         let content = serde_json::to_string(events).map_err(invalid)?;
         let name = super::outbox::name(events);
@@ -68,7 +79,9 @@ impl Durable {
         let kept = self.outbox.keep(events, content);
         match join(self.send(message), kept).await {
             (Err(refused), Err(lost)) => Err(NotTaken(format!("{refused}; {lost}"))),
-            _ => Ok(()),
+            (Err(refused), Ok(_)) => Ok(Some(format!("only the outbox has the events: {refused}"))),
+            (Ok(()), Err(lost)) => Ok(Some(format!("only the queue has the events: {lost}"))),
+            (Ok(()), Ok(_)) => Ok(None),
         }
     }
 

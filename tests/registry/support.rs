@@ -295,8 +295,9 @@ impl Answer {
 fn opened(storage: &Faulty, clock: &ManualClock, queue: Option<Rc<MemoryQueue>>, references: bool) -> Open {
     let clock: Rc<dyn Clock> = Rc::new(clock.clone());
     let (store, clock) = (storage.store().retrying(clock.clone()), clock);
+    let log = Rc::new(RequestLog::new(Level::Error, "writer".into(), Rc::new(Lines::default())));
     let events = queue.map(|queue| Events {
-        sink: Rc::new(Durable { queue, outbox: Outbox { store: store.clone() }, clock: clock.clone() }),
+        sink: Rc::new(Durable { queue, outbox: Outbox { store: store.clone() }, clock: clock.clone(), log }),
         wants: Rc::new(|_| true),
         instance: Uuid::nil(),
         references,
