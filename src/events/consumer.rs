@@ -31,11 +31,18 @@ struct Read {
     size: usize,
 }
 
+/// A message that could not be read.
+struct Unread {
+    reason: String,
+    /// It names what stays in the outbox, and the resend job names that again: the queue need not.
+    is_named_again: bool,
+}
+
 impl Consumer {
     /// Hands over the events of messages. Tells of each message whether it is done; the others must be sent again.
     pub async fn consume(&self, messages: Vec<String>) -> Vec<bool> {
         let mut done = Vec::new();
-        let mut failure = None;
+        let (mut left, mut failure) = (0, None);
         let mut messages = messages.iter().peekable();
         while messages.peek().is_some() {
             let (mut group, mut size) = (Vec::new(), 0);
@@ -45,20 +52,27 @@ impl Consumer {
                 size += read.iter().flatten().map(|read| read.size).sum::<usize>();
                 group.extend(read);
             }
-            let is_read: Vec<bool> = group.iter().map(Result::is_ok).collect();
             let mut read = Vec::new();
+            let mut unread = Vec::new();
             for message in group {
                 match message {
-                    Ok(message) => read.push(message),
-                    Err(error) => failure = failure.or(Some(error)),
+                    Ok(message) => {
+                        unread.push(None);
+                        read.push(message);
+                    }
+                    Err(Unread { reason, is_named_again }) => {
+                        unread.push(Some(is_named_again));
+                        failure = failure.or(Some(reason));
+                    }
                 }
             }
             let taken = self.hand_over(read).await;
-            done.extend(is_read.into_iter().map(|is_read| is_read && taken.is_ok()));
+            left += unread.iter().filter(|unread| unread.is_some() || taken.is_err()).count();
+            done.extend(unread.into_iter().map(|unread| unread.unwrap_or(taken.is_ok())));
             failure = failure.or(taken.err());
         }
         if let Some(message) = failure {
-            let (id, left) = (&self.log.id, done.iter().filter(|is_done| !**is_done).count());
+            let id = &self.log.id;
             self.log.write(
                 Level::Error,
                 || json!({"level": "error", "id": id, "queue": "events", "left": left, "message": message}),
@@ -67,18 +81,23 @@ impl Consumer {
         done
     }
 
-    /// Reads a message, and what it names in the outbox. After an error it must be sent again.
-    async fn read(&self, text: &str) -> Result<Read, String> {
-        // A message that cannot be read is not from this registry.
-        let Message { mut events, kept } = serde_json::from_str(text).unwrap_or_default();
+    /// Reads a message, and what it names in the outbox. Another version may have written what cannot be parsed: it waits
+    /// for that version.
+    async fn read(&self, text: &str) -> Result<Read, Unread> {
+        let again = |reason| Unread { reason, is_named_again: false };
+        let message = serde_json::from_str(text);
+        let Message { mut events, kept } =
+            message.map_err(|error| again(format!("a message is not valid: {error}")))?;
         let mut size = 0;
         if let Some(name) = kept.as_ref().filter(|_| events.is_empty()) {
-            match self.outbox.read(name).await {
-                // They are delivered.
-                Ok(None) => return Ok(Read { events, kept: None, size: 0 }),
-                Ok(Some((found, length))) => (events, size) = (found, length),
-                Err(error) => return Err(error.to_string()),
-            }
+            let found = self.outbox.read(name).await.map_err(|error| again(error.to_string()))?;
+            // They are delivered.
+            let Some(found) = found else { return Ok(Read { events, kept: None, size: 0 }) };
+            events = serde_json::from_slice(&found).map_err(|error| Unread {
+                reason: format!("{name} in the outbox is not valid: {error}"),
+                is_named_again: true,
+            })?;
+            size = found.len();
         }
         Ok(Read { size: text.len().max(size), events, kept })
     }
@@ -115,9 +134,10 @@ mod tests {
         events::{
             Action, Bridge, Content, Durable, Gatherer, Names, Origin, Queue, Reference, memory::MemoryQueue,
         },
+        layout::Key,
         oci::Algorithm,
-        platform::{self, Background, Clock, Timestamp, memory::ManualClock},
-        storage::{Store, memory::Memory},
+        platform::{self, Background, Body, Clock, Timestamp, memory::ManualClock},
+        storage::{PutOptions, Store, memory::Memory},
     };
 
     /// Work for later.
@@ -308,8 +328,27 @@ mod tests {
         let again = serde_json::to_string(&Message { events: Vec::new(), kept: names.into_iter().next() });
         let again = again.unwrap();
         assert_eq!(place.consume(vec![again.clone()]), [true]);
-        assert_eq!(place.consume(vec![again, "not a message".to_owned()]), [true, true]);
         assert_eq!(place.taken.events.borrow().len(), 1);
+    }
+
+    #[test]
+    fn what_another_version_has_written_waits_for_it() {
+        let place = Place::new();
+        place.write(&[event(1, 0)]).unwrap();
+        let valid = place.queue.messages.take().remove(0);
+        let path = Key::OutboxEntry("0000000000009-x").path();
+        let content = r#"[{"action":"rename"}]"#;
+        let put = place.outbox.store.put(&path, Body::Bytes(content.into()), PutOptions::default());
+        block_on(put).unwrap();
+        let named = r#"{"kept":"0000000000009-x"}"#.to_owned();
+        let unknown = r#"{"events":[{"action":"rename"}]}"#.to_owned();
+        // The queue repeats a message that has something. What is in the outbox stays, and a job names it again.
+        assert_eq!(place.consume(vec![named, unknown, valid]), [true, false, true]);
+        assert_eq!((place.taken.events.borrow().len(), place.kept()), (1, 1));
+        let lines = place.lines();
+        assert_eq!((lines.len(), &lines[0]["level"], &lines[0]["left"]), (1, &json!("error"), &json!(2)));
+        let message = lines[0]["message"].as_str().unwrap();
+        assert!(message.starts_with("0000000000009-x in the outbox is not valid"), "{message}");
     }
 
     #[test]

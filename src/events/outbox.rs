@@ -33,12 +33,10 @@ impl Outbox {
         Ok(name)
     }
 
-    /// The events of this name, and their size in bytes; `None` if they are delivered.
-    pub async fn read(&self, name: &str) -> Result<Option<(Vec<Event>, usize)>, StorageError> {
+    /// The events of this name, as JSON; `None` if they are delivered.
+    pub async fn read(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
         let read = self.store.read(&Key::OutboxEntry(name).path(), MAX_ENTRY).await?;
-        // What cannot be parsed is not from this registry.
-        let parse = |content: Bytes| (serde_json::from_slice(&content).unwrap_or_default(), content.len());
-        Ok(read.map(|(content, _)| parse(content)))
+        Ok(read.map(|(content, _)| content))
     }
 
     /// Removes events that need not be kept any more.
