@@ -178,6 +178,9 @@ pub enum Error {
     /// An event endpoint or a dead letter that there is not.
     #[error("there is no such {0}")]
     Absent(&'static str),
+    /// A dead letter cannot wait again: too many events of its endpoint wait.
+    #[error("too many events wait for this endpoint: try again when some are delivered")]
+    LaneFull,
     /// An unknown path.
     #[error("there is no such endpoint")]
     NoSuchEndpoint,
@@ -297,7 +300,7 @@ impl Error {
             Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
             Self::NoSuchEndpoint | Self::Absent(_) => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
             // Not 429: docker never repeats that code, and containerd repeats it at once.
-            Self::Busy(_) | Self::Misconfigured(_) => {
+            Self::Busy(_) | Self::LaneFull | Self::Misconfigured(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
             }
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
@@ -349,6 +352,9 @@ impl Error {
             }
             Self::Busy(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::LaneFull => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
             }
             Self::RangeNotSatisfiable { size } => {
                 if let Ok(value) = format!("bytes */{size}").parse() {

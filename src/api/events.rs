@@ -103,10 +103,11 @@ impl Registry<'_> {
         done: &str,
     ) -> Result<Response, Error> {
         self.check_endpoint(endpoint).await?;
-        let Reply::Moved { moved, left } = self.lane(endpoint, command).await? else {
+        let Reply::Moved { moved, left, is_full } = self.lane(endpoint, command).await? else {
             return Err(unexpected());
         };
         match id {
+            _ if moved == 0 && is_full => Err(Error::LaneFull),
             None => Ok(json(json!({done: moved, "left": left}).to_string())),
             Some(_) if moved == 0 => Err(Error::Absent("dead letter")),
             Some(_) => Ok(empty(StatusCode::NO_CONTENT)),

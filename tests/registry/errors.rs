@@ -94,6 +94,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("not_signed", Error::NotSigned),
         ("unsupported", Error::Unsupported { allow: "GET, HEAD" }),
         ("absent", Error::Absent("dead letter")),
+        ("lane_full", Error::LaneFull),
         ("no_such_endpoint", Error::NoSuchEndpoint),
         ("busy", Error::Busy("the operator's text".to_owned())),
         ("misconfigured", Error::Misconfigured("ANONYMOUS must be one of none, pull, push".to_owned())),

@@ -60,6 +60,10 @@ fn event(repository: &str, n: u64) -> Event {
     }
 }
 
+fn moved(moved: u64, left: u64) -> Reply {
+    Reply::Moved { moved, left, is_full: false }
+}
+
 impl TestRegistry {
     fn lane(&self, command: Command) -> Result<Reply, String> {
         block_on(self.lanes.call("ci", command))
@@ -497,10 +501,15 @@ fn a_lane_without_room_makes_dead_letters() {
     assert_eq!((status.pending, status.dead), (room as u64, 3));
     assert!(registry.dead().iter().all(|letter| letter.reason == "the lane is full"));
     // There is no room for them yet.
-    assert_eq!(registry.lane(Command::Replay { id: None }), Ok(Reply::Moved { moved: 0, left: 3 }));
+    let path = "/v2/_pierhead/events/ci/dead";
+    for line in [format!("POST {path}"), format!("POST {path}/{}", registry.dead()[0].id)] {
+        let answer = registry.get(&line);
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "60"), "{line}");
+    }
+    assert_eq!(registry.status().dead, 3);
     registry.receiver.answer(Mode::Status(200));
     registry.run_until(START + HOUR);
-    assert_eq!(registry.lane(Command::Replay { id: None }), Ok(Reply::Moved { moved: 3, left: 0 }));
+    assert_eq!(registry.lane(Command::Replay { id: None }), Ok(moved(3, 0)));
     registry.run();
     assert_eq!(registry.status().delivered, room as u64 + 3);
 }
@@ -603,12 +612,12 @@ fn many_dead_letters_are_moved_in_steps() {
     registry.take((0..1500).map(|n| event("a", n)));
     registry.run_until(START + HOUR);
     assert_eq!(registry.status().dead, 1500);
-    assert_eq!(registry.lane(Command::Drop { id: None }), Ok(Reply::Moved { moved: 1000, left: 500 }));
+    assert_eq!(registry.lane(Command::Drop { id: None }), Ok(moved(1000, 500)));
     // The rest is written in one order, and read back in it.
     assert_eq!(registry.dead()[0].event.id, event("a", 1000).id);
     registry.lanes.restart();
-    assert_eq!(registry.lane(Command::Drop { id: None }), Ok(Reply::Moved { moved: 500, left: 0 }));
-    assert_eq!(registry.lane(Command::Drop { id: None }), Ok(Reply::Moved { moved: 0, left: 0 }));
+    assert_eq!(registry.lane(Command::Drop { id: None }), Ok(moved(500, 0)));
+    assert_eq!(registry.lane(Command::Drop { id: None }), Ok(moved(0, 0)));
 }
 
 #[test]

@@ -41,11 +41,12 @@ impl Keeper {
             let rows = self.dead(id, PAGE.min(MOVES - moved)).await?;
             let now = self.clock.now();
             let found = rows.len();
-            let (rows, alarm, count, left) = self.with(|lane| {
+            let (rows, alarm, count, left, is_full) = self.with(|lane| {
                 let mut changes = Vec::new();
-                let mut count = 0;
+                let (mut count, mut is_full) = (0, false);
                 for (key, text) in &rows {
                     if replay.is_some() && !take_again(lane, text, now, &mut changes)? {
+                        is_full = true;
                         break;
                     }
                     changes.push((key.clone(), None));
@@ -54,14 +55,14 @@ impl Keeper {
                 }
                 changes.push(state_row(lane)?);
                 let alarm = replay.and_then(|endpoint| alarm(lane, endpoint, now));
-                Ok((changes, alarm, count, lane.state().dead))
+                Ok((changes, alarm, count, lane.state().dead, is_full))
             })?;
             if count > 0 {
                 self.write(rows, alarm.map_or(Alarm::Keep, Alarm::At)).await?;
             }
             moved += count;
             if id.is_some() || count == 0 || count < found || moved >= MOVES {
-                return Ok(Reply::Moved { moved: moved as u64, left });
+                return Ok(Reply::Moved { moved: moved as u64, left, is_full });
             }
         }
     }

@@ -69,6 +69,9 @@ pub enum Reply {
         moved: u64,
         /// How many are left.
         left: u64,
+        /// Whether no more wait again because the lane has no room.
+        #[serde(default)]
+        is_full: bool,
     },
 }
 
