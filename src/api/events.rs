@@ -1,5 +1,6 @@
 //! Events: the endpoints they are delivered to, and their dead letters.
 
+use futures_util::future::join_all;
 use http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
@@ -9,42 +10,25 @@ use super::{
 };
 use crate::{
     events::{
-        Command, Reply,
+        Command, Endpoint, Reply,
         delivery::{DeadLetter, Status, keeper},
     },
     platform::Timestamp,
 };
 
 impl Registry<'_> {
-    /// `GET /v2/_pierhead/events`: how the delivery to each endpoint is. Costs one call for each.
+    /// `GET /v2/_pierhead/events`: how the delivery to each endpoint is. Costs one call for each. One that cannot be asked
+    /// has an `error`, and hides no other.
     pub(super) async fn event_endpoints(&self) -> Result<Response, Error> {
-        let mut endpoints = Vec::new();
-        for endpoint in &self.app.config.events.endpoints {
-            let Status {
-                pending,
-                pending_bytes,
-                delivered,
-                failed,
-                dead,
-                dropped,
-                down_since,
-                last_error,
-                next_attempt,
-            } = self.lane_status(&endpoint.name).await?;
-            endpoints.push(json!({
-                "name": endpoint.name,
-                "disabled": endpoint.disabled,
-                "pending": pending,
-                "pending_bytes": pending_bytes,
-                "delivered": delivered,
-                "failed": failed,
-                "dead": dead,
-                "dropped": dropped,
-                "down_since": down_since.map(time),
-                "last_error": last_error,
-                "next_attempt": next_attempt.map(time),
-            }));
-        }
+        let endpoints = self.app.config.events.endpoints.iter();
+        let asked = endpoints.map(async |endpoint| match self.lane_status(&endpoint.name).await {
+            Ok(status) => state(endpoint, status),
+            Err(error) => {
+                let message = error.log_line().map_or_else(|| error.to_string(), str::to_owned);
+                json!({"name": endpoint.name, "disabled": endpoint.disabled, "error": message})
+            }
+        });
+        let endpoints = join_all(asked).await;
         Ok(json(json!({"endpoints": endpoints}).to_string()))
     }
 
@@ -133,6 +117,33 @@ impl Registry<'_> {
     async fn lane(&self, endpoint: &str, command: Command) -> Result<Reply, Error> {
         self.app.lanes.call(endpoint, command).await.map_err(Error::Busy)
     }
+}
+
+fn state(endpoint: &Endpoint, status: Status) -> Value {
+    let Status {
+        pending,
+        pending_bytes,
+        delivered,
+        failed,
+        dead,
+        dropped,
+        down_since,
+        last_error,
+        next_attempt,
+    } = status;
+    json!({
+        "name": endpoint.name,
+        "disabled": endpoint.disabled,
+        "pending": pending,
+        "pending_bytes": pending_bytes,
+        "delivered": delivered,
+        "failed": failed,
+        "dead": dead,
+        "dropped": dropped,
+        "down_since": down_since.map(time),
+        "last_error": last_error,
+        "next_attempt": next_attempt.map(time),
+    })
 }
 
 fn unexpected() -> Error {

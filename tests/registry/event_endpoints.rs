@@ -642,8 +642,27 @@ fn unknown_endpoints_are_absent_and_the_busy_ones_are_busy() {
         assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, allow));
     }
     registry.lanes.is_down.set(true);
-    assert_eq!(registry.get("GET /v2/_pierhead/events").status, 503);
     assert_eq!(registry.get("GET /v2/_pierhead/events/ci/dead").status, 503);
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_asked_hides_no_other() {
+    let registry = registry(
+        r#"[{"name": "ci", "url": "https://ci.example.com/"}, {"name": "b", "url": "https://b.example.com/"}]"#,
+    );
+    registry.take([event("a", 1)]);
+    registry.lanes.restart();
+    let storage = registry.lanes.storage("b");
+    storage.rows.borrow_mut().insert("state".to_owned(), "broken".to_owned());
+    let answer = registry.get("GET /v2/_pierhead/events");
+    assert_eq!(answer.status, 200);
+    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((&body["endpoints"][0]["pending"], &body["endpoints"][0]["error"]), (&json!(1), &Value::Null));
+    assert_eq!(
+        (&body["endpoints"][1]["name"], &body["endpoints"][1]["disabled"]),
+        (&json!("b"), &json!(false))
+    );
+    assert!(body["endpoints"][1]["error"].is_string(), "{body}");
 }
 
 #[test]
