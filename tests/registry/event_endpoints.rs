@@ -251,7 +251,7 @@ fn a_poison_event_holds_back_its_repository_only_and_dies_of_refusals() {
     let [letter] = &dead[..] else { panic!("{dead:?}") };
     assert_eq!((&letter.event, letter.reason.as_str()), (&event("a", 1), "status 422"));
     assert_eq!((letter.attempts, letter.taken), (6, Timestamp(START)));
-    assert_eq!(letter.id, format!("{}-{poison}", letter.died.0));
+    assert_eq!(letter.id, format!("{}-{}-{poison}", letter.died.0, START * 1000 + 1));
     let lines = registry.lines.0.borrow();
     assert!(lines.iter().any(|line| line["endpoint"] == "ci" && line["dead"] == 1), "{lines:?}");
 }
@@ -602,6 +602,23 @@ fn dead_letters_are_listed_read_replayed_and_dropped() {
     registry.run_until(START + 27 * HOUR);
     assert_eq!(registry.receiver.accepted_ids(), [3, 1, 2, 4].map(|n| event("a", n).id));
     assert_eq!(json(&format!("DELETE {path}")), json!({"dropped": 0, "left": 0}));
+    assert_eq!(registry.status().dead, 0);
+}
+
+#[test]
+fn letters_of_one_event_that_die_together_are_two() {
+    let registry = registry(ENDPOINT);
+    registry.receiver.answer(Mode::Status(500));
+    let first = event("a", 1);
+    let again = Event { sequence: Some(START * 1000 + 9), ..first.clone() };
+    registry.take([first.clone(), again.clone()]);
+    registry.run_until(START + 25 * HOUR);
+    let dead = registry.dead();
+    assert_eq!(dead.iter().map(|letter| &letter.event).collect::<Vec<_>>(), [&first, &again]);
+    assert_eq!((dead[0].died, registry.status().dead), (dead[1].died, 2));
+    for letter in &dead {
+        assert_eq!(registry.get(&format!("DELETE /v2/_pierhead/events/ci/dead/{}", letter.id)).status, 204);
+    }
     assert_eq!(registry.status().dead, 0);
 }
 

@@ -1,5 +1,5 @@
-//! The rows of a lane: `pending/<order>/<event id>` (an [`Entry`] and the event, each a line), `dead/<time>/<event id>` (why and
-//! since when, and the event) and `state`.
+//! The rows of a lane: `pending/<order>/<event id>` (an [`Entry`] and the event, each a line), `dead/<time>/<order>/<event
+//! id>` (why and since when, and the event) and `state`.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,23 +45,28 @@ pub(super) fn dead_row(
 ) -> Result<(String, Option<String>), String> {
     let row = format!("{}\n{text}", to_json(entry)?);
     lane.count_dead(1, 0, row.len() as u64, 0);
-    Ok((format!("{DEAD}{:020}/{}", now.0, key.id), Some(row)))
+    // An event that was made again has its id, and another order.
+    Ok((format!("{DEAD}{:020}/{:020}/{}", now.0, key.order, key.id), Some(row)))
 }
 
 pub(super) fn state_row(lane: &Lane) -> Result<(String, Option<String>), String> {
     Ok((STATE.to_owned(), Some(to_json(lane.state())?)))
 }
 
-/// The id of a dead letter, `<time>-<event id>`, from its key and back.
+/// The id of a dead letter, `<time>-<order>-<event id>`, from its key and back.
 pub(super) fn dead_id(key: &str) -> Option<String> {
-    let (time, id) = key.strip_prefix(DEAD)?.split_once('/')?;
-    Some(format!("{}-{id}", time.trim_start_matches('0')))
+    let (time, rest) = key.strip_prefix(DEAD)?.split_once('/')?;
+    let (order, id) = rest.split_once('/')?;
+    let (time, order): (u64, u64) = (time.parse().ok()?, order.parse().ok()?);
+    Some(format!("{time}-{order}-{id}"))
 }
 
 pub(super) fn dead_key(id: &str) -> Option<String> {
-    let (time, id) = id.split_once('-')?;
-    let (time, id): (u64, uuid::Uuid) = (time.parse().ok()?, id.parse().ok()?);
-    Some(format!("{DEAD}{time:020}/{id}"))
+    let (time, rest) = id.split_once('-')?;
+    let (order, id) = rest.split_once('-')?;
+    let (time, order, id): (u64, u64, uuid::Uuid) =
+        (time.parse().ok()?, order.parse().ok()?, id.parse().ok()?);
+    Some(format!("{DEAD}{time:020}/{order:020}/{id}"))
 }
 
 pub(super) fn letter(key: &str, text: &str) -> Result<DeadLetter, String> {
