@@ -55,11 +55,12 @@ impl Queue for EventQueue {
 /// Hands a batch over. What is not handed over comes again.
 #[event(queue)]
 async fn queue(batch: MessageBatch<JsValue>, env: Env, context: Context) -> worker::Result<()> {
+    let later = QueueRetryOptionsBuilder::new().with_delay_seconds(RETRY).build();
     let app = match isolate(&env) {
         Ok(isolate) => isolate.app,
         Err(error) => {
             Console.line(json!({"level": "error", "queue": "events", "message": error.log_line()}));
-            batch.retry_all();
+            batch.retry_all_with_options(&later);
             return Ok(());
         }
     };
@@ -70,7 +71,6 @@ async fn queue(batch: MessageBatch<JsValue>, env: Env, context: Context) -> work
     let (outbox, sink) = (app.outbox(&context), Rc::new(app.broadcaster()));
     let consumer = Consumer { outbox, sink, log: context.log.clone() };
     let done = consumer.consume(texts).await;
-    let later = QueueRetryOptionsBuilder::new().with_delay_seconds(RETRY).build();
     for (message, is_done) in messages.iter().zip(done) {
         if is_done {
             message.ack();
