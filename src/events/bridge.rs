@@ -132,7 +132,9 @@ impl Bridge<'_> {
     }
 }
 
-/// The id of a change's event: the same whenever it is made again, and another for each of its targets.
+/// The id of a change's event: the same whenever it is made again, and another for each of its targets. A deleted tag has
+/// the lower half of all ids: a lane delivers the events of one change in the order of their ids, and tags go before
+/// their manifest.
 fn id(change: Uuid, action: Action, target: &Target) -> Uuid {
     let mut hash = Sha256::new_with_prefix(change);
     let digest = target.digest.as_ref().map(Digest::to_string);
@@ -143,6 +145,9 @@ fn id(change: Uuid, action: Action, target: &Target) -> Uuid {
     }
     let mut bytes = [0; 16];
     bytes.iter_mut().zip(hash.finalize()).for_each(|(byte, hashed)| *byte = hashed);
+    if let Some(first) = bytes.first_mut() {
+        *first = *first & 0x7f | if target.digest.is_some() { 0x80 } else { 0 };
+    }
     Uuid::new_v8(bytes)
 }
 
@@ -196,6 +201,17 @@ mod tests {
         assert_eq!(events(1, 1), events(1, 2));
         let ids: BTreeSet<Uuid> = [events(1, 1), events(2, 1)].into_iter().flatten().collect();
         assert_eq!(ids.len(), 12);
+    }
+
+    #[test]
+    fn deleted_tags_come_before_their_manifest() {
+        let (name, digest) = ("a".parse().unwrap(), Algorithm::Sha256.digest(b"m"));
+        for change in 0..100 {
+            let origin = origin(change);
+            let bridge = bridge(&name, &origin, 1);
+            let tag = format!("v{change}").parse().unwrap();
+            assert!(bridge.tag_deleted(&tag).id < bridge.deleted(&digest).id, "{change}");
+        }
     }
 
     #[test]
