@@ -20,13 +20,10 @@ use crate::{
     context::Context,
     oci::RepositoryName,
     platform::{Background, Clock, Timestamp},
-    repository::{
-        stored::Stored,
-        writer::{
-            Writer,
-            journal::{Journal, Rows},
-            protocol::Record,
-        },
+    repository::writer::{
+        Means, Writer,
+        journal::{Journal, Rows},
+        protocol::Record,
     },
 };
 
@@ -58,8 +55,8 @@ impl DurableObject for RepositoryWriter {
             return Response::empty();
         }
         let Addressed { repository, call } = request.json().await?;
-        let (app, context, stored) = self.open(&repository)?;
-        let reply = self.writer(&repository)?.carry_out(&stored, &*context.background, call).await;
+        let (app, context, means) = self.open(&repository)?;
+        let reply = self.writer(&repository).carry_out(&means, &*context.background, call).await;
         app.send_metrics(&context);
         Response::from_json(&reply)
     }
@@ -93,29 +90,23 @@ impl RepositoryWriter {
         app.context(Principal::Job("writer"), uuid::Uuid::new_v4().to_string(), background)
     }
 
-    fn writer(&self, repository: &RepositoryName) -> worker::Result<Rc<Writer>> {
-        if let Some(writer) = self.writer.get() {
-            return Ok(writer.clone());
-        }
-        let app = self.app()?;
-        let events = app.events(&self.context(&app));
-        let new = || Writer::new(repository.clone(), self.journal.clone(), Rc::new(SystemClock), events);
-        Ok(self.writer.get_or_init(new).clone())
+    fn writer(&self, repository: &RepositoryName) -> Rc<Writer> {
+        let new = || Writer::new(repository.clone(), self.journal.clone(), Rc::new(SystemClock));
+        self.writer.get_or_init(new).clone()
     }
 
-    fn open(&self, repository: &RepositoryName) -> worker::Result<(Rc<App>, Context, Stored)> {
+    fn open(&self, repository: &RepositoryName) -> worker::Result<(Rc<App>, Context, Means)> {
         let app = self.app()?;
         let context = self.context(&app);
-        let stored = app.stored(repository, &context);
-        Ok((app, context, stored))
+        let means = Means { stored: app.stored(repository, &context), events: app.events(&context) };
+        Ok((app, context, means))
     }
 
     async fn settle(&self) -> Result<(), String> {
         let records = self.journal.load().await?;
         let Some((_, Record { repository, .. })) = records.first() else { return Ok(()) };
-        let (app, context, stored) = self.open(repository).map_err(|error| error.to_string())?;
-        let writer = self.writer(repository).map_err(|error| error.to_string())?;
-        let settled = writer.settle(&stored).await;
+        let (app, context, means) = self.open(repository).map_err(|error| error.to_string())?;
+        let settled = self.writer(repository).settle(&means).await;
         app.send_metrics(&context);
         let settled = settled.map_err(|error| error.to_string())?;
         if let Err(error) = settled {

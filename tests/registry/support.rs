@@ -28,6 +28,7 @@ use pierhead::{
     repository::{
         stored::Stored,
         writer::{
+            Means,
             memory::{MemoryWriters, Open},
             order::{REMEMBER, SETTLE},
         },
@@ -314,7 +315,7 @@ fn opened(storage: &Faulty, clock: &ManualClock, queue: Option<Rc<MemoryQueue>>,
         };
         let cache = Cache::new(0, None, Edge::new(0, clock.clone()));
         let blobs = Blobs::new(store.clone(), cache, context);
-        (Stored::new(name.clone(), blobs, Rc::default()), events.clone())
+        Means { stored: Stored::new(name.clone(), blobs, Rc::default()), events: events.clone() }
     })
 }
 

@@ -8,12 +8,13 @@ use pierhead::{
     auth::Principal,
     blobs::Freshness,
     layout::Key,
+    oci::RepositoryName,
     platform::{Body, Clock, Timestamp, memory::MemoryStream},
     repository::writer::{
-        Writer,
+        Means, Writer,
         journal::{Journal, MemoryJournal, Rows},
         order::SETTLE,
-        protocol::{Command, Entry, Record, Refused, Reply, Stage, Writers},
+        protocol::{Call, Command, Entry, Record, Refused, Reply, Stage, Writers},
     },
     storage::{PutOptions, StorageDriver},
 };
@@ -256,6 +257,34 @@ impl Journal for FailingJournal {
     }
 }
 
+#[test]
+fn the_events_of_a_call_are_logged_as_its_own() {
+    let endpoints = r#"[{"name": "ci", "url": "https://ci.example.com"}]"#;
+    let persistent = Persistent { queue: Some(Rc::default()), ..Persistent::default() };
+    let registry = TestRegistry::with(&[("EVENT_ENDPOINTS", endpoints), ("LOG_LEVEL", "debug")], persistent);
+    let name: RepositoryName = "a".parse().unwrap();
+    let writer =
+        Writer::new(name.clone(), Rc::new(MemoryJournal::default()), Rc::new(registry.clock.clone()));
+    for tag in ["one", "two"] {
+        assert_eq!(put(&registry, &format!("PUT /v2/a/manifests/{tag}"), &index("x")), 201);
+        let context = registry.app.context(Principal::Job("writer"), tag.into(), registry.later.clone());
+        let means =
+            Means { stored: registry.app.stored(&name, &context), events: registry.app.events(&context) };
+        let command = Command::DeleteTag { tag: tag.parse().unwrap() };
+        let call = Call { command, origin: Some(context.origin()) };
+        registry.lines.0.take();
+        block_on(writer.carry_out(&means, &*context.background, call)).unwrap();
+        let lines = registry.lines.0.take();
+        let is_outbox = |path: &str| path.starts_with("pierhead/outbox/");
+        let ids: Vec<_> = lines
+            .iter()
+            .filter(|line| line["path"].as_str().is_some_and(is_outbox))
+            .map(|line| &line["id"])
+            .collect();
+        assert_eq!(ids, [tag]);
+    }
+}
+
 /// A crash half-way would leave what nobody finishes.
 #[test]
 fn nothing_is_written_before_the_journal_has_the_intent() {
@@ -263,8 +292,8 @@ fn nothing_is_written_before_the_journal_has_the_intent() {
     assert_eq!(put(&registry, "PUT /v2/a/manifests/old", &index("x")), 201);
     let (name, journal) = ("a".parse().unwrap(), Rc::new(FailingJournal::default()));
     let context = registry.context(Principal::Job("writer"));
-    let stored = registry.app.stored(&name, &context);
-    let writer = Writer::new(name, journal.clone(), Rc::new(registry.clock.clone()), None);
+    let means = Means { stored: registry.app.stored(&name, &context), events: None };
+    let writer = Writer::new(name, journal.clone(), Rc::new(registry.clock.clone()));
     let (storage, kept) = (registry.storage.clone(), journal.clone());
     let at_call = move || {
         let call = storage.calls.borrow().last().copied().unwrap_or_default();
@@ -275,10 +304,10 @@ fn nothing_is_written_before_the_journal_has_the_intent() {
     // The intent, its removal, and the intent again.
     journal.failures.set(3);
     let command = Command::DeleteTag { tag: "old".parse().unwrap() };
-    block_on(writer.carry_out(&stored, &*context.background, command.into())).unwrap_err();
+    block_on(writer.carry_out(&means, &*context.background, command.into())).unwrap_err();
     for _ in 0..3 {
         registry.clock.0.set(registry.clock.0.get() + SETTLE * 1000);
-        block_on(writer.settle(&stored)).unwrap().unwrap_or_default();
+        block_on(writer.settle(&means)).unwrap().unwrap_or_default();
     }
     registry.storage.on_call.replace(None);
     assert_eq!(journal.failures.get(), 0);

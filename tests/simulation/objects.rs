@@ -19,14 +19,11 @@ use pierhead::{
     events::{Action, Bridge, Content, Event, Events},
     oci::RepositoryName,
     platform::{Background, Clock, Timestamp},
-    repository::{
-        stored::Stored,
-        writer::{
-            Writer,
-            journal::{Journal, MemoryJournal, Rows},
-            order::SETTLE,
-            protocol::{Call, CallError, Command, Record, Refused, Reply, Writers},
-        },
+    repository::writer::{
+        Means, Writer,
+        journal::{Journal, MemoryJournal, Rows},
+        order::SETTLE,
+        protocol::{Call, CallError, Command, Record, Refused, Reply, Writers},
     },
     storage::{Attempts, LONG_PATIENCE},
 };
@@ -141,7 +138,7 @@ impl Objects {
         let settle = async move {
             objects.restarted(&object).await;
             let (writer, work) = (objects.writer(&object), objects.work(&object));
-            if writer.settle(&objects.stored(&object, work)).await.is_err() {
+            if writer.settle(&objects.means(&object, work)).await.is_err() {
                 object.journal.ring_by(objects.calls.clock.now().plus_seconds(NEXT_ALARM));
             }
             object.is_settling.set(false);
@@ -170,7 +167,7 @@ impl Objects {
     fn writer(&self, object: &Object) -> Rc<Writer> {
         let new = || {
             let clock = Rc::new(self.calls.clock.clone());
-            Writer::new(object.name.clone(), object.journal.clone(), clock, self.events(object))
+            Writer::new(object.name.clone(), object.journal.clone(), clock)
         };
         match self.without {
             Some(Guard::Order) => new(),
@@ -187,9 +184,9 @@ impl Objects {
         Rc::new(Work { calls: self.calls.clone(), group: group(&object.name), operation: 0 })
     }
 
-    fn stored(&self, object: &Object, background: Rc<Work>) -> Stored {
+    fn means(&self, object: &Object, background: Rc<Work>) -> Means {
         let (app, context) = self.context(background);
-        app.stored(&object.name, &context)
+        Means { stored: app.stored(&object.name, &context), events: app.events(&context) }
     }
 
     fn context(&self, background: Rc<Work>) -> (Rc<App>, Context) {
@@ -208,11 +205,11 @@ impl Objects {
             let object = self.object(&name);
             self.restarted(&object).await;
             let (writer, work) = (self.writer(&object), self.work(&object));
-            let stored = self.stored(&object, work.clone());
+            let means = self.means(&object, work.clone());
             if self.without == Some(Guard::Last) {
                 self.tell_early(&object, &call).await;
             }
-            Ok(writer.carry_out(&stored, &*work, call).await)
+            Ok(writer.carry_out(&means, &*work, call).await)
         })
     }
 }

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use super::{
-    Change, Hints, Later, Writer, busy,
+    Change, Hints, Later, Means, Writer, busy,
     order::{Order, SETTLE},
     protocol::{Cursor, Entry, Intent, Refused, Stage},
 };
 use crate::{
-    events::{self, Action, Bridge, Content, Event},
+    events::{self, Action, Bridge, Content, Event, Events},
     oci::{Digest, Tag},
     platform::Timestamp,
     repository::{references_of, stored::Stored},
@@ -22,17 +22,18 @@ impl Writer {
     /// Makes a change: for a command with its hints, or else to finish it. Returns what is left to do after the answer.
     pub(super) async fn make(
         self: &Rc<Self>,
-        stored: &Stored,
+        Means { stored, events }: &Means,
         mut change: Change,
         hints: Option<Hints>,
     ) -> Result<Option<Later>, Refused> {
+        let events = events.as_ref();
         let stored = stored.patient().noting(change.is_unsettled.clone());
         let record = self.with_order(|order, _| order.record(change.number))?;
         let is_resumed = hints.is_none();
         let hints = hints.unwrap_or_default();
         let made = match record.map(|record| record.intent) {
             Some(Intent::Push { entry, tags }) => {
-                let made = Box::pin(self.push(&stored, change.number, &entry, &tags, hints)).await;
+                let made = Box::pin(self.push(&stored, events, change.number, &entry, &tags, hints)).await;
                 if made.is_ok() && !tags.is_empty() {
                     self.with_order(|order, _| order.told(change.number))?;
                     // Only the deletion of the manifest needs this, and waits for its turn.
@@ -45,16 +46,16 @@ impl Writer {
             }
             Some(Intent::Index { entry }) => self.index(&stored, &entry, hints).await,
             Some(Intent::DeleteManifest { .. }) => {
-                Box::pin(self.delete_manifest(&stored, change.number)).await
+                Box::pin(self.delete_manifest(&stored, events, change.number)).await
             }
             Some(Intent::DeleteTag { tag }) => match stored.remove_tags(std::slice::from_ref(&tag)).await {
-                Ok(()) => self.tell(change.number, |bridge| vec![bridge.tag_deleted(&tag)]).await,
+                Ok(()) => self.tell(events, change.number, |bridge| vec![bridge.tag_deleted(&tag)]).await,
                 Err(error) => Err(busy(error)),
             },
             Some(Intent::DeleteBlob { digest }) => {
                 let made = self.delete_blob(&stored, change.number, &digest, is_resumed).await;
                 let made = match made {
-                    Ok(()) => self.tell(change.number, |bridge| vec![bridge.deleted(&digest)]).await,
+                    Ok(()) => self.tell(events, change.number, |bridge| vec![bridge.deleted(&digest)]).await,
                     failed => failed,
                 };
                 if made.is_ok() && change.is_unsettled.get() {
@@ -77,6 +78,7 @@ impl Writer {
     async fn push(
         &self,
         stored: &Stored,
+        events: Option<&Events>,
         number: u64,
         entry: &Entry,
         tags: &[Tag],
@@ -87,37 +89,25 @@ impl Writer {
         let stage = hints.stage.filter(|_| !is_removed).unwrap_or(Stage::New);
         let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
         let linked = stored.link_manifest(entry, referrer, stage, tags);
-        let (_, references) = both(linked, self.references(stored, entry)).await.map_err(busy)?;
+        let (_, references) = both(linked, references(stored, events, entry)).await.map_err(busy)?;
         let Entry { digest, size, media_type, .. } = entry;
         let manifest = Content { digest, size: *size, media_type };
-        self.tell(number, |bridge| {
+        self.tell(events, number, |bridge| {
             let push = |tag| bridge.manifest(Action::Push, manifest, tag, references.clone());
             if tags.is_empty() { vec![push(None)] } else { tags.iter().map(|tag| push(Some(tag))).collect() }
         })
         .await
     }
 
-    /// What a manifest refers to, if events name it.
-    async fn references(
-        &self,
-        stored: &Stored,
-        entry: &Entry,
-    ) -> Result<Vec<events::Reference>, StorageError> {
-        if !self.events.as_ref().is_some_and(|events| events.references) {
-            return Ok(Vec::new());
-        }
-        let content = stored.content(&entry.digest).await?;
-        Ok(content.map(|content| references_of(&content)).unwrap_or_default())
-    }
-
     /// Sends the events of a change, unless they are sent.
     async fn tell(
         &self,
+        events: Option<&Events>,
         number: u64,
         events_of: impl FnOnce(&Bridge<'_>) -> Vec<Event>,
     ) -> Result<(), Refused> {
         let record = self.with_order(|order, _| order.record(number))?;
-        let Some((events, origin)) = self.events.as_ref().zip(record.and_then(|record| record.origin)) else {
+        let Some((events, origin)) = events.zip(record.and_then(|record| record.origin)) else {
             return Ok(());
         };
         let bridge = Bridge {
@@ -155,7 +145,12 @@ impl Writer {
 
     /// Deletes a manifest: its tags, in steps, each of which the intent names before it begins; then its entry in the
     /// referrers; its link last.
-    async fn delete_manifest(self: &Rc<Self>, stored: &Stored, number: u64) -> Result<(), Refused> {
+    async fn delete_manifest(
+        self: &Rc<Self>,
+        stored: &Stored,
+        events: Option<&Events>,
+        number: u64,
+    ) -> Result<(), Refused> {
         let until = Timestamp(self.clock.now().0 + PATIENCE_FOR_TAGS);
         let mut is_confirmed = false;
         loop {
@@ -178,7 +173,7 @@ impl Writer {
             let after = match cursor {
                 Cursor::Start => None,
                 Cursor::After(path) => {
-                    self.tell(number, of_tags).await?;
+                    self.tell(events, number, of_tags).await?;
                     Some(path)
                 }
                 Cursor::End => {
@@ -187,7 +182,7 @@ impl Writer {
                         events.push(bridge.deleted(&digest));
                         events
                     };
-                    return self.tell(number, all).await;
+                    return self.tell(events, number, all).await;
                 }
             };
             let (mut tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
@@ -205,6 +200,19 @@ impl Writer {
             }
         }
     }
+}
+
+/// What a manifest refers to, if events name it.
+async fn references(
+    stored: &Stored,
+    events: Option<&Events>,
+    entry: &Entry,
+) -> Result<Vec<events::Reference>, StorageError> {
+    if !events.is_some_and(|events| events.references) {
+        return Ok(Vec::new());
+    }
+    let content = stored.content(&entry.digest).await?;
+    Ok(content.map(|content| references_of(&content)).unwrap_or_default())
 }
 
 /// The content of a manifest's entry in the referrers of its subject; `None` if it has no subject, or no content.

@@ -9,19 +9,17 @@ use std::{
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    Later, Writer,
+    Later, Means, Writer,
     journal::MemoryJournal,
     protocol::{Call, CallError, Refused, Reply, Writers},
 };
 use crate::{
-    events::Events,
     oci::RepositoryName,
     platform::{Background, Clock, Timestamp},
-    repository::stored::Stored,
 };
 
-/// A repository as the bucket has it, and what tells of its changes.
-pub type Open = Rc<dyn Fn(&RepositoryName) -> (Stored, Option<Events>)>;
+/// What a call makes changes of a repository with.
+pub type Open = Rc<dyn Fn(&RepositoryName) -> Means>;
 
 /// The writers of all repositories. A call ends with the last write of its command, so that nothing is left to do after
 /// the answer.
@@ -83,7 +81,7 @@ impl MemoryWriters {
             .collect();
         for name in due {
             self.journal(&name).alarm.set(None::<Timestamp>);
-            self.writer(&name).settle(&(self.open)(&name).0).await??;
+            self.writer(&name).settle(&(self.open)(&name)).await??;
         }
         Ok(())
     }
@@ -94,7 +92,7 @@ impl MemoryWriters {
 
     fn writer(&self, name: &RepositoryName) -> Rc<Writer> {
         let journal = self.journal(name);
-        let new = || Writer::new(name.clone(), journal, self.clock.clone(), (self.open)(name).1);
+        let new = || Writer::new(name.clone(), journal, self.clock.clone());
         self.writers.borrow_mut().entry(name.clone()).or_insert_with(new).clone()
     }
 }
@@ -112,7 +110,7 @@ impl Writers for MemoryWriters {
         Box::pin(async move {
             self.calls.set(self.calls.get() + 1);
             let (writer, later) = (self.writer(repository), Kept::default());
-            let reply = writer.carry_out(&(self.open)(repository).0, &later, call).await;
+            let reply = writer.carry_out(&(self.open)(repository), &later, call).await;
             for work in later.0.take() {
                 work.await;
             }

@@ -56,11 +56,17 @@ pub struct Writer {
     repository: RepositoryName,
     journal: Rc<dyn Journal>,
     clock: Rc<dyn Clock>,
-    /// Tells of changes; `None` if events are off.
-    events: Option<Events>,
     /// `None` until the journal has been read.
     order: RefCell<Option<Order>>,
     waiting: RefCell<Vec<oneshot::Sender<()>>>,
+}
+
+/// What a call or an alarm makes changes with, counted and logged as its own.
+pub struct Means {
+    /// The repository as the bucket has it.
+    pub stored: Stored,
+    /// Tells of changes; `None` if events are off.
+    pub events: Option<Events>,
 }
 
 /// The part of a command that its intent does not keep.
@@ -91,30 +97,25 @@ fn busy(error: StorageError) -> Refused {
 
 impl Writer {
     /// The writer of `repository`, with its storage.
-    pub fn new(
-        repository: RepositoryName,
-        journal: Rc<dyn Journal>,
-        clock: Rc<dyn Clock>,
-        events: Option<Events>,
-    ) -> Rc<Self> {
+    pub fn new(repository: RepositoryName, journal: Rc<dyn Journal>, clock: Rc<dyn Clock>) -> Rc<Self> {
         let (order, waiting) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { repository, journal, clock, events, order, waiting })
+        Rc::new(Self { repository, journal, clock, order, waiting })
     }
 
     /// Carries out a command in its turn. The answer may come before the last write: what follows is for
     /// `background`, and until its end the change claims what it names.
     pub async fn carry_out(
         self: &Rc<Self>,
-        stored: &Stored,
+        means: &Means,
         background: &dyn Background,
         call: Call,
     ) -> Result<Reply, Refused> {
         self.load().await?;
         let Call { command, origin } = call;
         let (intent, hints) = (command.intent(), Hints::of(command));
-        let origin = origin.filter(|_| self.events.is_some());
-        let change = self.begin(stored, &intent, &hints.blobs, origin.as_ref()).await?;
-        match self.check(stored, change.number, &intent, &hints).await {
+        let origin = origin.filter(|_| means.events.is_some());
+        let change = self.begin(means, &intent, &hints.blobs, origin.as_ref()).await?;
+        match self.check(&means.stored, change.number, &intent, &hints).await {
             Ok(Reply::Done) => {}
             refused => {
                 change.withdraw();
@@ -128,7 +129,7 @@ impl Writer {
             }
             return Err(refused);
         }
-        if let Some(later) = self.make(stored, change, Some(hints)).await? {
+        if let Some(later) = self.make(means, change, Some(hints)).await? {
             background.spawn(later);
         }
         Ok(Reply::Done)
@@ -136,10 +137,10 @@ impl Writer {
 
     /// Goes on with changes that are due, and forgets what need not be remembered. The host calls it by its alarm.
     /// Returns the failure of a change, which the next alarm makes again.
-    pub async fn settle(self: &Rc<Self>, stored: &Stored) -> Result<Result<(), Refused>, Refused> {
+    pub async fn settle(self: &Rc<Self>, means: &Means) -> Result<Result<(), Refused>, Refused> {
         self.load().await?;
         let mut settled = Ok(());
-        while let Some(made) = self.resume(stored).await {
+        while let Some(made) = self.resume(means).await {
             settled = settled.and(made);
         }
         let (old, next) = self.with_order(|order, now| (order.old(now), order.next(now)))?;
@@ -169,7 +170,7 @@ impl Writer {
     /// Waits for the turn of a change.
     async fn begin(
         self: &Rc<Self>,
-        stored: &Stored,
+        means: &Means,
         intent: &Intent,
         blobs: &[Digest],
         origin: Option<&Origin>,
@@ -178,7 +179,7 @@ impl Writer {
         let until = Timestamp(self.clock.now().0 + PATIENCE);
         let begin =
             |order: &mut Order, now| order.begin(place.ticket, &self.repository, intent, blobs, origin, now);
-        Ok(Change::running(self, self.wait(until, Some(stored), begin).await?))
+        Ok(Change::running(self, self.wait(until, Some(means), begin).await?))
     }
 
     /// Tries something until it need not wait. With `settles`, changes that are due and in its way are made: not by a
@@ -186,7 +187,7 @@ impl Writer {
     async fn wait<T>(
         self: &Rc<Self>,
         until: Timestamp,
-        settles: Option<&Stored>,
+        settles: Option<&Means>,
         mut attempt: impl FnMut(&mut Order, Timestamp) -> Result<T, Wait>,
     ) -> Result<T, Refused> {
         let busy = || Refused::Busy("another change of the repository is not finished yet".to_owned());
@@ -199,9 +200,9 @@ impl Writer {
             match (wait, settles) {
                 _ if now >= until => return Err(busy()),
                 (Wait::Until(due), _) if due > until => return Err(busy()),
-                (Wait::Until(due), Some(stored)) if due <= now => {
+                (Wait::Until(due), Some(means)) if due <= now => {
                     // A failure leaves it open, for the next one who waits.
-                    let _made = self.resume(stored).await;
+                    let _made = self.resume(means).await;
                 }
                 (Wait::Until(due), _) => {
                     self.clock.sleep(due.milliseconds_since(now).max(POLL)).await;
@@ -223,7 +224,7 @@ impl Writer {
     }
 
     /// Makes the next change that is due; `None` if there is none.
-    fn resume<'a>(self: &'a Rc<Self>, stored: &'a Stored) -> LocalBoxFuture<'a, Option<Result<(), Refused>>> {
+    fn resume<'a>(self: &'a Rc<Self>, means: &'a Means) -> LocalBoxFuture<'a, Option<Result<(), Refused>>> {
         Box::pin(async move {
             let number = self.with_order(|order, now| order.resume(now)).ok()??;
             let change = Change::running(self, number);
@@ -232,7 +233,7 @@ impl Writer {
             {
                 return Some(Err(refused));
             }
-            let made = self.make(stored, change, None).await;
+            let made = self.make(means, change, None).await;
             Some(match made {
                 Ok(Some(later)) => {
                     later.await;
