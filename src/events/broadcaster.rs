@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_util::future::{LocalBoxFuture, join_all};
 
 use super::{
-    Event, NotTaken, Sink,
+    Event, EventSink, NotTaken,
     delivery::{Command, Endpoint, Lanes},
 };
 
@@ -17,7 +17,7 @@ pub struct Broadcaster {
     pub lanes: Rc<dyn Lanes>,
 }
 
-impl Sink for Broadcaster {
+impl EventSink for Broadcaster {
     /// Fails unless every endpoint has what it wants. The others have it twice, then: a lane drops what it has.
     fn write<'a>(&'a self, events: &'a [Event]) -> LocalBoxFuture<'a, Result<(), NotTaken>> {
         Box::pin(async move {

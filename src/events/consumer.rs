@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Event, Message, NotTaken, Outbox, Sink};
+use super::{Event, EventSink, Message, NotTaken, Outbox};
 use crate::platform::{Level, RequestLog};
 
 /// The size of what is handed over at once, in bytes.
@@ -19,7 +19,7 @@ pub struct Consumer {
     /// The events that are not delivered yet.
     pub outbox: Outbox,
     /// Takes the events.
-    pub sink: Rc<dyn Sink>,
+    pub sink: Rc<dyn EventSink>,
     /// Says why messages are not done.
     pub log: Rc<RequestLog>,
 }
@@ -160,7 +160,7 @@ mod tests {
         refuses: Cell<bool>,
     }
 
-    impl Sink for Taken {
+    impl EventSink for Taken {
         fn write<'a>(&'a self, events: &'a [Event]) -> LocalBoxFuture<'a, Result<(), NotTaken>> {
             if self.refuses.get() {
                 return Box::pin(ready(Err(NotTaken("no".to_owned()))));

@@ -7,7 +7,7 @@
 //! a pull            Listening -> middleware  ──> Gatherer ──> queue ──┘
 //! ```
 //!
-//! [`bridge`] makes events of changes and pulls. A [`Sink`] takes them. [`Durable`] is the sink of changes: the
+//! [`bridge`] makes events of changes and pulls. An [`EventSink`] takes them. [`Durable`] is the sink of changes: the
 //! platform's queue, and an outbox in the bucket. The consumer of the queue hands events over to each endpoint that
 //! wants them.
 
@@ -32,4 +32,4 @@ pub use event::{
 pub use gather::Gatherer;
 pub use outbox::{Names, Outbox};
 pub use queue::{Durable, Message, Queue};
-pub use sink::{Events, NotTaken, Sink};
+pub use sink::{EventSink, Events, NotTaken};

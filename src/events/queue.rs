@@ -6,7 +6,7 @@ use futures_util::future::{LocalBoxFuture, join, join_all, select};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Event, NotTaken, Outbox, Sink};
+use super::{Event, EventSink, NotTaken, Outbox};
 use crate::platform::{Clock, Level, RequestLog};
 
 /// The limit of a message's events as JSON, in bytes: Cloudflare takes messages of up to 128,000 bytes.
@@ -48,7 +48,7 @@ pub struct Durable {
     pub log: Rc<RequestLog>,
 }
 
-impl Sink for Durable {
+impl EventSink for Durable {
     fn write<'a>(&'a self, events: &'a [Event]) -> LocalBoxFuture<'a, Result<(), NotTaken>> {
         Box::pin(async move {
             let pieces: Vec<&[Event]> = pieces(events).collect();

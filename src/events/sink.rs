@@ -13,7 +13,7 @@ use super::Event;
 pub struct NotTaken(pub String);
 
 /// Takes events.
-pub trait Sink {
+pub trait EventSink {
     /// Takes events. After a success they outlive the caller: they are delivered at least once. The same events may be
     /// written again.
     fn write<'a>(&'a self, events: &'a [Event]) -> LocalBoxFuture<'a, Result<(), NotTaken>>;
@@ -23,7 +23,7 @@ pub trait Sink {
 #[derive(Clone)]
 pub struct Events {
     /// Takes the events.
-    pub sink: Rc<dyn Sink>,
+    pub sink: Rc<dyn EventSink>,
     /// Whether any endpoint wants an event. One that nobody wants is not sent.
     pub wants: Rc<dyn Fn(&Event) -> bool>,
     /// The isolate.
