@@ -28,7 +28,8 @@ const MAX_TEXT: usize = 512;
 /// Time from the first request until events are sent again, in milliseconds: by then, all from before are old enough.
 const RESEND: u32 = 15_000;
 
-/// Limit of the pages of the outbox that an isolate sends again, each of up to 100 messages.
+/// Limit of the pages of the outbox that an isolate sends again, each of up to 100 messages. A second page is read only
+/// if the first is full. One page would not do: without schedules, as in the local simulator, nothing else sends the rest.
 const STEPS: usize = 20;
 
 pub(super) struct Telling {

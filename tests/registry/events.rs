@@ -221,6 +221,19 @@ fn the_outbox_has_every_change_until_it_is_delivered() {
 }
 
 #[test]
+fn a_new_isolate_sends_more_than_a_page_of_the_outbox_again() {
+    let (registry, queue) = listening();
+    for n in 0..150 {
+        let path = Key::OutboxEntry(&format!("{n:013}-x")).path();
+        block(registry.storage.memory.put(&path, Body::Bytes("[]".into()), PutOptions::default()));
+    }
+    pass(&registry, 30);
+    registry.get("GET /v2/");
+    registry.later.1.take().into_iter().for_each(|(_, work)| block_on(work));
+    assert_eq!(queue.messages.borrow().len(), 150);
+}
+
+#[test]
 fn a_push_fails_if_neither_the_queue_nor_the_outbox_takes_its_events() {
     let (registry, queue) = listening();
     registry.push_image("a", "v1", "layer");
