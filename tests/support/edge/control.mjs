@@ -44,6 +44,7 @@ function apply(given) {
 // Rings what is due, one by one: an alarm may set the next one.
 export async function ringDue(env, until = clock.now()) {
   for (let alarm = alarms.next(); alarm && alarm.due <= until; alarm = alarms.next()) {
+    await alarms.settled();
     if (alarm.due > clock.now()) clock.advance(alarm.due - clock.now());
     await ring(namespaceOf(env, alarm.id), alarm.id);
   }
@@ -70,6 +71,7 @@ export async function control(request, env) {
     if (request.method === "POST") {
       const until = clock.now() + Number(searchParams.get("advance")) * 1000;
       await ringDue(env, until);
+      await alarms.settled();
       if (until > clock.now()) clock.advance(until - clock.now());
     }
   } catch (error) {
