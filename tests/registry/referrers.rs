@@ -176,6 +176,18 @@ fn following_links_lists_every_referrer_once() {
 }
 
 #[test]
+fn short_pages_of_the_storage_do_not_shorten_the_list() {
+    let registry = TestRegistry::new();
+    let referrers = push_referrers(&registry);
+    for most in [1, 3] {
+        registry.storage.short_pages.set(Some(most));
+        let (listed, answer) = list(&registry, "");
+        assert_eq!((listed, answer.header("link")), (referrers.clone(), ""));
+        assert_eq!(registry.pages(&target("?n=2")).len(), 2);
+    }
+}
+
+#[test]
 fn a_page_is_at_most_4_mib() {
     let registry = TestRegistry::new();
     let mut pushed: Vec<String> = (0..33)

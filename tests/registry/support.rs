@@ -56,6 +56,8 @@ pub struct Faulty {
     pub fails_below: Rc<RefCell<Option<&'static str>>>,
     /// Whether listings omit metadata, like those of S3.
     pub hides_metadata: Rc<Cell<bool>>,
+    /// Pages of listings have at most this many entries.
+    pub short_pages: Rc<Cell<Option<usize>>>,
     /// Objects are cut off while they are read.
     pub cuts_reads: Rc<Cell<bool>>,
     /// Runs at each call, for instance to move a clock.
@@ -143,6 +145,8 @@ impl StorageDriver for Faulty {
         self.call("delete", "", self.memory.delete(paths))
     }
     fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Call<'a, Listing> {
+        let limit = self.short_pages.get().map_or(page.limit, |limit| limit.min(page.limit));
+        let page = Page { limit, ..page };
         let listing = self.call("list", prefix, self.memory.list(prefix, page));
         Box::pin(async {
             let mut listing = listing.await?;

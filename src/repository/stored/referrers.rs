@@ -56,7 +56,8 @@ impl Stored {
         Ok(manifest.map(|manifest| referrer_entry(entry, &manifest)))
     }
 
-    /// Costs one listing. Descriptors that are in metadata come with it.
+    /// Costs a listing, and another one for each page of the storage that is shorter than asked for: clients that do not
+    /// follow `Link` see the first page only. Descriptors that are in metadata come with it.
     pub(in crate::repository) async fn list_referrers(
         &self,
         subject: &Digest,
@@ -65,14 +66,24 @@ impl Stored {
     ) -> Result<ListPage<Referrer>, StorageError> {
         let prefix = Key::Referrers(&self.name, subject).path().folder();
         let after = after.map(|referrer| Key::Referrer { name: &self.name, subject, referrer }.path());
-        let page = Page { after: after.as_ref().map(|path| path.as_str()), limit, folders: false };
-        let listing = self.store().list(&prefix, page).await?;
-        let next = listing.next.as_deref().and_then(trailing_digest).map(|digest| digest.to_string());
+        let mut after = after.map(|path| path.as_str().to_owned());
+        let mut objects = Vec::new();
+        let next = loop {
+            let page =
+                Page { after: after.as_deref(), limit: limit.saturating_sub(objects.len()), folders: false };
+            let listing = self.store().list(&prefix, page).await?;
+            objects.extend(listing.objects);
+            after = listing.next;
+            if after.is_none() || objects.len() >= limit {
+                break after;
+            }
+        };
+        let next = next.as_deref().and_then(trailing_digest).map(|digest| digest.to_string());
         let entry = |(path, mut meta): (String, ObjectMeta)| {
             let descriptor = meta.metadata.remove(DESCRIPTOR).map(Bytes::from);
             Some(Referrer { digest: trailing_digest(&path)?, size: meta.size, descriptor })
         };
-        Ok(ListPage { entries: listing.objects.into_iter().filter_map(entry).collect(), next })
+        Ok(ListPage { entries: objects.into_iter().filter_map(entry).collect(), next })
     }
 
     /// Costs one read.
