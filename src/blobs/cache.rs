@@ -12,7 +12,7 @@ use super::{Edge, Located};
 use crate::{
     context::Context,
     layout::{CacheEntry, Key},
-    oci::{Digest, Manifest},
+    oci::{Digest, Manifest, from_json},
     platform::{
         Body,
         metrics::{CacheLevel, Lookup},
@@ -169,13 +169,13 @@ fn manifest_path(digest: &Digest) -> String {
 
 fn is_valid(entry: CacheEntry, digest: &Digest, value: &[u8]) -> bool {
     match entry {
-        CacheEntry::Located => serde_json::from_slice::<Located>(value).is_ok(),
+        CacheEntry::Located => from_json::<Located>(value).is_ok(),
         CacheEntry::Manifest => digest.algorithm().digest(value) == *digest,
     }
 }
 
 pub(super) fn read_located(value: Bytes) -> Option<Located> {
-    serde_json::from_slice(&value).ok()
+    from_json(&value).ok()
 }
 
 pub(super) fn write_located(located: &Located) -> Bytes {

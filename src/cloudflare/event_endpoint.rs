@@ -69,7 +69,7 @@ impl DurableObject for EventEndpoint {
         if request.method() == Method::Head {
             return Response::empty();
         }
-        let Call { endpoint: name, command } = request.json().await?;
+        let Call { endpoint: name, command } = serde_json::from_str(&request.text().await?)?;
         let app = self.app().map_err(worker::Error::RustError)?;
         let endpoint = app.config.events.endpoint(&name);
         let reply = self.counting(&app, &name, self.keeper.carry_out(&name, endpoint, command)).await;

@@ -12,7 +12,7 @@ use worker::{DurableObject, Env, ListOptions, Method, Response, State, Storage, 
 use super::{
     clock::{SystemClock, rest, sleep},
     entry::isolate,
-    writers::Addressed,
+    writers,
 };
 use crate::{
     app::App,
@@ -54,7 +54,7 @@ impl DurableObject for RepositoryWriter {
         if request.method() == Method::Head {
             return Response::empty();
         }
-        let Addressed { repository, call } = request.json().await?;
+        let (repository, call) = writers::read(&request.text().await?)?;
         let (app, context, means) = self.open(&repository)?;
         let reply = self.writer(&repository).carry_out(&means, &*context.background, call).await;
         app.send_metrics(&context);

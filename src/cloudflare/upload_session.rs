@@ -47,7 +47,7 @@ impl DurableObject for UploadSession {
         if request.method() == Method::Head {
             return Response::empty();
         }
-        let Call { id, command } = request.json().await?;
+        let Call { id, command } = serde_json::from_str(&request.text().await?)?;
         let (app, context) = self.open()?;
         let reply = self.carry_out(&app, &context, &id, &command).await;
         app.send_metrics(&context);

@@ -14,11 +14,22 @@ use crate::{
 const DEPLOYMENT: &str = "_deployment";
 
 /// A call with its repository: an object is not told its name.
-#[derive(serde::Serialize, serde::Deserialize)]
-pub(super) struct Addressed {
-    pub repository: RepositoryName,
+#[derive(serde::Serialize)]
+struct Addressed<'a> {
+    repository: &'a RepositoryName,
     #[serde(flatten)]
-    pub call: Call,
+    call: Call,
+}
+
+/// Reads an [`Addressed`] call. In two steps: `flatten` would need other code for each type of a call than the journal
+/// does.
+pub(super) fn read(text: &str) -> Result<(RepositoryName, Call), serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Address {
+        repository: RepositoryName,
+    }
+    let Address { repository } = serde_json::from_str(text)?;
+    Ok((repository, serde_json::from_str(text)?))
 }
 
 /// The client of writers.
@@ -45,7 +56,7 @@ impl Writers for DurableWriters {
         call: Call,
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
         Box::pin(async move {
-            let call = Addressed { repository: repository.clone(), call };
+            let call = Addressed { repository, call };
             let stub = || self.namespace.get_by_name(repository.as_str());
             let replied = objects::call::<Result<Reply, Refused>>(stub, &call, LONG_PATIENCE).await;
             let replied = replied.map_err(CallError::Unreachable)?;

@@ -6,7 +6,10 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{Event, EventSink, Message, NotTaken, Outbox};
-use crate::platform::{Level, RequestLog};
+use crate::{
+    oci::from_json,
+    platform::{Level, RequestLog},
+};
 
 /// The size of what is handed over at once, in bytes.
 const HANDOVER: usize = 512 * 1024;
@@ -93,7 +96,7 @@ impl Consumer {
             let found = self.outbox.read(name).await.map_err(|error| again(error.to_string()))?;
             // They are delivered.
             let Some(found) = found else { return Ok(Read { events, kept: None, size: 0 }) };
-            events = serde_json::from_slice(&found).map_err(|error| Unread {
+            events = from_json(&found).map_err(|error| Unread {
                 reason: format!("{name} in the outbox is not valid: {error}"),
                 is_named_again: true,
             })?;

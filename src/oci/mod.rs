@@ -14,7 +14,7 @@ pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
 pub use manifest::{InvalidManifest, Manifest};
 pub use name::{InvalidName, RepositoryName};
-pub use raw::InvalidJson;
+pub use raw::{InvalidJson, Raw, from_json};
 pub use reference::{InvalidReference, InvalidTag, Reference, Tag};
 pub use references::Referenced;
 pub use upload_id::{InvalidUploadId, UploadId};

@@ -7,9 +7,14 @@ use std::borrow::Cow;
 
 use serde::{
     Deserializer as _,
-    de::{Error, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, Error, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
+
+/// Reads a value. As text, so that the worker has the code of each type once, not for texts and for bytes.
+pub fn from_json<T: DeserializeOwned>(content: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_str(str::from_utf8(content).map_err(Error::custom)?)
+}
 
 /// Text that is not JSON, or not of the form that its reader expects.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,16 +128,26 @@ impl<'a> Raw<'a> {
         self.each(|_, value| element(value))
     }
 
-    fn each<E: From<InvalidJson>>(self, take: impl FnMut(Self, Self) -> Result<(), E>) -> Result<(), E> {
+    fn each<E: From<InvalidJson>>(self, mut take: impl FnMut(Self, Self) -> Result<(), E>) -> Result<(), E> {
         let mut failed = None;
-        let each = Each { whole: self, take, failed: &mut failed };
+        let read = self.walk(&mut |name, value| {
+            failed = take(name, value).err();
+            failed.is_none()
+        });
+        failed.map_or_else(|| read.map_err(E::from), Err)
+    }
+
+    /// Passes each element or field to `take` until that returns `false`. Not generic, so that there is one of it in the
+    /// worker.
+    fn walk(self, take: &mut dyn FnMut(Self, Self) -> bool) -> Result<(), InvalidJson> {
         let mut reader = serde_json::Deserializer::from_str(self.json);
-        let read = reader.deserialize_any(each).and_then(|()| reader.end());
-        match (failed, read) {
-            (Some(error), _) => Err(error),
-            (None, Err(error)) => Err(InvalidJson::Syntax(error.to_string()).into()),
-            (None, Ok(())) => Ok(()),
-        }
+        let read = reader.deserialize_any(Each { whole: self, take }).and_then(|()| reader.end());
+        read.map_err(|error| InvalidJson::Syntax(error.to_string()))
+    }
+
+    /// Its JSON, as written.
+    pub fn json(self) -> &'a str {
+        self.json
     }
 
     /// The text that it is, still escaped.
@@ -166,24 +181,23 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// Passes each element or field of `whole` to `take`, without an error's detour through a text.
-struct Each<'a, 'f, F, E> {
+/// Passes each element or field of `whole` to `take` until that returns `false`.
+struct Each<'a, 'f> {
     whole: Raw<'a>,
-    take: F,
-    failed: &'f mut Option<E>,
+    take: &'f mut dyn FnMut(Raw<'a>, Raw<'a>) -> bool,
 }
 
-impl<'a, F: FnMut(Raw<'a>, Raw<'a>) -> Result<(), E>, E> Each<'a, '_, F, E> {
+impl<'a> Each<'a, '_> {
     fn take<D: Error>(&mut self, name: &'a RawValue, value: &'a RawValue) -> Result<(), D> {
         let raw = |value: &'a RawValue| Raw { json: value.get(), ..self.whole };
-        (self.take)(raw(name), raw(value)).map_err(|error| {
-            *self.failed = Some(error);
-            D::custom("see above")
-        })
+        match (self.take)(raw(name), raw(value)) {
+            true => Ok(()),
+            false => Err(D::custom("the reader has an error of its own")),
+        }
     }
 }
 
-impl<'a, F: FnMut(Raw<'a>, Raw<'a>) -> Result<(), E>, E> Visitor<'a> for Each<'a, '_, F, E> {
+impl<'a> Visitor<'a> for Each<'a, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -274,6 +288,7 @@ mod tests {
         assert_eq!(read("7").text(9).map(drop), expected("a text"));
         assert_eq!(read(r#""\ud83d""#).text(9).map(drop), expected("a text of Unicode characters"));
         assert_eq!(Raw::read(b"\"a\xff\"", "x").map(drop), Err(InvalidJson::Utf8(2)));
+        assert!(from_json::<String>(b"\"a\"").is_ok() && from_json::<String>(b"\"a\xff\"").is_err());
     }
 
     #[test]
