@@ -2,6 +2,7 @@
 
 mod descriptor;
 mod digest;
+mod glob;
 mod manifest;
 pub mod media_type;
 mod name;
@@ -12,6 +13,7 @@ mod upload_id;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
+pub use glob::{Glob, InvalidGlob, Specificity};
 pub use manifest::{InvalidManifest, Manifest};
 pub use name::{InvalidName, RepositoryName};
 pub use raw::{InvalidJson, Raw, from_json};
