@@ -4,10 +4,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::Vars;
-use crate::events::{
-    Action,
-    delivery::{Endpoint, Form, Globs, Ignore, Retries, address, endpoint},
+use super::{Vars, vars::on_or_off};
+use crate::{
+    events::{
+        Action,
+        delivery::{Endpoint, Form, Globs, Ignore, Retries, endpoint},
+    },
+    platform::address::{self, InvalidAddress},
 };
 
 /// The name of the setting.
@@ -43,14 +46,6 @@ impl EventConfig {
     /// The endpoint with a name.
     pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.name == name)
-    }
-}
-
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("one of on, off".to_owned()),
     }
 }
 
@@ -139,8 +134,9 @@ fn url(fields: &mut Fields<'_, '_>, may_be_private: bool) -> Option<Url> {
         fields.error("url", "an https URL");
         return None;
     };
-    if let Err(expected) = address::check(&url, may_be_private) {
-        fields.error("url", expected);
+    if let Err(error) = address::check(&url, may_be_private) {
+        let hint = if error == InvalidAddress::Credentials { ": use the header authorization" } else { "" };
+        fields.error("url", &(error.unless("EVENT_PRIVATE_ENDPOINTS") + hint));
     }
     Some(url)
 }
@@ -292,6 +288,8 @@ mod tests {
     fn read(endpoints: &str, others: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_vars(|name| match name {
             "EVENT_ENDPOINTS" => Some(endpoints.to_owned()),
+            "SIGNING_SECRET" => Some("generated".to_owned()),
+            "POLICY" => Some(String::new()),
             _ => others.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()),
         })
     }

@@ -67,8 +67,17 @@ pub(super) fn number(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| "a number from 0 to 1000000".to_owned())
 }
 
+/// `on` or `off`.
+pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("one of on, off".to_owned()),
+    }
+}
+
 /// A number with a unit (`90s`, `30m`, `12h`, `7d`), in seconds; `None` for anything else.
-pub(super) fn seconds(text: &str) -> Option<u64> {
+pub fn seconds(text: &str) -> Option<u64> {
     let unit = match text.chars().last()? {
         's' => 1,
         'm' => 60,

@@ -20,6 +20,12 @@ impl Timestamp {
         Self(self.0.saturating_add(seconds.saturating_mul(1000)))
     }
 
+    /// The time as RFC 3339 writes it.
+    pub fn to_rfc3339(self) -> String {
+        let milliseconds = i64::try_from(self.0).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_millisecond(milliseconds).unwrap_or_default().to_string()
+    }
+
     /// Milliseconds since `earlier`; 0 if that is in the future.
     pub fn milliseconds_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

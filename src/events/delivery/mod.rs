@@ -6,13 +6,12 @@
 //!
 //! | to find | open |
 //! |---|---|
-//! | which addresses are refused | [`address`] |
+//! | which addresses are refused | [`crate::platform::address`] |
 //! | when an event is sent, repeated or given up | [`lane`], a pure state machine |
 //! | a request, its signature, what its answer means | [`webhook`] |
 //! | the loop that delivers, and what is stored | [`keeper`], `rows` |
 //! | dead letters | [`dead`] |
 
-pub mod address;
 pub mod dead;
 pub mod endpoint;
 pub mod keeper;

@@ -7,13 +7,12 @@ use serde_json::{json, value::RawValue};
 use sha2::Sha256;
 
 use super::{
-    address,
     endpoint::{Endpoint, Form},
     lane::Outcome,
 };
 use crate::{
     events::MEDIA_TYPE,
-    platform::{Clock, WebhookClient},
+    platform::{Clock, WebhookClient, address},
 };
 
 /// The header with the signature: `t=<seconds since 1970>,v1=<HMAC-SHA256 of "<t>.<body>", in hex>`.

@@ -1,4 +1,4 @@
-//! Which addresses an endpoint may have.
+//! Which addresses of other servers are used.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,20 +8,50 @@ use url::{Host, Url};
 /// `internal`, which ICANN keeps for private use.
 const PRIVATE_NAMES: [&str; 4] = ["localhost", "local", "internal", "home.arpa"];
 
-/// Checks the URL of an endpoint. The error says what is expected. A name is checked as text only: what it resolves to
-/// is not known to a worker.
-pub fn check(url: &Url, may_be_private: bool) -> Result<(), &'static str> {
+/// What a URL should be instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAddress {
+    /// It has a user or a password.
+    #[error("a URL without a user and a password")]
+    Credentials,
+    /// It has a fragment.
+    #[error("a URL without a fragment")]
+    Fragment,
+    /// Its scheme is neither https nor http, or it has no host.
+    #[error("an https URL with a host")]
+    Scheme,
+    /// Its scheme is http.
+    #[error("an https URL")]
+    Http,
+    /// Its host belongs to the caller's own network.
+    #[error("a URL with a public host")]
+    Private,
+}
+
+impl InvalidAddress {
+    /// The text of the error where `setting` is what allows private addresses.
+    pub fn unless(self, setting: &str) -> String {
+        match self {
+            Self::Http | Self::Private => format!("{self}, unless {setting} is on"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// Checks the URL of another server. `may_be_private` allows http and any host. A name is checked as text only: what it
+/// resolves to is not known to a worker.
+pub fn check(url: &Url, may_be_private: bool) -> Result<(), InvalidAddress> {
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("a URL without a user and a password: use the header authorization");
+        return Err(InvalidAddress::Credentials);
     }
     if url.fragment().is_some() {
-        return Err("a URL without a fragment");
+        return Err(InvalidAddress::Fragment);
     }
     match (url.scheme(), url.host()) {
         ("https", Some(_)) => {}
         ("http", Some(_)) if may_be_private => {}
-        ("http", _) => return Err("an https URL, unless EVENT_PRIVATE_ENDPOINTS is on"),
-        _ => return Err("an https URL with a host"),
+        ("http", _) => return Err(InvalidAddress::Http),
+        _ => return Err(InvalidAddress::Scheme),
     }
     let is_public = match url.host() {
         Some(Host::Domain(name)) => is_public_name(name),
@@ -31,7 +61,7 @@ pub fn check(url: &Url, may_be_private: bool) -> Result<(), &'static str> {
     };
     match is_public || may_be_private {
         true => Ok(()),
-        false => Err("a URL with a public host, unless EVENT_PRIVATE_ENDPOINTS is on"),
+        false => Err(InvalidAddress::Private),
     }
 }
 
