@@ -11,6 +11,7 @@ before=$(stamp "$@")
 say "Building the worker: about a minute, and a few more the first time"
 rm -f build/.stamp
 worker-build --release "$@"
+node scripts/strip.mjs build/index_bg.wasm
 # The sources as they were before the build: they may have changed since.
 printf '%s\n' "$(head -n 1 <<<"$before")" "$(stamp "$@" | tail -n 1)" >build/.stamp
 say "Built the worker in $SECONDS s"

@@ -3,5 +3,7 @@
 # Arguments go to `wrangler deploy`.
 . "$(dirname "$0")/env.sh"
 
+# A policy with an error would refuse every request. Without a rule there is none to find.
+if grep -qvE '^[[:space:]]*(#|$)' policy.toml; then bash scripts/policy.sh check; fi
 bash scripts/build.sh
 exec wrangler deploy "$@"

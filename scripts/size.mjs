@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
-const BUDGET = 1120; // KiB, of 1,024 bytes
+const BUDGET = 1100; // KiB, of 1,024 bytes
 
 const files = ["build/index_bg.wasm", "build/index.js"].map((file) => readFileSync(file));
 const size = gzipSync(Buffer.concat(files)).length / 1024;

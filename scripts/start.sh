@@ -7,7 +7,7 @@
 bash scripts/build.sh
 
 # The simulator keeps an edge cache on the same disk as the bucket: a copy of every blob, and nothing saved.
-defaults=(--port 8787 --persist-to .pierhead --var ANONYMOUS:push --var EDGE_CACHE_MIB:0)
+defaults=(--port 8787 --persist-to .pierhead --var ANONYMOUS:push --var SIGNING_SECRET:generated --var EDGE_CACHE_MIB:0)
 
 # wrangler refuses a flag that is given twice. Only `--var` may be repeated, and the last value of a name counts.
 options=()

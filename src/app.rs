@@ -15,15 +15,23 @@ use uuid::Uuid;
 use self::counted::Counted;
 
 use crate::{
-    auth::{Identity, Policy, Principal},
+    auth::{
+        Identity, Policy, Principal,
+        identity::{
+            attempts::Attempts,
+            basic::Passwords,
+            external::{Issuer, Issuers, Means, TokenServer},
+            keys::ApiKeys,
+        },
+    },
     blobs::{Blobs, Cache, Edge, Freshness},
     config::{CacheConfig, Config},
     context::Context,
     events::{Broadcaster, Durable, Endpoint, Event, Events, Gatherer, Lanes, Outbox, Queue},
     oci::{RepositoryName, UploadId},
     platform::{
-        Background, Body, Buffers, Clock, Content, EdgeCache, Health, Level, Metrics, Operation, ReadError,
-        RequestLog, Reserved, Sink, budget,
+        Background, Body, Buffers, Clock, Content, DocumentClient, EdgeCache, Health, Level, Limiter,
+        Metrics, Operation, ReadError, RequestLog, Reserved, Sink, Verifier, budget,
         metrics::{Points, Sender},
     },
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
@@ -60,6 +68,14 @@ pub struct Platform {
     pub sink: Rc<dyn Sink>,
     /// Metrics and health.
     pub operation: Operation,
+    /// Fetches the keys of token issuers.
+    pub documents: Rc<dyn DocumentClient>,
+    /// Verifies signatures of token issuers.
+    pub verifier: Rc<dyn Verifier>,
+    /// Limits failed logins; `None` for no limit.
+    pub logins: Option<Rc<dyn Limiter>>,
+    /// Limits requests by identity; `None` for no limit.
+    pub requests: Option<Rc<dyn Limiter>>,
     /// Random salt for hashes of credentials in memory.
     pub salt: [u8; 16],
 }
@@ -71,7 +87,9 @@ pub struct App {
     /// Authentication.
     pub identity: Identity,
     /// Authorization.
-    pub policy: Policy,
+    pub policy: Rc<Policy>,
+    /// Limits requests by identity; `None` for no limit.
+    pub requests: Option<Rc<dyn Limiter>>,
     /// Redirects of blob pulls.
     pub redirects: Redirects,
     /// The key for upload locations.
@@ -109,7 +127,8 @@ impl App {
     /// Composes the registry from settings and a platform.
     pub fn new(config: Config, platform: Platform) -> Self {
         let Platform { store, kv, sessions, writers, queue, lanes, .. } = platform;
-        let Platform { buffers, edge_cache, clock, sink, operation, salt, .. } = platform;
+        let Platform { buffers, edge_cache, clock, sink, operation, requests, .. } = platform;
+        let Platform { documents, verifier, logins, salt, .. } = platform;
         let (queue, endpoints) = listeners(&config, queue, &*sink);
         let Operation { collector, points, probes } = operation;
         let metrics = Rc::new(Metrics::default());
@@ -122,13 +141,16 @@ impl App {
         let sender = |collector| Rc::new(Sender::new(metrics.clone(), collector, clock.clone()));
         let sender = collector.map(sender);
         let store = store.retrying(clock.clone());
-        let secret = Rc::new(SecretStore::new(store.clone(), config.uploads.signing_secret.clone()));
+        let secret = Rc::new(SecretStore::new(store.clone(), config.auth.signing.clone()));
         let pulls = queue.clone().map(|queue| Gatherer::new(queue, clock.clone()));
         let CacheConfig { edge_bytes, tag_seconds, digest_seconds, .. } = config.cache;
         let cache = Cache::new(budget::limits::CACHE, kv, Edge::new(edge_bytes, clock.clone()));
+        let means = Means { client: documents, verifier, clock: clock.clone() };
+        let identity = identity(&config, (salt, logins), means, &store, &secret);
         Self {
-            identity: Identity::new(config.auth.users.clone(), salt),
-            policy: Policy { anonymous: config.auth.anonymous },
+            policy: identity.policy.clone(),
+            identity,
+            requests,
             redirects: redirects(&config, &secret, &clock),
             facts: Rc::new(Facts::new(tag_seconds, digest_seconds, cache.clone(), clock.clone())),
             cache,
@@ -160,7 +182,8 @@ impl App {
         let log = RequestLog::new(self.config.operation.log_level, id, self.sink.clone());
         let log = Rc::new(log.with_metrics(self.metrics.clone()));
         let edge_cache = self.edge_cache.clone();
-        Context { principal: Rc::new(principal), log, background, edge_cache, notes: Rc::default() }
+        let principal = Rc::new(principal);
+        Context { principal, grants: None, log, background, edge_cache, notes: Rc::default() }
     }
 
     /// What tells of changes that are made in this context; `None` if events are off.
@@ -246,6 +269,7 @@ impl App {
             blobs: blobs.clone(),
             writers: Rc::new(Counted { inner: self.writers.clone(), log: context.log.clone() }),
             deployment: self.deployment.clone(),
+            immutable: self.policy.immutable(name),
             told: self.queue.is_some().then(|| context.clone()),
         };
         let (name, context) = (name.clone(), context.clone());
@@ -319,6 +343,34 @@ fn listeners(
     }
     let is_listening = endpoints.iter().any(|endpoint| !endpoint.disabled);
     (queue.filter(|_| is_listening), endpoints)
+}
+
+fn identity(
+    config: &Config,
+    (salt, logins): ([u8; 16], Option<Rc<dyn Limiter>>),
+    means: Means,
+    store: &Store,
+    secrets: &Rc<SecretStore>,
+) -> Identity {
+    let (auth, clock) = (&config.auth, &means.clock);
+    let claims = |issuer: &Issuer| {
+        let claims = auth.policy.claims_of(&issuer.name);
+        (issuer.clone(), claims.into_iter().map(str::to_owned).collect())
+    };
+    let issuers = auth.policy.issuers().iter().map(claims).collect();
+    let server = |settings| TokenServer::new(settings, auth.private_issuers, &means);
+    let passwords = Passwords::new(auth.users.clone(), auth.admin.clone(), salt);
+    Identity {
+        is_open: auth.is_open,
+        policy: Rc::new(auth.policy.clone()),
+        passwords,
+        attempts: Attempts::new(logins, clock.clone()),
+        keys: ApiKeys::new(store.clone(), clock.clone()),
+        issuers: Issuers::new(issuers, auth.private_issuers, &means),
+        token_server: auth.token_server.as_ref().map(server),
+        secrets: secrets.clone(),
+        clock: clock.clone(),
+    }
 }
 
 fn redirects(config: &Config, secret: &Rc<SecretStore>, clock: &Rc<dyn Clock>) -> Redirects {

@@ -16,7 +16,7 @@
 //! [`Metadata`](crate::storage::Metadata) (size, media type, path of the bytes), so that one look-up answers a
 //! HEAD; links without metadata work too.
 //!
-//! The second tree holds what `distribution` lacks. All but `blobs`, `descriptors`, `uploads` and `secret` can be
+//! The second tree holds what `distribution` lacks. All but `blobs`, `descriptors`, `uploads`, `secret` and `keys` can be
 //! rebuilt from the first tree. Nothing below `uploads` outlives its upload, so that a lifecycle rule may delete it:
 //!
 //! ```text
@@ -34,7 +34,9 @@
 //!   resend                                                    the cursor of the resend job
 //!   health                                                    what a check of health has written
 //!   deployment                                                the name of the deployment that changes repositories
-//!   secret                                                    the key for upload locations and blob URLs
+//!   secret                                                    the secret from which all keys are derived, if none is configured
+//!   keys/<id>                                                 an API key: its account, its scopes, and a hash of its secret
+//!   key-uses/<id>                                             when an API key was used last
 //! ```
 //!
 //! Earlier versions kept a blob of several parts, for good, at `uploads/<uuid>/<epoch>`, with its digest at
@@ -126,8 +128,14 @@ pub enum Key<'a> {
     Health,
     /// The name of the deployment that changes repositories.
     Deployment,
-    /// The key for upload locations and blob URLs.
+    /// The secret from which all keys are derived, unless it is configured.
     Secret,
+    /// An API key, by its id.
+    ApiKey(&'a str),
+    /// The folder of all API keys.
+    ApiKeys,
+    /// When an API key was used last.
+    ApiKeyUse(&'a str),
     /// An entry of the descriptor cache in KV: not in the bucket.
     Cached(CacheEntry, &'a Digest),
 }
@@ -209,6 +217,9 @@ impl fmt::Display for Key<'_> {
             Self::ResendCursor => write!(f, "{OURS}/resend"),
             Self::Deployment => write!(f, "{OURS}/deployment"),
             Self::Secret => write!(f, "{OURS}/secret"),
+            Self::ApiKey(id) => write!(f, "{OURS}/keys/{id}"),
+            Self::ApiKeys => write!(f, "{OURS}/keys"),
+            Self::ApiKeyUse(id) => write!(f, "{OURS}/key-uses/{id}"),
             Self::Cached(entry, digest) => write!(f, "{}/{}", entry.as_str(), Slashed(digest)),
         }
     }
@@ -311,6 +322,9 @@ mod tests {
             (Key::OutboxEntry("0000000000001-x"), "pierhead/outbox/0000000000001-x".into()),
             (Key::Health, "pierhead/health".into()),
             (Key::Secret, "pierhead/secret".into()),
+            (Key::ApiKey("0123456789abcdef"), "pierhead/keys/0123456789abcdef".into()),
+            (Key::ApiKeys, "pierhead/keys".into()),
+            (Key::ApiKeyUse("0123456789abcdef"), "pierhead/key-uses/0123456789abcdef".into()),
         ] {
             assert_eq!(key.path().as_str(), expected);
         }

@@ -2,6 +2,9 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
+#[path = "registry/issuer.rs"]
+#[allow(dead_code, reason = "shared")]
+mod issuer;
 #[path = "registry/receiver.rs"]
 #[allow(dead_code, reason = "shared")]
 mod receiver;

@@ -1,20 +1,26 @@
 //! Errors as clients see them: the mapping from failures to the specification's codes and statuses.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
 use super::{Response, headers::upload_headers};
 use crate::{
+    auth::identity::external::FAILURE_PAUSE,
     oci::{
         Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidReference, InvalidTag, Manifest,
-        Reference, RepositoryName,
+        Reference, RepositoryName, Tag,
     },
     platform::{Body, ReadError},
     repository::RepositoryError,
     storage::{StorageError, StorageErrorKind},
     uploads::{CallError, Refused, UploadError, plan::WrongLength},
 };
+
+/// When an issuer is asked for its keys again, in seconds.
+const ISSUER_PAUSE: u64 = FAILURE_PAUSE / 1000;
 
 /// The codes of the specification ("Error Codes") that this registry uses, and two of `distribution`'s for
 /// server failures.
@@ -46,6 +52,8 @@ pub enum ErrorCode {
     Denied,
     /// The endpoint, its method or a parameter is not supported.
     Unsupported,
+    /// There were too many requests.
+    TooManyRequests,
     /// The same request may succeed later, or the configuration is invalid.
     Unavailable,
     /// An internal failure.
@@ -69,6 +77,7 @@ impl ErrorCode {
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
+            Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
         }
@@ -148,6 +157,21 @@ pub enum Error {
         /// The expected value.
         expected: &'static str,
     },
+    /// The body of a request to one of the registry's own endpoints is too large.
+    #[error("the body of the request is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// A body that is not what the endpoint reads; the text names the fault.
+    #[error("the body of the request: {0}")]
+    InvalidBody(String),
+    /// The registry is read-only.
+    #[error("this registry is read-only for maintenance: pulls go on, push again later")]
+    ReadOnly,
+    /// Deletion is switched off.
+    #[error("deletion is switched off in this registry")]
+    DeletionOff,
     /// A header that the registry reads has a value that is not visible ASCII, or one that HTTP does not allow.
     #[error("the value of the header {0} has characters that are not visible ASCII")]
     InvalidHeader(String),
@@ -158,14 +182,32 @@ pub enum Error {
     #[error("path and query are longer than {} characters", super::MAX_TARGET)]
     TargetTooLong,
     /// The client must authenticate, or its credentials are wrong.
-    #[error("authentication required")]
+    #[error("{message}")]
     Unauthenticated {
         /// The value of `WWW-Authenticate`.
         challenge: HeaderValue,
+        /// What the client should know.
+        message: Cow<'static, str>,
     },
-    /// The client may not do this.
-    #[error("requested access to the resource is denied")]
-    Denied,
+    /// The client may not do this. The text is not that of `distribution`, after which docker tries a push again for 50 s and
+    /// does not print it.
+    #[error("{who} may not {what}: the policy of the registry does not allow it")]
+    Denied {
+        /// The principal.
+        who: String,
+        /// What it has tried.
+        what: &'static str,
+    },
+    /// An immutable tag would be moved or deleted, or lose its manifest.
+    #[error(
+        "the tag {tag} is immutable and refers to {digest}: it cannot be moved or deleted, push under another tag"
+    )]
+    Immutable {
+        /// The tag.
+        tag: Tag,
+        /// The manifest that it refers to.
+        digest: Digest,
+    },
     /// A signed URL is forged, has expired, or was signed with another key.
     #[error("this URL is not signed, or has expired: ask the registry for the blob again")]
     NotSigned,
@@ -174,6 +216,12 @@ pub enum Error {
     Unsupported {
         /// The value of `Allow`.
         allow: &'static str,
+    },
+    /// Too many failed logins, or too many requests.
+    #[error("too many failed logins or requests: wait {seconds} seconds")]
+    TooManyRequests {
+        /// How long to wait.
+        seconds: u64,
     },
     /// An event endpoint or a dead letter that there is not.
     #[error("there is no such {0}")]
@@ -187,6 +235,16 @@ pub enum Error {
     /// Storage or an upload session is busy; the text is for the operator.
     #[error("storage or an upload session is busy: try again")]
     Busy(String),
+    /// The keys of a token's issuer cannot be fetched.
+    #[error(
+        "the keys of the token's issuer, {issuer}, cannot be fetched now: try again in {ISSUER_PAUSE} seconds"
+    )]
+    IssuerUnavailable {
+        /// The issuer, as its tokens name it.
+        issuer: String,
+        /// Whose, and why, for the operator.
+        reason: String,
+    },
     /// A setting or binding is invalid; the text names it and the expected value.
     #[error("{0}")]
     Misconfigured(String),
@@ -229,6 +287,7 @@ impl From<RepositoryError> for Error {
         match error {
             RepositoryError::Storage(error) => error.into(),
             RepositoryError::BlobsMissing(digests) => Self::ManifestBlobUnknown(digests),
+            RepositoryError::Immutable { tag, digest } => Self::Immutable { tag, digest },
             RepositoryError::Writer(message) | RepositoryError::Events(message) => Self::Busy(message),
             RepositoryError::Deployment(error) => Self::Misconfigured(error.to_string()),
         }
@@ -267,6 +326,12 @@ impl From<UploadError> for Error {
 }
 
 impl Error {
+    /// The keys of `issuer` cannot be fetched, for this reason.
+    pub(super) fn unavailable(issuer: String, reason: &str) -> Self {
+        let reason = format!("{issuer}: {reason}");
+        Self::IssuerUnavailable { issuer, reason }
+    }
+
     /// The status and the code.
     pub fn wire(&self) -> (StatusCode, ErrorCode) {
         match self {
@@ -282,7 +347,9 @@ impl Error {
                 (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid)
             }
             Self::ManifestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
-            Self::BlobTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),
+            Self::BlobTooLarge(_) | Self::BodyTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid)
+            }
             Self::UploadUnknown => (StatusCode::NOT_FOUND, ErrorCode::BlobUploadUnknown),
             Self::UploadOutOfOrder { .. } => {
                 (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid)
@@ -291,16 +358,22 @@ impl Error {
             Self::BodyBroken(_) => (StatusCode::BAD_REQUEST, ErrorCode::BlobUploadInvalid),
             Self::BodyStalled(_) => (StatusCode::REQUEST_TIMEOUT, ErrorCode::BlobUploadInvalid),
             Self::RangeNotSatisfiable { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::SizeInvalid),
-            Self::InvalidParameter { .. } | Self::InvalidHeader(_) | Self::InvalidTarget => {
-                (StatusCode::BAD_REQUEST, ErrorCode::Unsupported)
-            }
+            Self::InvalidParameter { .. }
+            | Self::InvalidBody(_)
+            | Self::InvalidHeader(_)
+            | Self::InvalidTarget => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
             Self::TargetTooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
-            Self::Denied | Self::NotSigned => (StatusCode::FORBIDDEN, ErrorCode::Denied),
-            Self::Unsupported { .. } => (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported),
+            Self::Denied { .. } | Self::Immutable { .. } | Self::NotSigned => {
+                (StatusCode::FORBIDDEN, ErrorCode::Denied)
+            }
+            Self::Unsupported { .. } | Self::ReadOnly | Self::DeletionOff => {
+                (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported)
+            }
+            Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
             Self::NoSuchEndpoint | Self::Absent(_) => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
             // Not 429: docker never repeats that code, and containerd repeats it at once.
-            Self::Busy(_) | Self::LaneFull | Self::Misconfigured(_) => {
+            Self::Busy(_) | Self::LaneFull | Self::Misconfigured(_) | Self::IssuerUnavailable { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
             }
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
@@ -310,7 +383,10 @@ impl Error {
     /// The message for the log; `None` for client errors.
     pub fn log_line(&self) -> Option<&str> {
         match self {
-            Self::Busy(message) | Self::Internal(message) | Self::Misconfigured(message) => Some(message),
+            Self::Busy(message)
+            | Self::Internal(message)
+            | Self::Misconfigured(message)
+            | Self::IssuerUnavailable { reason: message, .. } => Some(message),
             _ => None,
         }
     }
@@ -333,6 +409,7 @@ impl Error {
                 vec![entry(json!({"digest": digest}))]
             }
             Self::NameUnknown(name) => vec![entry(json!({"name": name}))],
+            Self::Immutable { tag, digest } => vec![entry(json!({"tag": tag, "digest": digest}))],
             Self::ManifestUnknown(reference) => vec![entry(json!({"reference": reference.to_string()}))],
             _ => vec![entry(serde_json::Value::Null)],
         };
@@ -344,14 +421,23 @@ impl Error {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_LENGTH, length.into());
         match self {
-            Self::Unauthenticated { challenge } => {
+            Self::Unauthenticated { challenge, .. } => {
                 headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+            }
+            Self::ReadOnly | Self::DeletionOff => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             }
             Self::Unsupported { allow } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allow));
             }
+            Self::TooManyRequests { seconds } => {
+                headers.insert(header::RETRY_AFTER, (*seconds).into());
+            }
             Self::Busy(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::IssuerUnavailable { .. } => {
+                headers.insert(header::RETRY_AFTER, ISSUER_PAUSE.into());
             }
             Self::LaneFull => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("60"));

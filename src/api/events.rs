@@ -140,9 +140,9 @@ fn state(endpoint: &Endpoint, status: Status) -> Value {
         "failed": failed,
         "dead": dead,
         "dropped": dropped,
-        "down_since": down_since.map(time),
+        "down_since": down_since.map(Timestamp::to_rfc3339),
         "last_error": last_error,
-        "next_attempt": next_attempt.map(time),
+        "next_attempt": next_attempt.map(Timestamp::to_rfc3339),
     })
 }
 
@@ -150,16 +150,11 @@ fn unexpected() -> Error {
     Error::Internal("the lane of an endpoint gave another reply".to_owned())
 }
 
-fn time(time: Timestamp) -> String {
-    let milliseconds = i64::try_from(time.0).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(milliseconds).unwrap_or_default().to_string()
-}
-
 fn letter(DeadLetter { id, died, taken, attempts, reason, event }: &DeadLetter) -> Value {
     json!({
         "id": id,
-        "died": time(*died),
-        "taken": time(*taken),
+        "died": died.to_rfc3339(),
+        "taken": taken.to_rfc3339(),
         "attempts": attempts,
         "reason": reason,
         "event": event,

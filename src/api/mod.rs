@@ -1,6 +1,7 @@
 //! The HTTP API. [`route`] is the endpoint table; each noun of the specification has a file.
 
 mod admin;
+mod authorize;
 mod blobs;
 mod catalog;
 pub mod error;
@@ -8,27 +9,30 @@ mod events;
 pub mod headers;
 mod health;
 pub mod inner;
+mod keys;
 mod manifests;
 mod metrics;
 mod page;
 mod referrers;
 pub mod route;
 mod tags;
+mod token;
 mod uploads;
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderValue, Method, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 
 use self::route::Route;
 use crate::{
     app::App,
-    auth::{Access, Principal},
+    auth::Principal,
     context::Context,
     oci::RepositoryName,
-    platform::Body,
+    platform::{Body, ReadError},
     repository::Repository,
 };
 
@@ -40,12 +44,21 @@ pub const MAX_TARGET: usize = 16 * 1024;
 /// A request.
 pub type Request = http::Request<Body>;
 /// A response. Its extensions hold what middleware should know of the request ([`Matched`]), the [`ErrorCode`] of an
-/// error, and a [`LogLine`] if the operator should see a failure.
+/// error, a [`LogLine`] if the operator should see a failure, [`WrongCredentials`], and [`MadeKey`].
 pub type Response = http::Response<Body>;
 
 /// The error message for the log, in the extensions of a response.
 #[derive(Debug, Clone)]
 pub struct LogLine(pub String);
+
+/// Wrong credentials were sent, and a request for what everybody may have was answered nevertheless: in the extensions of
+/// its response.
+#[derive(Debug, Clone, Copy)]
+pub struct WrongCredentials;
+
+/// The id of the API key that a request has made, in the extensions of its response.
+#[derive(Debug, Clone)]
+pub struct MadeKey(pub String);
 
 /// The scheme of the URL that the client called, in the extensions of a request.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +134,9 @@ impl Api {
         let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
         let route = &*matched.route.insert(Route::parse(request.method(), &path)?);
         let registry = match route.access() {
-            Some(access) => self.authorize(request.headers(), access, context, &mut matched.principal)?,
+            Some(access) => {
+                self.authorize(request.headers(), access, context, &mut matched.principal).await?
+            }
             None => Registry { app: &self.app, context },
         };
         match route {
@@ -152,29 +167,15 @@ impl Api {
                 registry.drop_dead_letters(endpoint, id.as_deref()).await
             }
             Route::GetSignedBlob { digest } => registry.get_signed_blob(digest, &request).await,
+            Route::GetToken => registry.get_token(request, &mut matched.principal).await,
+            Route::PostToken => registry.post_token(request, &mut matched.principal).await,
+            Route::ListKeys => registry.list_keys(request.uri()).await,
+            Route::MakeKey => registry.make_key(request).await,
+            Route::ReadKey { id } => registry.read_key(id).await,
+            Route::RevokeKey { id } => registry.revoke_key(id).await,
             Route::Metrics => registry.metrics().await,
             Route::Healthz => Ok(registry.healthz()),
             Route::Readyz => registry.readyz().await,
-        }
-    }
-
-    /// Authenticates a request and checks its access.
-    fn authorize(
-        &self,
-        headers: &HeaderMap,
-        access: Access<'_>,
-        context: Context,
-        acting: &mut Option<Principal>,
-    ) -> Result<Registry<'_>, Error> {
-        let App { identity, policy, .. } = &*self.app;
-        let unauthenticated = || Error::Unauthenticated { challenge: identity.challenge() };
-        let principal = identity.of(headers).map_err(|_| unauthenticated())?;
-        let context = context.acting_for(principal);
-        *acting = Some(Principal::clone(&context.principal));
-        match &*context.principal {
-            principal if policy.allows(principal, access) => Ok(Registry { app: &self.app, context }),
-            Principal::Anonymous => Err(unauthenticated()),
-            Principal::User(_) | Principal::Job(_) => Err(Error::Denied),
         }
     }
 }
@@ -240,6 +241,14 @@ fn empty(status: StatusCode) -> Response {
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     response
+}
+
+/// Reads the body of a request to the registry's own endpoints.
+async fn read_small(body: Body, limit: usize) -> Result<Bytes, Error> {
+    match body.read(limit).await {
+        Err(ReadError::TooLarge { .. }) => Err(Error::BodyTooLarge { limit }),
+        read => Ok(read?),
+    }
 }
 
 /// The values of a query parameter, decoded, in order.

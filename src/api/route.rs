@@ -7,7 +7,7 @@ use http::Method;
 
 use super::Error;
 use crate::{
-    auth::{Access, Action},
+    auth::{Access, Action, identity::keys::is_id},
     events::delivery::endpoint::is_name,
     oci::{Digest, Reference, RepositoryName, UploadId},
 };
@@ -58,6 +58,18 @@ pub enum Route {
     DropDeadLetters { endpoint: String, id: Option<String> },
     /// Pull a blob with a signed URL, without credentials.
     GetSignedBlob { digest: Digest },
+    /// List the API keys.
+    ListKeys,
+    /// Make an API key.
+    MakeKey,
+    /// Read what an API key may do.
+    ReadKey { id: String },
+    /// Revoke an API key.
+    RevokeKey { id: String },
+    /// Get a token, with Basic credentials or none.
+    GetToken,
+    /// Get a token, with credentials in a form.
+    PostToken,
     /// Read the metrics.
     Metrics,
     /// Check that the worker is alive.
@@ -72,6 +84,10 @@ fn name(segments: &[&str]) -> Result<RepositoryName, Error> {
 
 fn upload(id: &str) -> Result<UploadId, Error> {
     id.parse().map_err(|_| Error::UploadUnknown)
+}
+
+fn key(id: &str) -> Result<String, Error> {
+    if is_id(id) { Ok(id.to_owned()) } else { Err(Error::Absent("API key")) }
 }
 
 /// `/v2/_pierhead/events/<endpoint>/dead` and what is below it.
@@ -103,6 +119,9 @@ impl Route {
         }
         let verb = if method == Method::HEAD { "GET" } else { method.as_str() };
         match (verb, path) {
+            ("GET", "/token") => return Ok(Self::GetToken),
+            ("POST", "/token") => return Ok(Self::PostToken),
+            (_, "/token") => return Err(Error::Unsupported { allow: "GET, HEAD, POST" }),
             ("GET", "/metrics") => return Ok(Self::Metrics),
             ("GET", "/healthz") => return Ok(Self::Healthz),
             ("GET", "/readyz") => return Ok(Self::Readyz),
@@ -118,6 +137,12 @@ impl Route {
             ("GET", ["_pierhead", "events"]) => Self::EventEndpoints, // ours
             (_, ["_pierhead", "events"]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
             (_, ["_pierhead", "events", e, "dead", rest @ ..]) => return dead_letters(verb, e, rest), // ours
+            ("GET", ["_pierhead", "keys"]) => Self::ListKeys, // ours
+            ("POST", ["_pierhead", "keys"]) => Self::MakeKey, // ours
+            (_, ["_pierhead", "keys"]) => return Err(Error::Unsupported { allow: "GET, HEAD, POST" }),
+            ("GET", ["_pierhead", "keys", id]) => Self::ReadKey { id: key(id)? }, // ours
+            ("DELETE", ["_pierhead", "keys", id]) => Self::RevokeKey { id: key(id)? }, // ours
+            (_, ["_pierhead", "keys", _]) => return Err(Error::Unsupported { allow: "GET, HEAD, DELETE" }),
             // Ours. No HEAD: the signature is for GET only.
             (_, ["_pierhead", "blobs", alg, hex]) if method == Method::GET => Self::GetSignedBlob { digest: format!("{alg}:{hex}").parse()? },
             (_, ["_pierhead", "blobs", _, _]) => return Err(Error::Unsupported { allow: "GET" }),
@@ -167,6 +192,12 @@ impl Route {
             Self::ReplayDeadLetters { .. } => "replay_dead_letters",
             Self::DropDeadLetters { .. } => "drop_dead_letters",
             Self::GetSignedBlob { .. } => "get_signed_blob",
+            Self::ListKeys => "list_keys",
+            Self::MakeKey => "make_key",
+            Self::ReadKey { .. } => "read_key",
+            Self::RevokeKey { .. } => "revoke_key",
+            Self::GetToken => "get_token",
+            Self::PostToken => "post_token",
             Self::Metrics => "metrics",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
@@ -181,11 +212,13 @@ impl Route {
         }
     }
 
-    /// The required access; `None` if the URL itself is signed, and for health. A mount also requires pull access to its
+    /// The required access; `None` if the URL itself is signed, for tokens, and for health. A mount also requires pull access to its
     /// source, which `api::uploads` checks.
     pub fn access(&self) -> Option<Access<'_>> {
         Some(match self {
-            Self::GetSignedBlob { .. } | Self::Healthz | Self::Readyz => return None,
+            Self::GetSignedBlob { .. } | Self::GetToken | Self::PostToken | Self::Healthz | Self::Readyz => {
+                return None;
+            }
             Self::Metrics => Access::Metrics,
             Self::Base => Access::Base,
             Self::Catalog => Access::Catalog,
@@ -194,7 +227,11 @@ impl Route {
             | Self::DeadLetters { .. }
             | Self::ReadDeadLetter { .. }
             | Self::ReplayDeadLetters { .. }
-            | Self::DropDeadLetters { .. } => Access::Administer,
+            | Self::DropDeadLetters { .. }
+            | Self::ListKeys
+            | Self::MakeKey
+            | Self::ReadKey { .. }
+            | Self::RevokeKey { .. } => Access::Administer,
             Self::GetBlob { name, .. }
             | Self::GetManifest { name, .. }
             | Self::ListTags { name }

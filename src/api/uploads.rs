@@ -10,7 +10,7 @@ use crate::{
     oci::{Algorithm, Digest, RepositoryName, UploadId},
     platform::{Body, ReadError},
     repository::{LinkReason, catalog::repositories_of},
-    secret::Secret,
+    secret::{Keys, Purpose},
     uploads::{CallError, Chunk, DRAIN_TIME, Refused, UploadAt, UploadError, UploadState},
 };
 
@@ -149,7 +149,7 @@ impl Registry<'_> {
         };
         for from in sources {
             let access = Access::Repository(&from, Action::Pull);
-            if self.app.policy.allows(&self.context.principal, access)
+            if self.may(access)
                 && let Some(located) = self.repository(&from).locate(digest, Freshness::Strict).await?
             {
                 return Ok(Some((from, located)));
@@ -158,19 +158,19 @@ impl Registry<'_> {
         Ok(None)
     }
 
-    async fn secret(&self) -> Result<&Secret, Error> {
-        Ok(self.app.secret.get().await?)
+    async fn keys(&self) -> Result<Keys, Error> {
+        Ok(self.app.secret.keys(Purpose::Uploads).await?)
     }
 
     /// The upload at a location, if its signature is valid.
     async fn upload_at(&self, name: &RepositoryName, id: &UploadId, uri: &Uri) -> Result<UploadAt, Error> {
         let state = parameter(uri, "_state").ok_or(Error::UploadUnknown)?;
-        let at = UploadAt::verify(name, id, &state, self.secret().await?, self.app.clock.now());
+        let at = UploadAt::verify(name, id, &state, &self.keys().await?, self.app.clock.now());
         at.ok_or(Error::UploadUnknown)
     }
 
     async fn location(&self, at: &UploadAt) -> Result<String, Error> {
-        let state = at.sign(self.secret().await?);
+        let state = at.sign(&self.keys().await?);
         Ok(format!("/v2/{}/blobs/uploads/{}?_state={state}", at.repository, at.id))
     }
 

@@ -19,7 +19,9 @@ use super::{
     objects,
     queue::EventQueue,
     r2::R2,
+    rate_limit::RateLimit,
     sessions::DurableSessions,
+    verifier::WebCrypto,
     workers_cache::WorkersCache,
     writers::DurableWriters,
 };
@@ -30,7 +32,7 @@ use crate::{
     events::Queue,
     layout::Key,
     platform::{
-        Background, EdgeCache, Operation, Sink,
+        Background, EdgeCache, Limiter, Operation, Sink,
         health::{Probe, Trouble},
         metrics::{Collector, Points},
     },
@@ -52,6 +54,10 @@ const CACHE: &str = "CACHE";
 
 /// The binding of the metrics' collector in `wrangler.toml`; optional.
 const METRICS: &str = "METRICS";
+/// The binding that limits failed logins in `wrangler.toml`; optional.
+const LOGINS: &str = "LOGINS";
+/// The binding that limits requests by identity in `wrangler.toml`; optional.
+const REQUESTS: &str = "REQUESTS";
 /// The binding of the dataset of data points in `wrangler.toml`; optional.
 const ANALYTICS: &str = "ANALYTICS";
 
@@ -102,6 +108,10 @@ pub fn platform(env: &Env, config: &Config) -> Result<Platform, Error> {
         edge_cache: Rc::new(CacheApi),
         clock: Rc::new(SystemClock),
         sink: Rc::new(Console),
+        documents: Rc::new(Fetch),
+        verifier: Rc::new(WebCrypto),
+        logins: limiter(env, LOGINS),
+        requests: limiter(env, REQUESTS),
         salt,
     })
 }
@@ -123,6 +133,11 @@ fn operation(env: &Env, sessions: &ObjectNamespace, writers: &ObjectNamespace) -
         collector: metrics.map(collector),
         points: env.analytics_engine(ANALYTICS).ok().filter(|_| has(env, ANALYTICS)).map(points),
     }
+}
+
+fn limiter(env: &Env, name: &str) -> Option<Rc<dyn Limiter>> {
+    let limiter = env.rate_limiter(name).ok().filter(|_| has(env, name))?;
+    Some(Rc::new(RateLimit(limiter)))
 }
 
 fn has(env: &Env, name: &str) -> bool {

@@ -8,10 +8,9 @@
 //
 // The default entry point answers clients. Cloudflare caches the inner ones, see wrangler.toml: only the registry
 // itself calls them, through `ctx.exports`.
-import worker, { EventEndpoint, MetricsAggregate, RepositoryWriter, UploadSession } from "../../build/index.js";
+import worker, * as objects from "../../build/index.js";
 import { WorkerEntrypoint } from "cloudflare:workers";
-
-export { EventEndpoint, MetricsAggregate, RepositoryWriter, UploadSession };
+import policy from "../../policy.toml";
 
 const waiting = new Set();
 
@@ -39,7 +38,27 @@ function internalError() {
   return Response.json({ errors }, { status: 500, headers });
 }
 
+// The environment with the policy. A variable comes before the file. Whatever starts an isolate first, a request or an
+// object, needs it: they share the isolate's state.
+const withPolicy = (env) => ({ POLICY: policy, ...env });
+
+const object = (Class) =>
+  class extends Class {
+    constructor(state, env) {
+      super(state, withPolicy(env));
+    }
+  };
+
+export const EventEndpoint = object(objects.EventEndpoint);
+export const MetricsAggregate = object(objects.MetricsAggregate);
+export const RepositoryWriter = object(objects.RepositoryWriter);
+export const UploadSession = object(objects.UploadSession);
+
 class Entrypoint extends WorkerEntrypoint {
+  constructor(context, env) {
+    super(context, withPolicy(env));
+  }
+
   async fetch(request) {
     let fail;
     const failed = new Promise((_, reject) => waiting.add((fail = reject)));

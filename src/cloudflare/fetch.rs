@@ -2,7 +2,8 @@
 
 use std::pin::pin;
 
-use ::http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
+use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture, select};
 use js_sys::{Array, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue, prelude::wasm_bindgen};
@@ -14,7 +15,7 @@ use super::{
     clock::sleep,
     stream::{self, JsStream, message},
 };
-use crate::platform::{Body, HttpClient, WebhookClient};
+use crate::platform::{Body, DocumentClient, HttpClient, WebhookClient};
 
 #[wasm_bindgen]
 extern "C" {
@@ -46,24 +47,63 @@ impl WebhookClient for Fetch {
         timeout: u64,
     ) -> LocalBoxFuture<'_, Result<Response<()>, String>> {
         Box::pin(async move {
-            let controller = AbortController::new().map_err(text)?;
             let (parts, body) = request.into_parts();
             let init = request_init(&parts, JsValue::from_str(&body), None)?;
-            Reflect::set(&init, &"signal".into(), &controller.signal()).map_err(text)?;
-            let answer = pin!(JsFuture::from(fetch(&parts.uri.to_string(), &init).map_err(text)?));
-            let limit = pin!(sleep(u32::try_from(timeout).unwrap_or(u32::MAX)));
-            match select(answer, limit).await {
-                Either::Left((answer, _)) => {
-                    let (parts, body) = read_response(&answer.map_err(text)?, false)?.into_parts();
-                    body.cancel();
-                    Ok(Response::from_parts(parts, ()))
-                }
-                Either::Right(_) => {
-                    controller.abort();
-                    Err("no answer in time".to_owned())
-                }
-            }
+            within(timeout, &parts.uri.to_string(), &init, async |answer| {
+                let (parts, body) = answer.into_parts();
+                body.cancel();
+                Ok(Response::from_parts(parts, ()))
+            })
+            .await
         })
+    }
+}
+
+impl DocumentClient for Fetch {
+    fn get<'a>(
+        &'a self,
+        url: &'a str,
+        limit: usize,
+        timeout: u64,
+    ) -> LocalBoxFuture<'a, Result<Bytes, String>> {
+        Box::pin(async move {
+            let request = Request::get(url)
+                .header(header::ACCEPT, "application/json")
+                .header(header::USER_AGENT, concat!("pierhead/", env!("CARGO_PKG_VERSION")));
+            let (parts, ()) = request.body(()).map_err(|error| error.to_string())?.into_parts();
+            let init = request_init(&parts, JsValue::UNDEFINED, None)?;
+            within(timeout, url, &init, async |answer| {
+                let (status, body) = (answer.status(), answer.into_body());
+                if status == StatusCode::OK {
+                    return body.read(limit).await.map_err(|error| error.to_string());
+                }
+                body.cancel();
+                let hint = if status.is_redirection() { ": redirects are not followed" } else { "" };
+                Err(format!("status {}{hint}", status.as_u16()))
+            })
+            .await
+        })
+    }
+}
+
+/// Sends a request and passes the answer to `read`. After `timeout` milliseconds, both are aborted.
+async fn within<T>(
+    timeout: u64,
+    url: &str,
+    init: &Object,
+    read: impl AsyncFnOnce(Response<Body>) -> Result<T, String>,
+) -> Result<T, String> {
+    let controller = AbortController::new().map_err(text)?;
+    Reflect::set(init, &"signal".into(), &controller.signal()).map_err(text)?;
+    let answer = JsFuture::from(fetch(url, init).map_err(text)?);
+    let work = pin!(async { read(read_response(&answer.await.map_err(text)?, false)?).await });
+    let limit = pin!(sleep(u32::try_from(timeout).unwrap_or(u32::MAX)));
+    match select(work, limit).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => {
+            controller.abort();
+            Err("no answer in time".to_owned())
+        }
     }
 }
 
@@ -91,14 +131,14 @@ async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
 fn request_init(parts: &Parts, body: JsValue, stream_length: Option<u64>) -> Result<Object, String> {
     let is_stream = body.is_instance_of::<ReadableStream>();
     let headers = Array::new();
-    let header = |name: &str, value: &str| headers.push(&Array::of2(&name.into(), &value.into()));
+    let add = |name: &str, value: &str| headers.push(&Array::of2(&name.into(), &value.into()));
     for (name, value) in &parts.headers {
-        header(name.as_str(), value.to_str().unwrap_or_default());
+        add(name.as_str(), value.to_str().unwrap_or_default());
     }
     // An uncompressed response can be passed through with its length.
-    header("accept-encoding", "identity");
+    add("accept-encoding", "identity");
     if let Some(length) = stream_length {
-        header("content-length", &length.to_string());
+        add("content-length", &length.to_string());
     }
     let init = Object::new();
     let set = |name: &str, value: &JsValue| Reflect::set(&init, &name.into(), value).map_err(text);

@@ -17,6 +17,7 @@ mod metrics_aggregate;
 mod objects;
 mod queue;
 mod r2;
+mod rate_limit;
 mod repository_writer;
 mod scheduled;
 mod sessions;
@@ -26,5 +27,6 @@ mod test_endpoints;
 #[cfg(test)]
 mod tests;
 mod upload_session;
+mod verifier;
 mod workers_cache;
 mod writers;

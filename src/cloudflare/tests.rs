@@ -3,9 +3,11 @@
 
 use std::rc::Rc;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::{Either, select};
 use js_sys::Reflect;
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
 use wasm_bindgen_test::{console_log, wasm_bindgen_test};
 
 use super::{
@@ -16,13 +18,15 @@ use super::{
     metrics::Dataset,
     r2::R2,
     stream::JsStream,
+    verifier::WebCrypto,
 };
 use crate::{
     oci::Algorithm,
     platform::{
-        Body, Buffer, Buffers, ByteStream, ReadError,
+        Body, Buffer, Buffers, ByteStream, Clock, DocumentClient, ReadError, Verifier,
         budget::limits::BUFFERS,
         metrics::{Point, Points},
+        verifier::PublicKey,
     },
     storage::{
         PutOptions, Store, contract,
@@ -380,4 +384,136 @@ async fn a_data_point_has_the_documented_columns() {
         point["doubles"].as_array().unwrap().iter().map(number).collect()
     };
     assert_eq!(doubles(&written), doubles(&expected));
+}
+
+/// Keys, signed texts and signatures of RFC 7515 (A.2, A.3) and RFC 8037 (A.2, A.4).
+fn vectors() -> [(PublicKey, String, Vec<u8>); 3] {
+    let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
+    let array = |text: &str| decode(text).try_into().unwrap();
+    let claims =
+        "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+    let rsa = PublicKey::Rsa {
+        n: decode(concat!(
+            "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4Ql",
+            "L-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUs",
+            "LA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoud",
+            "F8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ",
+        )),
+        e: decode("AQAB"),
+    };
+    let rsa_signature = decode(concat!(
+        "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujG",
+        "bds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K",
+        "0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6",
+        "LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw",
+    ));
+    let p256 = PublicKey::P256 {
+        x: array("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"),
+        y: array("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"),
+    };
+    let p256_signature =
+        decode("DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q");
+    let ed25519 = PublicKey::Ed25519(array("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"));
+    let ed25519_signature =
+        decode("hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg");
+    [
+        (rsa, format!("eyJhbGciOiJSUzI1NiJ9.{claims}"), rsa_signature),
+        (p256, format!("eyJhbGciOiJFUzI1NiJ9.{claims}"), p256_signature),
+        (
+            ed25519,
+            format!("eyJhbGciOiJFZERTQSJ9.{}", "RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc"),
+            ed25519_signature,
+        ),
+    ]
+}
+
+#[wasm_bindgen_test]
+async fn web_crypto_verifies_the_signatures_of_the_specifications() {
+    let vectors = vectors();
+    for (index, (key, message, signature)) in vectors.iter().enumerate() {
+        let verify = async |message: &[u8], signature: &[u8]| WebCrypto.verify(key, message, signature).await;
+        let message = message.as_bytes();
+        assert_eq!(verify(message, signature).await, Ok(true), "{index}");
+        let mut other = message.to_vec();
+        other[0] ^= 1;
+        assert_eq!(verify(&other, signature).await, Ok(false), "{index}");
+        assert_eq!(verify(&message[1..], signature).await, Ok(false), "{index}");
+        for at in 0..signature.len() {
+            let mut other = signature.clone();
+            other[at] ^= 1;
+            assert_eq!(verify(message, &other).await, Ok(false), "{index} {at}");
+        }
+        let length = signature.len();
+        let longer = [&signature[..], &[0]].concat();
+        for wrong in [&[][..], &vec![0; length], &vec![255; length], &signature[1..], &longer] {
+            assert_eq!(verify(message, wrong).await, Ok(false), "{index} {wrong:?}");
+        }
+        let (_, _, others) = &vectors[(index + 1) % 3];
+        assert_eq!(verify(message, others).await, Ok(false), "{index}");
+    }
+    // Not a point of the curve.
+    let key = PublicKey::P256 { x: [1; 32], y: [1; 32] };
+    assert!(WebCrypto.verify(&key, b"a", &[1; 64]).await.is_err());
+}
+
+/// Starts a server that knows a path for each way to answer, and returns its URL. `/log` tells what it has seen.
+async fn document_server() -> String {
+    let make = js_sys::Function::new_no_args(
+        r#"const log = [];
+           const server = process.getBuiltinModule("node:http").createServer((request, response) => {
+             const path = request.url;
+             if (path !== "/log") log.push(`${path} ${request.headers.accept} ${request.headers["user-agent"]}`);
+             response.on("close", () => { if (!response.writableFinished) log.push(`${path} cut`); });
+             if (path === "/log") response.end(JSON.stringify(log));
+             else if (path === "/document") response.end("x".repeat(1000));
+             else if (path === "/redirect") response.writeHead(302, { location: "/document" }).end();
+             else if (path === "/error") response.writeHead(500).end("x".repeat(1000));
+             else if (path === "/endless") {
+               const send = () => { while (!response.destroyed && response.write("x".repeat(10_000))); };
+               response.on("drain", send);
+               send();
+             } else if (path === "/begun") response.write("x");
+           });
+           server.unref();
+           return new Promise((resolve) => server.listen(0, "127.0.0.1", () => {
+             resolve(`http://127.0.0.1:${server.address().port}`);
+           }));"#,
+    );
+    let url: js_sys::Promise = make.call0(&JsValue::NULL).unwrap().unchecked_into();
+    JsFuture::from(url).await.unwrap().as_string().unwrap()
+}
+
+#[wasm_bindgen_test]
+async fn a_document_is_read_once_up_to_limits_of_size_and_time() {
+    let server = document_server().await;
+    let get = async |path: &str, limit, timeout| Fetch.get(&format!("{server}{path}"), limit, timeout).await;
+    let failed = |reason: &str| Err(reason.to_owned());
+    let document = get("/document", 1000, 5000).await;
+    assert_eq!(document.map(|bytes| bytes.len()), Ok(1000));
+    assert_eq!(get("/document", 999, 5000).await, failed("the body is larger than 999 bytes"));
+    assert_eq!(get("/endless", 100_000, 5000).await, failed("the body is larger than 100000 bytes"));
+    assert_eq!(get("/redirect", 1000, 5000).await, failed("status 302: redirects are not followed"));
+    assert_eq!(get("/error", 1000, 5000).await, failed("status 500"));
+    let start = SystemClock.now();
+    assert_eq!(get("/hang", 1000, 200).await, failed("no answer in time"));
+    assert_eq!(get("/begun", 1000, 200).await, failed("no answer in time"));
+    assert!(SystemClock.now().milliseconds_since(start) < 2000);
+    sleep(100).await;
+    let log = get("/log", 10_000, 5000).await.unwrap();
+    let mut log: Vec<String> = serde_json::from_slice(&log).unwrap();
+    log.sort();
+    let seen = |path: &str| format!("{path} application/json pierhead/{}", env!("CARGO_PKG_VERSION"));
+    let expected = [
+        seen("/begun"),
+        "/begun cut".to_owned(),
+        seen("/document"),
+        seen("/document"),
+        seen("/endless"),
+        "/endless cut".to_owned(),
+        seen("/error"),
+        seen("/hang"),
+        "/hang cut".to_owned(),
+        seen("/redirect"),
+    ];
+    assert_eq!(log, expected);
 }

@@ -14,10 +14,11 @@ mod vars;
 pub use auth::AuthConfig;
 pub use cache::CacheConfig;
 pub use events::EventConfig;
-pub use operation::{Middleware, OperationConfig};
+pub use operation::{Middleware, OperationConfig, Origins};
 pub use redirect::RedirectConfig;
 pub use storage::{Backend, StorageConfig};
 pub use uploads::{PurgeMode, UploadConfig};
+pub use vars::seconds;
 
 use self::vars::Vars;
 use crate::redirect::Mode;
@@ -88,24 +89,26 @@ impl Config {
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
     use super::*;
-    use crate::auth::Anonymous;
+    use crate::auth::{Anonymous, Policy};
 
     fn read(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_vars(|name| {
-            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            let vars = vars.iter().chain(&[("SIGNING_SECRET", "generated"), ("POLICY", "")]);
+            vars.into_iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
     fn anonymous_access_is_denied_by_default() {
         assert_eq!(read(&[]).unwrap(), Config::default());
-        assert_eq!(read(&[("ANONYMOUS", " ")]).unwrap().auth.anonymous, Anonymous::None);
+        assert_eq!(read(&[("ANONYMOUS", " ")]).unwrap().auth.policy, Policy::simple(Anonymous::None));
     }
 
     #[test]
     fn settings_are_parsed() {
         let config = read(&[("ANONYMOUS", "pull"), ("UPLOAD_TTL", "12h")]).unwrap();
-        assert_eq!((config.auth.anonymous, config.uploads.ttl_seconds), (Anonymous::Pull, 43_200));
+        assert_eq!(config.auth.policy, Policy::simple(Anonymous::Pull));
+        assert_eq!(config.uploads.ttl_seconds, 43_200);
         let config = read(&[("MIDDLEWARE", "server-timing"), ("EDGE_CACHE_MIB", "3")]).unwrap();
         assert_eq!(config.operation.middleware, [Middleware::ServerTiming]);
         assert_eq!(config.cache.edge_bytes, 3 << 20);

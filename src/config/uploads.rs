@@ -3,7 +3,6 @@
 use std::str::FromStr;
 
 use super::{Vars, vars::seconds};
-use crate::secret::Secret;
 
 /// Lifetime of uploads, and purge of abandoned ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,9 +12,6 @@ pub struct UploadConfig {
     pub ttl_seconds: u64,
     /// `PURGE`: mode of the daily purge job.
     pub purge: PurgeMode,
-    /// `SIGNING_SECRET`: signs upload locations and, unless `BLOB_REDIRECT_KEYS` is set, blob URLs. At least 32
-    /// characters. Without one, the registry makes a secret and keeps it in the bucket.
-    pub signing_secret: Option<Secret>,
 }
 
 /// The treatment of objects that belong to no blob.
@@ -45,7 +41,7 @@ impl FromStr for PurgeMode {
 
 impl Default for UploadConfig {
     fn default() -> Self {
-        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: PurgeMode::default(), signing_secret: None }
+        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: PurgeMode::default() }
     }
 }
 
@@ -55,10 +51,6 @@ impl UploadConfig {
         Self {
             ttl_seconds: vars.read("UPLOAD_TTL", default.ttl_seconds, ttl),
             purge: vars.parse("PURGE", default.purge),
-            signing_secret: vars.read("SIGNING_SECRET", None, |text| match text.len() {
-                32.. => Ok(Some(Secret::from_text(text))),
-                _ => Err("a text of at least 32 characters".to_owned()),
-            }),
         }
     }
 }

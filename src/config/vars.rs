@@ -36,6 +36,12 @@ impl<'a> Vars<'a> {
         (self.lookup)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
+    /// A variable that may be empty; `None` only if it is not set.
+    pub fn binding(&mut self, name: &'static str) -> Option<String> {
+        self.names.push(name);
+        (self.lookup)(name)
+    }
+
     /// A variable that another one refers to.
     pub fn other(&self, name: &str) -> Option<String> {
         (self.lookup)(name)
@@ -53,6 +59,25 @@ impl<'a> Vars<'a> {
             self.errors.push(format!("{name} must be {expected}"));
             default
         })
+    }
+
+    /// A variable that must be set, parsed by its type. `expected` says how to set it.
+    pub fn required<T: FromStr<Err = String>>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        expected: &str,
+    ) -> T {
+        match self.text(name) {
+            Some(text) => text.parse().unwrap_or_else(|wrong| {
+                self.errors.push(format!("{name} must be {wrong}"));
+                default
+            }),
+            None => {
+                self.errors.push(format!("{name} must be {expected}"));
+                default
+            }
+        }
     }
 
     /// A variable, parsed by its type.

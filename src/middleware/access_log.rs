@@ -67,7 +67,7 @@ impl Handler for AccessLog {
                     "path": path,
                     "route": matched.map(Matched::route_name),
                     "repository": matched.and_then(Matched::repository).map(ToString::to_string),
-                    "principal": matched.and_then(|matched| matched.principal.as_ref()).map(name_of),
+                    "principal": matched.and_then(|matched| matched.principal.as_ref()).map(Principal::name),
                     "status": response.status().as_u16(),
                     "code": extensions.get::<ErrorCode>().map(|code| code.as_str()),
                     "message": failure.map(|LogLine(message)| message),
@@ -93,15 +93,7 @@ impl Handler for AccessLog {
     }
 }
 
-fn name_of(principal: &Principal) -> &str {
-    match principal {
-        Principal::Anonymous => "anonymous",
-        Principal::User(name) => name,
-        Principal::Job(name) => name,
-    }
-}
-
 /// The beginning of a path. A URI's path is ASCII.
-fn shortened(path: &str) -> String {
+pub(super) fn shortened(path: &str) -> String {
     path.get(..MAX_PATH).map_or_else(|| path.to_owned(), |start| format!("{start}…"))
 }

@@ -1,7 +1,10 @@
 //! HTTP middleware around the API. Each is a file.
 
 mod access_log;
+mod audit;
+mod cors;
 mod metrics;
+mod noting;
 mod server_timing;
 mod telling;
 
@@ -41,8 +44,14 @@ pub fn stack(app: &Rc<App>) -> Rc<dyn Handler> {
             }
         };
     }
+    handler = Rc::new(audit::Audit { inner: handler });
+    let origins = &app.config.operation.cors_origins;
+    if !origins.is_empty() {
+        handler = Rc::new(cors::Cors { inner: handler, origins: origins.clone() });
+    }
     let inner = Rc::new(Metrics { inner: handler, app: app.clone() });
-    Rc::new(AccessLog { inner, clock: app.clock.clone(), level: Level::Info, is_named: true })
+    let inner = Rc::new(AccessLog { inner, clock: app.clock.clone(), level: Level::Info, is_named: true });
+    Rc::new(noting::Noting { inner })
 }
 
 /// The lengths of the bodies of a request and its answer, in bytes.

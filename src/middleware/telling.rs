@@ -5,25 +5,18 @@
 use std::{cell::Cell, rc::Rc};
 
 use futures_util::future::LocalBoxFuture;
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::StatusCode;
 use serde_json::json;
 
 use crate::{
     api::{self, Handler, Request, Response},
     app::App,
     auth::Principal,
-    context::{Context, Notes},
-    events::{Action, Event, RequestRecord},
+    context::Context,
+    events::{Action, Event},
     jobs::{self, Resend},
     platform::Level,
 };
-
-/// The client's address, which Cloudflare sets.
-const CLIENT: HeaderName = HeaderName::from_static("cf-connecting-ip");
-
-/// The longest text of a request that its events repeat, in characters: the deletion of a manifest has an event for each
-/// tag.
-const MAX_TEXT: usize = 512;
 
 /// Time from the first request until events are sent again, in milliseconds: by then, all from before are old enough.
 const RESEND: u32 = 15_000;
@@ -63,36 +56,12 @@ impl Telling {
     }
 }
 
-fn text(headers: &HeaderMap, name: HeaderName) -> String {
-    let text = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    text.chars().take(MAX_TEXT).collect()
-}
-
-fn notes(request: &Request) -> Notes {
-    let headers = request.headers();
-    let host = text(headers, header::HOST);
-    let api::Scheme(scheme) = request.extensions().get().copied().unwrap_or_default();
-    Notes {
-        base: if host.is_empty() { String::new() } else { format!("{scheme}://{host}") },
-        request: RequestRecord {
-            // The log has it.
-            id: String::new(),
-            addr: text(headers, CLIENT),
-            host,
-            method: request.method().to_string(),
-            useragent: text(headers, header::USER_AGENT),
-        },
-        ..Notes::default()
-    }
-}
-
 impl Handler for Telling {
     fn handle(&self, request: Request, context: Context) -> LocalBoxFuture<'_, Response> {
         Box::pin(async move {
             if !self.has_begun.replace(true) {
                 self.resend(&context);
             }
-            let context = Context { notes: Rc::new(notes(&request)), ..context };
             let response = self.inner.handle(request, context.clone()).await;
             let noted = context.notes.events.take();
             let status = response.status();

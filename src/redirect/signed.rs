@@ -18,7 +18,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use crate::{
     oci::Digest,
     platform::{Clock, Timestamp},
-    secret::{SecretStore, mac},
+    secret::{Purpose, SecretStore, mac},
     storage::StorageError,
 };
 
@@ -82,8 +82,8 @@ impl Signed {
         if !self.keys.0.is_empty() {
             return Ok(self.keys.0.clone());
         }
-        let derived = mac(&self.secret.get().await?.0, "signed blob URLs").finalize().into_bytes();
-        Ok(vec![STANDARD.encode(derived)])
+        let derived = self.secret.keys(Purpose::BlobUrls).await?;
+        Ok(derived.as_bytes().iter().map(|key| STANDARD.encode(key)).collect())
     }
 
     /// The query that signs `path`.
@@ -128,13 +128,14 @@ mod tests {
     use crate::{
         oci::Algorithm,
         platform::memory::ManualClock,
+        secret::Signing,
         storage::{Store, memory::Memory},
     };
 
     fn signed(keys: &str, clock: &Rc<ManualClock>) -> Signed {
         Signed {
             keys: keys.parse().unwrap(),
-            secret: Rc::new(SecretStore::new(Store::new(Memory::default()), None)),
+            secret: Rc::new(SecretStore::new(Store::new(Memory::default()), Signing::Generated)),
             origin: "https://cdn.example".into(),
             ttl_seconds: 1200,
             clock: clock.clone(),

@@ -64,7 +64,9 @@ impl Repository for Cached {
         Box::pin(async move {
             let put = self.inner.put_manifest(new, tags).await;
             // After a failure too: some of the tags may have moved.
-            if !tags.is_empty() && !matches!(put, Err(RepositoryError::BlobsMissing(_))) {
+            let is_refused =
+                matches!(put, Err(RepositoryError::BlobsMissing(_) | RepositoryError::Immutable { .. }));
+            if !tags.is_empty() && !is_refused {
                 self.facts.forget(&self.name, true, &self.context);
             }
             put
@@ -74,7 +76,7 @@ impl Repository for Cached {
     fn delete_manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_manifest(digest).await;
-            if !matches!(deleted, Ok(false)) {
+            if !matches!(deleted, Ok(false) | Err(RepositoryError::Immutable { .. })) {
                 self.facts.forget(&self.name, false, &self.context);
                 self.blobs.evict(digest);
             }
@@ -85,7 +87,7 @@ impl Repository for Cached {
     fn delete_tag<'a>(&'a self, tag: &'a Tag) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_tag(tag).await;
-            if !matches!(deleted, Ok(false)) {
+            if !matches!(deleted, Ok(false) | Err(RepositoryError::Immutable { .. })) {
                 self.facts.forget(&self.name, true, &self.context);
             }
             deleted

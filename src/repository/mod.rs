@@ -44,6 +44,14 @@ pub enum RepositoryError {
     /// The repository lacks these blobs of a manifest. Nothing was linked.
     #[error("the repository lacks blobs of the manifest")]
     BlobsMissing(Vec<Digest>),
+    /// An immutable tag would be moved or deleted, or lose its manifest. Nothing has changed.
+    #[error("the tag {tag} is immutable and refers to {digest}")]
+    Immutable {
+        /// The tag.
+        tag: Tag,
+        /// The manifest that it points to.
+        digest: Digest,
+    },
     /// The repository's writer cannot be reached, or is busy. It may have made the change, or may make it later.
     #[error("{0}")]
     Writer(String),
@@ -59,6 +67,7 @@ impl From<CallError> for RepositoryError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(Refused::BlobsMissing(digests)) => Self::BlobsMissing(digests),
+            CallError::Refused(Refused::Immutable { tag, digest }) => Self::Immutable { tag, digest },
             error => Self::Writer(error.to_string()),
         }
     }

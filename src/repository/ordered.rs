@@ -13,7 +13,7 @@ use super::{
 use crate::{
     blobs::{Blobs, Freshness, Located},
     context::Context,
-    oci::{Digest, Manifest, Reference, RepositoryName, Tag},
+    oci::{Digest, Glob, Manifest, Reference, RepositoryName, Tag},
     storage::both,
 };
 
@@ -29,6 +29,8 @@ pub struct Ordered {
     pub writers: Rc<dyn Writers>,
     /// The deployment that writes to the bucket.
     pub deployment: Rc<Deployment>,
+    /// The patterns of tags that cannot be moved or deleted.
+    pub immutable: Vec<Glob>,
     /// The request or job whose changes are told of; `None` if events are off.
     pub told: Option<Context>,
 }
@@ -93,7 +95,8 @@ impl Repository for Ordered {
             let entry = new.entry();
             let referrer = entry.subject.as_ref().map(|_| referrer_entry(&entry, &new.manifest));
             let (tags, blobs) = (tags.to_vec(), new.manifest.blobs.clone());
-            self.change(Command::Push { entry, tags, blobs, stage, referrer }).await?;
+            let immutable = self.immutable.clone();
+            self.change(Command::Push { entry, tags, blobs, stage, referrer, immutable }).await?;
             // Not before: a push that failed half-way is repeated as a whole.
             self.blobs.set_pushed(&self.name, &new.digest, &new.content);
             Ok(())
@@ -127,14 +130,16 @@ impl Repository for Ordered {
             let (content, ()) = both(content, self.check()).await?;
             let (digest, lacks_content) = (digest.clone(), content.is_none());
             let subject = content.and_then(|content| Manifest::subject_of(&content));
-            self.change(Command::DeleteManifest { digest, subject, lacks_content }).await
+            let immutable = self.immutable.clone();
+            self.change(Command::DeleteManifest { digest, subject, lacks_content, immutable }).await
         })
     }
 
     fn delete_tag<'a>(&'a self, tag: &'a Tag) -> Answer<'a, bool> {
         Box::pin(async move {
             self.check().await?;
-            self.change(Command::DeleteTag { tag: tag.clone() }).await
+            let (tag, immutable) = (tag.clone(), self.immutable.clone());
+            self.change(Command::DeleteTag { tag, immutable }).await
         })
     }
 

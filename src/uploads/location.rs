@@ -1,15 +1,12 @@
 //! Signed upload locations: `…/blobs/uploads/<id>?_state=<state>`. They carry enough state for a session to
 //! start at the first chunk, not at the `POST`, and for a blob sent in one piece to need none.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
-
 use crate::{
     oci::{Algorithm, Digest, RepositoryName, UploadId},
     platform::Timestamp,
-    secret::{self, Secret},
+    secret::Keys,
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 /// An upload, identified by its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +43,14 @@ pub struct FirstChunk {
 
 impl UploadAt {
     /// The location's `_state`: the fields, a dot, and a signature of repository, id and fields.
-    pub fn sign(&self, secret: &Secret) -> String {
+    pub fn sign(&self, keys: &Keys) -> String {
         let UploadState { expires, algorithm, has_session, first } = &self.state;
         let mut fields = format!("{}.{algorithm}.{}", expires.0, u8::from(*has_session));
         if let Some(FirstChunk { digest, length }) = first {
             fields = format!("{fields}.{length}.{}", digest.hex());
         }
-        let mac = mac(secret, &self.repository, &self.id, &fields);
-        format!("{fields}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+        let signature = keys.sign(&message(&self.repository, &self.id, &fields));
+        format!("{fields}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
     /// Verifies the `_state` of a location. `None` if it was not signed for this upload of this repository,
@@ -62,12 +59,14 @@ impl UploadAt {
         repository: &RepositoryName,
         id: &UploadId,
         value: &str,
-        secret: &Secret,
+        keys: &Keys,
         now: Timestamp,
     ) -> Option<Self> {
         let (fields, signature) = value.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        mac(secret, repository, id, fields).verify_slice(&signature).ok()?;
+        if !keys.verify(&message(repository, id, fields), &signature) {
+            return None;
+        }
         let mut parts = fields.split('.');
         let expires = Timestamp(parts.next()?.parse().ok()?);
         let algorithm: Algorithm = parts.next()?.parse().ok()?;
@@ -97,18 +96,29 @@ impl UploadAt {
     }
 }
 
-fn mac(secret: &Secret, name: &RepositoryName, id: &UploadId, fields: &str) -> Hmac<Sha256> {
-    secret::mac(&secret.0, &format!("upload\n{name}\n{id}\n{fields}"))
+fn message(name: &RepositoryName, id: &UploadId, fields: &str) -> String {
+    format!("{name}\n{id}\n{fields}")
 }
 
 #[cfg(test)]
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
+    use futures_executor::block_on;
+
     use super::*;
+    use crate::{
+        secret::{Purpose, SecretStore},
+        storage::{Store, memory::Memory},
+    };
+
+    fn keys(secret: &str) -> Keys {
+        let store = SecretStore::new(Store::new(Memory::default()), secret.parse().unwrap());
+        block_on(store.keys(Purpose::Uploads)).unwrap()
+    }
 
     #[test]
     fn only_a_signed_state_is_accepted() {
-        let (secret, id) = (Secret([7; 32]), UploadId::unique([1; 32]));
+        let (secret, id) = (keys("0123456789abcdef0123456789abcdef"), UploadId::unique([1; 32]));
         let repository: RepositoryName = "a/b".parse().unwrap();
         let algorithm = Algorithm::Sha512;
         let state = UploadState { expires: Timestamp(1000), algorithm, has_session: true, first: None };
@@ -125,7 +135,10 @@ mod tests {
             assert_eq!(verify(&forged), None, "{forged}");
         }
         assert_eq!(UploadAt::verify(&repository, &id, &value, &secret, Timestamp(1000)), None);
-        assert_eq!(UploadAt::verify(&repository, &id, &value, &Secret([8; 32]), now), None);
+        assert_eq!(
+            UploadAt::verify(&repository, &id, &value, &keys("fedcba9876543210fedcba9876543210"), now),
+            None
+        );
         assert_eq!(UploadAt::verify(&"a/c".parse().unwrap(), &id, &value, &secret, now), None);
         assert_eq!(UploadAt::verify(&repository, &UploadId::unique([2; 32]), &value, &secret, now), None);
         for forged in ["", ".", "1000.sha512.1", &value.replace("1000", "2000"), &value.replace(".1.", ".0.")]

@@ -19,7 +19,7 @@ async function withRegistry(vars, use) {
 
 async function challenged(registry, line) {
   const answer = await registry.expect(line, 401);
-  assert.match(answer.headers.get("www-authenticate"), /^Basic realm=/, line);
+  assert.match(answer.headers.get("www-authenticate"), /^Bearer realm=/, line);
   assert.equal((await errorOf(answer)).code, "UNAUTHORIZED", line);
 }
 
@@ -67,6 +67,40 @@ test("users log in with htpasswd passwords", needs("htpasswd", "skopeo"), async 
       await skopeo("inspect", "--tls-verify=false", "--creds=bob:hunter2", image);
       await assert.rejects(skopeo("inspect", "--tls-verify=false", "--creds=bob:wrong", image));
       await assert.rejects(skopeo("inspect", "--tls-verify=false", "--no-creds", image));
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+});
+
+// The writer, an object, reads the policy too.
+test("an immutable tag takes one image", needs("skopeo"), async () => {
+  const policy = `
+    [[tags]]
+    repositories = ["team/**"]
+    immutable = ["v*"]
+  `;
+  await withRegistry({ ANONYMOUS: "push", POLICY: policy }, async (registry) => {
+    const folder = await temporaryFolder();
+    try {
+      await writeLayout(path.join(folder, "first"), [1000]);
+      await writeLayout(path.join(folder, "second"), [2000]);
+      const copy = (from, to) =>
+        run("skopeo", [
+          "--insecure-policy",
+          "copy",
+          "--dest-tls-verify=false",
+          `oci:${folder}/${from}:latest`,
+          `docker://${registry.host}/${to}`,
+        ]);
+      await copy("first", "team/app:v1");
+      await copy("first", "team/app:v1");
+      await assert.rejects(copy("second", "team/app:v1"), /immutable/);
+      await copy("second", "team/app:latest");
+      await copy("second", "app:v1");
+      await copy("first", "app:v1");
+      const error = await errorOf(await registry.expect("DELETE /v2/team/app/manifests/v1", 403));
+      assert.match(error.message, /immutable/);
     } finally {
       await rm(folder, { recursive: true, force: true });
     }

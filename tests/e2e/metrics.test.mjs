@@ -200,7 +200,7 @@ describe("metrics", () => {
     for (let n = 0; n < 3; n++) await registry.expect("GET /v2/_catalog", 200);
     const sends = async () => (await registry.edgeLog()).counters.calls["metrics.fetch"] ?? 0;
     await registry.edge({});
-    await registry.expect("GET /v2/", 200);
+    await registry.expect("GET /v2/", 401);
     for (let tries = 0; tries < 100 && (await sends()) === 0; tries++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }

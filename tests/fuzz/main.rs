@@ -12,6 +12,9 @@ mod credentials;
 #[allow(dead_code, reason = "shared")]
 mod fixtures;
 mod headers;
+#[path = "../registry/issuer.rs"]
+#[allow(dead_code, reason = "shared")]
+mod issuer;
 mod manifests;
 mod mutate;
 mod names;

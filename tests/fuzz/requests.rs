@@ -13,7 +13,7 @@ use crate::{
     manifests::{TYPES, manifests},
     mutate::{mutated, text},
     routes::METHODS,
-    support::{Answer, PART, Persistent, TestRegistry},
+    support::{Answer, PART, PASSWORD, Persistent, Proof, TestRegistry},
 };
 
 const CODES: [&str; 15] = [
@@ -288,9 +288,19 @@ proptest! {
     #![proptest_config(cases(150))]
 
     #[test]
-    fn no_request_is_an_error_of_the_server(requests in vec(sent(), 1..16)) {
-        let vars = [("ANONYMOUS", "push"), ("BLOB_REDIRECT", "signed"), ("BLOB_REDIRECT_SKIP_AGENTS", "docker")];
+    fn no_request_is_an_error_of_the_server(
+        requests in vec(sent(), 1..16),
+        proof in select(Proof::ALL.to_vec()),
+    ) {
+        let anonymous = if proof == Proof::Nothing { "push" } else { "none" };
+        let vars = [
+            ("ANONYMOUS", anonymous),
+            ("ADMIN_PASSWORD", PASSWORD),
+            ("BLOB_REDIRECT", "signed"),
+            ("BLOB_REDIRECT_SKIP_AGENTS", "docker"),
+        ];
         let (registry, persistent) = registry(&vars);
+        let registry = registry.proving(proof);
         let mut location = registry.start_upload("");
         for sent in &requests {
             let Some((line, answer)) = send(&registry, sent, &location) else { continue };
@@ -309,7 +319,8 @@ proptest! {
     #[test]
     fn no_request_gets_past_the_login(requests in vec((sent(), mutated(&authorizations())), 1..12)) {
         let htpasswd = htpasswd();
-        let (registry, _) = registry(&[("ANONYMOUS", "none"), ("HTPASSWD", &htpasswd)]);
+        let secret = "0123456789abcdef0123456789abcdef";
+        let (registry, _) = registry(&[("ANONYMOUS", "none"), ("HTPASSWD", &htpasswd), ("SIGNING_SECRET", secret)]);
         let before = registry.storage.memory.paths();
         let valid = authorizations();
         for (mut sent, authorization) in requests {

@@ -83,6 +83,7 @@ fn every_slot_accepts_a_no_op_decorator() {
         blobs: blobs.clone(),
         writers: registry.writers.clone(),
         deployment: Rc::default(),
+        immutable: Vec::new(),
         told: None,
     });
 

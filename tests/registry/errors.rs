@@ -86,17 +86,27 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("body_stalled", Error::BodyStalled(ReadError::Silent)),
         ("range_not_satisfiable", Error::RangeNotSatisfiable { size: 2048 }),
         ("invalid_parameter", Error::InvalidParameter { name: "n", expected: "a number" }),
+        ("body_too_large", Error::BodyTooLarge { limit: 65_536 }),
+        ("invalid_body", Error::InvalidBody("missing field `name`".to_owned())),
+        ("read_only", Error::ReadOnly),
+        ("deletion_off", Error::DeletionOff),
         ("invalid_header", Error::InvalidHeader("content-type".to_owned())),
         ("invalid_target", Error::InvalidTarget),
         ("target_too_long", Error::TargetTooLong),
-        ("unauthenticated", Error::Unauthenticated { challenge }),
-        ("denied", Error::Denied),
+        ("unauthenticated", Error::Unauthenticated { challenge, message: "authentication required".into() }),
+        ("denied", Error::Denied { who: "ann".to_owned(), what: "push to this repository" }),
+        ("immutable", Error::Immutable { tag: "v1".parse().unwrap(), digest: digest("manifest") }),
         ("not_signed", Error::NotSigned),
         ("unsupported", Error::Unsupported { allow: "GET, HEAD" }),
+        ("too_many_requests", Error::TooManyRequests { seconds: 60 }),
         ("absent", Error::Absent("dead letter")),
         ("lane_full", Error::LaneFull),
         ("no_such_endpoint", Error::NoSuchEndpoint),
         ("busy", Error::Busy("the operator's text".to_owned())),
+        ("issuer_unavailable", {
+            let issuer = "https://ci.example.com".to_owned();
+            Error::IssuerUnavailable { issuer, reason: "the operator's text".to_owned() }
+        }),
         ("misconfigured", Error::Misconfigured("ANONYMOUS must be one of none, pull, push".to_owned())),
         ("internal", Error::Internal("the operator's text".to_owned())),
     ]
@@ -169,7 +179,7 @@ fn operator_messages_stay_out_of_responses() {
     for (name, error) in errors() {
         let body = rendered(&error)["body"].to_string();
         assert!(!body.contains("the operator's text"), "{name}: {body}");
-        let is_theirs = matches!(name, "busy" | "misconfigured" | "internal");
+        let is_theirs = matches!(name, "busy" | "issuer_unavailable" | "misconfigured" | "internal");
         assert_eq!(error.log_line().is_some(), is_theirs, "{name}");
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 /// The lines of requests.
 fn requests(registry: &TestRegistry) -> Vec<Value> {
     let lines = registry.lines.0.borrow();
-    lines.iter().filter(|line| line["method"].is_string()).cloned().collect()
+    lines.iter().filter(|line| line["method"].is_string() && line.get("audit").is_none()).cloned().collect()
 }
 
 /// All lines as text.

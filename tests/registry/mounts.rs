@@ -1,6 +1,9 @@
 //! Mounting blobs from other repositories.
 
-use crate::table::{Body, CALL, Call, Given, Sent, in_order};
+use crate::{
+    support::Proof,
+    table::{Body, CALL, Call, Given, Sent, in_order, in_order_behind},
+};
 
 /// The answer to a push or mount of the blob `layer` into `b`.
 const MOUNTED: Call = Call {
@@ -27,24 +30,28 @@ fn a_blob_is_mounted_with_and_without_a_source() {
         ..CALL
     };
     let head = "HEAD /v2/b/blobs/{digest:layer}";
-    for request in [
-        "POST /v2/b/blobs/uploads/?mount={digest:layer}&from=a",
-        "POST /v2/b/blobs/uploads/?from=a&mount={digest:layer}",
-        "POST /v2/b/blobs/uploads/?mount={digest:layer}",
+    for (request, proofs) in [
+        ("POST /v2/b/blobs/uploads/?mount={digest:layer}&from=a", &Proof::ALL[..]),
+        ("POST /v2/b/blobs/uploads/?from=a&mount={digest:layer}", &Proof::ALL),
+        // A token is for the repositories that it names.
+        ("POST /v2/b/blobs/uploads/?mount={digest:layer}", &[Proof::Nothing, Proof::Basic]),
     ] {
-        in_order(&[
-            Call { description: "before", request: head, given: layer, status: 404, ..CALL },
-            Call { request, ..MOUNTED },
-            is_there,
-            Call { request: head, body: Body::Empty, ..is_there },
-            Call {
-                description: "deleted from the source",
-                request: "DELETE /v2/a/blobs/{digest:layer}",
-                status: 202,
-                ..CALL
-            },
-            is_there,
-        ]);
+        in_order_behind(
+            proofs,
+            &[
+                Call { description: "before", request: head, given: layer, status: 404, ..CALL },
+                Call { request, ..MOUNTED },
+                is_there,
+                Call { request: head, body: Body::Empty, ..is_there },
+                Call {
+                    description: "deleted from the source",
+                    request: "DELETE /v2/a/blobs/{digest:layer}",
+                    status: 202,
+                    ..CALL
+                },
+                is_there,
+            ],
+        );
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     rc::Rc,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_executor::block_on;
 use futures_util::future::{LocalBoxFuture, ready};
 use http::{HeaderMap, Method, StatusCode};
@@ -22,7 +23,7 @@ use pierhead::{
     middleware,
     oci::{Algorithm, Digest},
     platform::{
-        Background, Body, ByteRange, Clock, EdgeCache, Level, Operation, RequestLog, Sink,
+        Background, Body, ByteRange, Clock, EdgeCache, Level, Limiter, Operation, RequestLog, Sink,
         memory::{ManualClock, MemoryBuffers, MemoryStream},
     },
     repository::{
@@ -41,7 +42,10 @@ use pierhead::{
 };
 use uuid::Uuid;
 
-use crate::receiver::Receiver;
+use crate::{
+    issuer::{Ring, Server},
+    receiver::Receiver,
+};
 
 /// The size of a part in these tests, in bytes.
 pub const PART: usize = 64;
@@ -267,13 +271,37 @@ pub struct Persistent {
     pub queue: Option<Rc<MemoryQueue>>,
 }
 
+/// The limits of failed logins and of requests.
+type Limits = (Option<Rc<dyn Limiter>>, Option<Rc<dyn Limiter>>);
+
+/// How a test's requests prove who they come from, unless they say so themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Proof {
+    #[default]
+    Nothing,
+    /// The password of the user `admin`, with each request.
+    Basic,
+    /// A token for what the challenge of the same request names, as clients get it.
+    Bearer,
+}
+
+impl Proof {
+    pub const ALL: [Self; 3] = [Self::Nothing, Self::Basic, Self::Bearer];
+}
+
+/// The password of the user `admin` of [`TestRegistry::behind`].
+pub const PASSWORD: &str = "correct horse battery";
+
 pub struct TestRegistry {
+    pub proof: Proof,
     pub app: Rc<App>,
     handler: Rc<dyn Handler>,
     pub storage: Faulty,
     pub sessions: Rc<MemorySessions<ManualClock>>,
     pub writers: Rc<MemoryWriters>,
     pub receiver: Rc<Receiver>,
+    /// The servers of token issuers.
+    pub documents: Rc<Server>,
     pub lanes: Rc<MemoryLanes>,
     pub clock: ManualClock,
     pub later: Rc<Later>,
@@ -315,6 +343,7 @@ fn opened(storage: &Faulty, clock: &ManualClock, queue: Option<Rc<MemoryQueue>>,
             log,
             background,
             edge_cache: Rc::new(MemoryEdge::default()),
+            grants: None,
             notes: Rc::default(),
         };
         let cache = Cache::new(0, None, Edge::new(0, clock.clone()));
@@ -329,21 +358,55 @@ impl TestRegistry {
         Self::with(&[], Persistent { storage, ..Persistent::default() })
     }
 
+    /// A registry that lets nobody in without this proof.
+    pub fn behind(proof: Proof) -> Self {
+        if proof == Proof::Nothing {
+            return Self::new();
+        }
+        let storage = Self::new().storage;
+        let vars = [("ANONYMOUS", "none"), ("ADMIN_PASSWORD", PASSWORD)];
+        Self::with(&vars, Persistent { storage, ..Persistent::default() }).proving(proof)
+    }
+
+    /// The same, whose requests have this proof.
+    pub fn proving(self, proof: Proof) -> Self {
+        Self { proof, ..self }
+    }
+
     /// A new isolate, with these variables, over the state of others. Without `ANONYMOUS`, anyone may push.
     pub fn with(vars: &[(&str, &str)], persistent: Persistent) -> Self {
         Self::operated(vars, persistent, Operation::default())
     }
 
+    /// The same, with limits for failed logins and for requests.
+    pub fn limited(
+        vars: &[(&str, &str)],
+        logins: Option<Rc<dyn Limiter>>,
+        requests: Option<Rc<dyn Limiter>>,
+    ) -> Self {
+        Self::composed(vars, Persistent::default(), Operation::default(), (logins, requests))
+    }
+
     /// The same, with a collector of metrics or probes.
-    pub fn operated(
+    pub fn operated(vars: &[(&str, &str)], persistent: Persistent, operation: Operation) -> Self {
+        Self::composed(vars, persistent, operation, (None, None))
+    }
+
+    fn composed(
         vars: &[(&str, &str)],
         Persistent { storage, kv, edge, queue }: Persistent,
         operation: Operation,
+        (logins, requests): Limits,
     ) -> Self {
         let lookup =
             |name: &str| vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.to_string());
-        let anonymous = |name: &str| (name == "ANONYMOUS").then(|| "push".to_owned());
-        let config = Config::from_vars(|name| lookup(name).or_else(|| anonymous(name))).unwrap();
+        let default = |name: &str| match name {
+            "ANONYMOUS" => Some("push".to_owned()),
+            "SIGNING_SECRET" => Some("generated".to_owned()),
+            "POLICY" => Some(String::new()),
+            _ => None,
+        };
+        let config = Config::from_vars(|name| lookup(name).or_else(|| default(name))).unwrap();
         let clock = ManualClock::default();
         let (later, lines) = (Rc::new(Later::default()), Rc::new(Lines::default()));
         let sessions =
@@ -355,6 +418,7 @@ impl TestRegistry {
         let receiver = Rc::new(Receiver::new(clock.clone()));
         let lanes = Rc::new(MemoryLanes::new(receiver.clone(), Rc::new(clock.clone()), lines.clone()));
         lanes.endpoints.replace(config.events.endpoints.clone());
+        let documents = Rc::new(Server::new(Rc::new(clock.clone())));
         let platform = Platform {
             store: storage.store(),
             kv: kv.map(|kv| kv.store()),
@@ -367,6 +431,10 @@ impl TestRegistry {
             clock: Rc::new(clock.clone()),
             sink: lines.clone(),
             operation,
+            documents: documents.clone(),
+            verifier: Rc::new(Ring),
+            logins,
+            requests,
             salt: [0; 16],
         };
         let app = Rc::new(App::new(config, platform));
@@ -374,12 +442,14 @@ impl TestRegistry {
         lines.0.take();
         let near = RefCell::default();
         Self {
+            proof: Proof::Nothing,
             handler: middleware::stack(&app),
             app,
             storage,
             sessions,
             writers,
             receiver,
+            documents,
             lanes,
             clock,
             later,
@@ -451,7 +521,56 @@ impl TestRegistry {
     }
 
     fn answer_with(&self, request: http::request::Builder, body: Option<MemoryStream>) -> Answer {
-        let request = request.body(body.map_or(Body::Empty, |stream| Body::Stream(stream.into()))).unwrap();
+        let mut request =
+            request.body(body.map_or(Body::Empty, |stream| Body::Stream(stream.into()))).unwrap();
+        if !request.headers().contains_key("authorization")
+            && let Some(authorization) = self.authorization(&request)
+        {
+            request.headers_mut().insert("authorization", authorization.parse().unwrap());
+        }
+        self.answer_to(request)
+    }
+
+    /// What proves who a request comes from; `None` if it needs no proof.
+    fn authorization(&self, request: &Request) -> Option<String> {
+        let basic = format!("Basic {}", STANDARD.encode(format!("admin:{PASSWORD}")));
+        let send = |method: &Method, target: &str, headers: &[(&str, &str)]| {
+            let mut sent = http::Request::builder().method(method).uri(target);
+            // A token is for one host.
+            if let Some(host) = request.headers().get("host") {
+                sent = sent.header("host", host);
+            }
+            let sent = headers.iter().fold(sent, |sent, (name, value)| sent.header(*name, *value));
+            self.answer_to(sent.body(Body::Empty).unwrap())
+        };
+        match self.proof {
+            Proof::Nothing => None,
+            Proof::Basic => Some(basic),
+            Proof::Bearer => {
+                let answer = send(request.method(), &request.uri().to_string(), &[]);
+                let challenge = answer.header("www-authenticate");
+                if answer.status != StatusCode::UNAUTHORIZED {
+                    return None;
+                }
+                if challenge.starts_with("Basic") {
+                    return Some(basic);
+                }
+                let (_, scope) = challenge.split_once("scope=\"").unwrap_or_default();
+                let scope = scope.split('"').next().unwrap_or_default();
+                let query = request.uri().query().unwrap_or_default();
+                let from = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "from");
+                let source = from.map_or(String::new(), |(_, name)| format!("repository:{name}:pull"));
+                let query = form_urlencoded::Serializer::new(String::new())
+                    .extend_pairs([("scope", scope), ("scope", &source)])
+                    .finish();
+                let answer = send(&Method::GET, &format!("/token?{query}"), &[("authorization", &basic)]);
+                let token: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+                Some(format!("Bearer {}", token["token"].as_str().unwrap()))
+            }
+        }
+    }
+
+    fn answer_to(&self, request: Request) -> Answer {
         let (parts, body) = block_on(self.handle(request)).into_parts();
         let body = block_on(body.read(usize::MAX)).unwrap().to_vec();
         Answer { status: parts.status, headers: parts.headers, body }

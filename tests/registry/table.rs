@@ -21,7 +21,7 @@ use pierhead::{
 use crate::{
     errors::CODES,
     fixtures::{EMPTY_INDEX, IMAGE, INDEX, image},
-    support::{Answer, TestRegistry},
+    support::{Answer, Proof, TestRegistry},
 };
 
 /// One row.
@@ -91,29 +91,39 @@ pub enum Body<'a> {
     Error(&'a str),
 }
 
-/// Runs each row against its own registry.
+/// Runs each row against its own registry, with each proof of who the client is.
 pub fn each(calls: &[Call]) {
-    for call in calls {
-        Client::new(&TestRegistry::new(), Algorithm::Sha256).call(call);
+    for (proof, call) in Proof::ALL.into_iter().flat_map(|proof| calls.iter().map(move |call| (proof, call)))
+    {
+        Client::new(&TestRegistry::behind(proof), Algorithm::Sha256).call(call);
     }
 }
 
-/// Runs each row against its own registry, once per algorithm.
+/// Runs each row against its own registry, once per algorithm and proof.
 pub fn each_algorithm(calls: &[Call]) {
-    for algorithm in Algorithm::ALL {
+    for (algorithm, proof) in runs() {
         for call in calls {
-            Client::new(&TestRegistry::new(), algorithm).call(call);
+            Client::new(&TestRegistry::behind(proof), algorithm).call(call);
         }
     }
 }
 
-/// Runs the rows in order against one registry, once per algorithm.
+/// Runs the rows in order against one registry, once per algorithm and proof.
 pub fn in_order(calls: &[Call]) {
-    for algorithm in Algorithm::ALL {
-        let registry = TestRegistry::new();
+    in_order_behind(&Proof::ALL, calls);
+}
+
+/// The same, with some proofs only.
+pub fn in_order_behind(proofs: &[Proof], calls: &[Call]) {
+    for (algorithm, proof) in runs().filter(|(_, proof)| proofs.contains(proof)) {
+        let registry = TestRegistry::behind(proof);
         let mut client = Client::new(&registry, algorithm);
         calls.iter().for_each(|call| client.call(call));
     }
+}
+
+fn runs() -> impl Iterator<Item = (Algorithm, Proof)> {
+    Algorithm::ALL.into_iter().flat_map(|algorithm| Proof::ALL.map(|proof| (algorithm, proof)))
 }
 
 /// Runs rows against a registry and keeps the values of their placeholders.
@@ -134,7 +144,7 @@ impl<'a> Client<'a> {
     pub fn call(&mut self, call: &Call) {
         call.given.iter().for_each(|given| self.give(*given));
         let line = self.expand(call.request);
-        let context = format!("{} ({}): {line}", call.description, self.algorithm);
+        let context = format!("{} ({}, {:?}): {line}", call.description, self.algorithm, self.registry.proof);
         let headers: Vec<_> =
             call.request_headers.iter().map(|(name, value)| (*name, self.expand(value))).collect();
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();

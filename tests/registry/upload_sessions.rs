@@ -8,6 +8,7 @@ use futures_util::{FutureExt, future::LocalBoxFuture};
 use pierhead::{
     oci::{Algorithm, Hasher, Manifest, UploadId},
     platform::{self, Buffer, ByteStream, Clock, ReadError, Timestamp, memory::MemoryStream},
+    secret::Purpose,
     uploads::{UploadAt, UploadState},
 };
 
@@ -330,7 +331,7 @@ fn a_location_of_an_earlier_version_still_works() {
         first: None,
     };
     let at = UploadAt { repository: "a".parse().unwrap(), id, state };
-    let signed = at.sign(block_on(registry.app.secret.get()).unwrap());
+    let signed = at.sign(&block_on(registry.app.secret.keys(Purpose::Uploads)).unwrap());
     let mut location = format!("/v2/a/blobs/uploads/{id}?_state={signed}");
     let bytes: Vec<u8> = (0..3 * PART + 7).map(|n| n as u8).collect();
     for chunk in bytes.chunks(PART) {

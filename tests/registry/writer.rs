@@ -103,7 +103,8 @@ fn what_a_push_has_looked_up_may_have_been_removed_since() {
     let push = || {
         let entry = Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None };
         let (tags, blobs) = (vec!["v2".parse().unwrap()], vec![blob.clone()]);
-        let command = Command::Push { entry, tags, blobs, stage: Stage::Complete, referrer: None };
+        let (stage, referrer, immutable) = (Stage::Complete, None, Vec::new());
+        let command = Command::Push { entry, tags, blobs, stage, referrer, immutable };
         block_on(registry.writers.call(&name, command.into()))
     };
     assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);
@@ -270,7 +271,7 @@ fn the_events_of_a_call_are_logged_as_its_own() {
         let context = registry.app.context(Principal::Job("writer"), tag.into(), registry.later.clone());
         let means =
             Means { stored: registry.app.stored(&name, &context), events: registry.app.events(&context) };
-        let command = Command::DeleteTag { tag: tag.parse().unwrap() };
+        let command = Command::DeleteTag { tag: tag.parse().unwrap(), immutable: Vec::new() };
         let call = Call { command, origin: Some(context.origin()) };
         registry.lines.0.take();
         block_on(writer.carry_out(&means, &*context.background, call)).unwrap();
@@ -303,7 +304,7 @@ fn nothing_is_written_before_the_journal_has_the_intent() {
     registry.storage.calls.borrow_mut().clear();
     // The intent, its removal, and the intent again.
     journal.failures.set(3);
-    let command = Command::DeleteTag { tag: "old".parse().unwrap() };
+    let command = Command::DeleteTag { tag: "old".parse().unwrap(), immutable: Vec::new() };
     block_on(writer.carry_out(&means, &*context.background, command.into())).unwrap_err();
     for _ in 0..3 {
         registry.clock.0.set(registry.clock.0.get() + SETTLE * 1000);

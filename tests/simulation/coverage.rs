@@ -26,12 +26,16 @@ impl Fault {
         [Self::Error, Self::Throttled, Self::Lost, Self::Late, Self::Crash, Self::WriterCrash];
 }
 
-/// What must happen to events.
-const EVENTS: [&str; 4] = [CHANGES, REPEATS, MOVED, PULLS];
+/// What must happen.
+const WANTED: [&str; 7] =
+    [CHANGES, REPEATS, MOVED, PULLS, REFUSED_PUSHES, REFUSED_TAG_DELETIONS, REFUSED_DELETIONS];
 pub const CHANGES: &str = "events of changes";
 pub const REPEATS: &str = "events of changes, sent again";
 pub const MOVED: &str = "events of changes, sent again with another sequence";
 pub const PULLS: &str = "events of pulls";
+pub const REFUSED_PUSHES: &str = "pushes that would have moved an immutable tag";
+pub const REFUSED_TAG_DELETIONS: &str = "deletions of immutable tags";
+pub const REFUSED_DELETIONS: &str = "deletions of manifests with immutable tags";
 
 /// Two kinds, in order.
 type Pair = (Kind, Kind);
@@ -49,8 +53,8 @@ pub struct Coverage {
     faults: BTreeMap<(Pair, Fault), u64>,
     /// The calls at which faults happened, by operation and kind of key.
     points: BTreeMap<(Fault, String), u64>,
-    /// Counts about events.
-    events: BTreeMap<&'static str, u64>,
+    /// Counts of other things.
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Coverage {
@@ -66,9 +70,9 @@ impl Coverage {
         *self.points.entry((fault, call)).or_default() += 1;
     }
 
-    /// Counts something about events.
+    /// Counts something.
     pub fn count(&mut self, what: &'static str) {
-        *self.events.entry(what).or_default() += 1;
+        *self.counts.entry(what).or_default() += 1;
     }
 
     /// A fault happens while these are in flight.
@@ -85,18 +89,18 @@ impl Coverage {
         other.met.iter().for_each(|(pair, n)| add((self.met.entry(*pair).or_default(), *n)));
         other.faults.iter().for_each(|(key, n)| add((self.faults.entry(*key).or_default(), *n)));
         other.points.iter().for_each(|(key, n)| add((self.points.entry(key.clone()).or_default(), *n)));
-        other.events.iter().for_each(|(what, n)| add((self.events.entry(*what).or_default(), *n)));
+        other.counts.iter().for_each(|(what, n)| add((self.counts.entry(*what).or_default(), *n)));
     }
 
     fn pairs() -> impl Iterator<Item = Pair> {
         Kind::ALL.iter().enumerate().flat_map(|(n, a)| Kind::ALL[n..].iter().map(|b| (*a, *b)))
     }
 
-    /// The pairs that never met, those that never met under some fault, and what never happened to events.
+    /// The pairs that never met, those that never met under some fault, and what else never happened.
     pub fn gaps(&self) -> Vec<String> {
         let met = Self::pairs().filter(|pair| !self.met.contains_key(pair)).map(|pair| format!("{pair:?}"));
         let faults = Self::pairs().flat_map(|pair| Fault::ALL.map(|fault| (pair, fault)));
-        let counts = EVENTS.iter().filter(|what| !self.events.contains_key(**what));
+        let counts = WANTED.iter().filter(|what| !self.counts.contains_key(**what));
         let counts = counts.map(|what| (*what).to_owned());
         met.chain(counts)
             .chain(
@@ -122,7 +126,7 @@ impl fmt::Display for Coverage {
             }
             writeln!(f)?;
         }
-        for (what, count) in &self.events {
+        for (what, count) in &self.counts {
             writeln!(f, "{count:>8} {what}")?;
         }
         writeln!(f, "faults, by call:")?;

@@ -4,7 +4,8 @@
 //! isolates and objects that share a bucket. Every storage call waits for a scheduler, which picks what happens next by the seed alone: a call takes
 //! effect, or answers, or fails; a client sends its next request; time passes; an alarm rings; an isolate or the object
 //! of a repository's writer crashes. A [`model`] of the history says after every answer what the bucket may hold, and after every round, when all of it
-//! has come to rest, that what is listed can be read and removed.
+//! has come to rest, that what is listed can be read and removed. After every step, immutable tags
+//! point where they pointed before.
 //!
 //! | file | what it simulates |
 //! |---|---|

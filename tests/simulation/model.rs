@@ -81,6 +81,8 @@ pub enum Wrong {
     EventOfNothing,
     /// Events of two changes have one id, or those of one change have two.
     EventId,
+    /// An immutable tag was moved or deleted.
+    ImmutableChanged,
     /// By the sequence of events, something is there that is not, or the other way round.
     EventStale,
 }
@@ -229,16 +231,28 @@ impl Outcome {
 pub struct Model {
     histories: BTreeMap<Register, History>,
     watches: Vec<Watch>,
+    immutable: usize,
 }
 
 impl Model {
-    /// Everything is absent.
-    pub fn new() -> Self {
+    /// Everything is absent. The first `immutable` tags of the first repository are immutable.
+    pub fn new(immutable: usize) -> Self {
         let absent = || History { states: BTreeSet::from([(None, 0)]), ..History::default() };
         Self {
             histories: Register::all().map(|register| (register, absent())).collect(),
             watches: Vec::new(),
+            immutable,
         }
+    }
+
+    /// The immutable tags.
+    pub fn immutable(&self) -> impl Iterator<Item = Register> + use<> {
+        (0..self.immutable).map(|tag| Register::Tag(0, tag))
+    }
+
+    /// From now on, no tag is immutable.
+    pub fn lift(&mut self) {
+        self.immutable = 0;
     }
 
     pub fn possible(&self, register: Register) -> BTreeSet<Value> {
@@ -269,8 +283,12 @@ impl Model {
     }
 
     /// The registers on which the answer depends.
-    fn watched(operation: &Operation) -> Vec<Register> {
+    fn watched(&self, operation: &Operation) -> Vec<Register> {
         let Operation { repository, manifest, blob, tags, read, .. } = operation;
+        let immutable = |tags: &[usize]| {
+            let tags: Vec<_> = tags.iter().map(|tag| Register::Tag(*repository, *tag)).collect();
+            self.immutable().filter(move |tag| tags.contains(tag))
+        };
         match operation.kind {
             Kind::Mount => vec![Register::Blob(operation.source(), *blob)],
             Kind::DeleteBlob => (0..MANIFESTS)
@@ -288,9 +306,12 @@ impl Model {
                     .collect(),
                 Read::Catalog => Vec::new(),
             },
+            Kind::DeleteTag => immutable(tags).collect(),
+            Kind::DeleteManifest => immutable(&Vec::from_iter(0..TAGS)).collect(),
             _ if operation.pushes_manifest() => {
                 let blobs = UNIVERSE.manifests[*manifest].blobs.iter();
-                blobs.map(|blob| Register::Blob(*repository, *blob)).collect()
+                let blobs = blobs.map(|blob| Register::Blob(*repository, *blob));
+                blobs.chain(immutable(operation.moved_tags())).collect()
             }
             _ => Vec::new(),
         }
@@ -304,7 +325,7 @@ impl Model {
             let watches = self.watches.iter_mut().filter(|watch| watch.register == register);
             watches.for_each(|watch| watch.seen.extend(possible.iter().copied()));
         }
-        for register in Self::watched(operation) {
+        for register in self.watched(operation) {
             let seen = self.possible(register);
             self.watches.push(Watch { operation: id, register, seen });
         }
@@ -401,13 +422,25 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
     let may_be = |register: Register, value: Value| {
         seen.iter().any(|watch| watch.register == register && watch.seen.contains(&value))
     };
-    let all_there = || seen.iter().all(|watch| watch.seen.contains(&Some(0)));
-    let all_perhaps_absent = || seen.iter().any(|watch| watch.seen.contains(&None));
+    let content = || seen.iter().filter(|watch| !matches!(watch.register, Register::Tag(..)));
+    let all_there = || content().all(|watch| watch.seen.contains(&Some(0)));
+    let all_perhaps_absent = || content().any(|watch| watch.seen.contains(&None));
+    // An immutable tag, by its value.
+    let is_held = |holds: &dyn Fn(u8) -> bool| {
+        let mut tags = seen.iter().filter(|watch| matches!(watch.register, Register::Tag(..)));
+        tags.any(|watch| watch.seen.iter().flatten().any(|manifest| holds(*manifest)))
+    };
+    let own = operation.manifest as u8;
     match (operation.kind, status) {
         (_, 503) => Ok(()),
         (Kind::PushBlob, 201) | (Kind::Rebuild, 200) => Ok(()),
         (Kind::DeleteTag | Kind::DeleteManifest, 202 | 404) => Ok(()),
         (Kind::DeleteBlob, 202 | 404) => Ok(()),
+        (Kind::DeleteTag, 403) if is_held(&|_| true) => Ok(()),
+        (Kind::DeleteManifest, 403) if is_held(&|manifest| manifest == own) => Ok(()),
+        (Kind::PushByTag | Kind::PushWithTags | Kind::Retag, 403) if is_held(&|manifest| manifest != own) => {
+            Ok(())
+        }
         // A manifest needs it.
         (Kind::DeleteBlob, 409) if seen.iter().any(|watch| watch.seen.contains(&Some(0))) => Ok(()),
         (Kind::Mount, 201) if all_there() => Ok(()),
@@ -479,7 +512,7 @@ mod tests {
 
     /// The model after these steps: an operation begins, or ends with a status (0: never).
     fn after(steps: &[(u64, Result<Operation, u16>)]) -> Model {
-        let mut model = Model::new();
+        let mut model = Model::new(1);
         for blob in 0..BLOBS {
             model.settle(Register::Blob(0, blob), Some(0));
         }
@@ -522,6 +555,27 @@ mod tests {
         assert_eq!(model.possible(TAG), BTreeSet::from([None, Some(0)]));
         model.settle(TAG, None);
         assert_eq!(model.check(TAG, Some(0)).unwrap_err().wrong, Wrong::TagCameBack);
+    }
+
+    #[test]
+    fn a_refusal_needs_an_immutable_tag() {
+        let start = [(1, Ok(push(0))), (1, Err(201))];
+        let delete = |kind, manifest| Operation { manifest, ..Operation::new(kind, 0) };
+        let other = Operation { tags: vec![1], ..push(1) };
+        for (operation, expected) in [
+            (push(1), true),
+            (push(0), false),
+            (other, false),
+            (delete(Kind::DeleteTag, 0), true),
+            (delete(Kind::DeleteManifest, 0), true),
+            (delete(Kind::DeleteManifest, 1), false),
+        ] {
+            let mut model = after(&[&start[..], &[(2, Ok(operation.clone()))]].concat());
+            let end = model.end(2, &operation, &answer(403), false, |_| false);
+            assert_eq!(end.is_ok(), expected, "{operation:?}");
+            // It has had no effect.
+            assert_eq!(model.possible(TAG), BTreeSet::from([Some(0)]));
+        }
     }
 
     #[test]

@@ -17,13 +17,16 @@ use pierhead::{
     auth::Principal,
     context::Context,
     events::{Action, Bridge, Content, Event, Events},
-    oci::RepositoryName,
+    oci::{Reference, RepositoryName},
     platform::{Background, Clock, Timestamp},
-    repository::writer::{
-        Means, Writer,
-        journal::{Journal, MemoryJournal, Rows},
-        order::SETTLE,
-        protocol::{Call, CallError, Command, Record, Refused, Reply, Writers},
+    repository::{
+        Revision,
+        writer::{
+            Means, Writer,
+            journal::{Journal, MemoryJournal, Rows},
+            order::SETTLE,
+            protocol::{Call, CallError, Command, Record, Refused, Reply, Writers},
+        },
     },
     storage::{Attempts, LONG_PATIENCE},
 };
@@ -229,6 +232,26 @@ impl Objects {
         // The writer tells them too.
         drop(told);
     }
+
+    /// Checks immutable tags before a push or the deletion of a tag has its turn, which leaves the writer nothing to check.
+    async fn check_early(&self, name: &RepositoryName, command: &mut Command) -> Result<(), CallError> {
+        let (immutable, tags, own) = match command {
+            Command::Push { entry, tags, immutable, .. } => (immutable, tags.clone(), Some(&entry.digest)),
+            Command::DeleteTag { tag, immutable } => (immutable, vec![tag.clone()], None),
+            _ => return Ok(()),
+        };
+        let immutable = std::mem::take(immutable);
+        let (app, context) = self.context(self.work(&self.object(name)));
+        let repository = app.repository(name, &context);
+        for tag in tags.into_iter().filter(|tag| immutable.iter().any(|glob| glob.matches(tag.as_str()))) {
+            let found = repository.revision(&Reference::Tag(tag.clone())).await;
+            let found = found.map_err(|error| CallError::Unreachable(error.to_string()))?;
+            if let Some(Revision { digest, .. }) = found.filter(|found| Some(&found.digest) != own) {
+                return Err(Refused::Immutable { tag, digest }.into());
+            }
+        }
+        Ok(())
+    }
 }
 
 fn group(name: &RepositoryName) -> Group {
@@ -248,11 +271,21 @@ impl Writers for Client {
         repository: &'a RepositoryName,
         mut call: Call,
     ) -> LocalBoxFuture<'a, Result<Reply, CallError>> {
-        if let (Some(Guard::Blobs), Command::Push { blobs, .. }) = (self.0.without, &mut call.command) {
-            blobs.clear();
+        match (self.0.without, &mut call.command) {
+            (Some(Guard::Blobs), Command::Push { blobs, .. }) => blobs.clear(),
+            (
+                Some(Guard::Immutable),
+                Command::Push { immutable, .. }
+                | Command::DeleteManifest { immutable, .. }
+                | Command::DeleteTag { immutable, .. },
+            ) => immutable.clear(),
+            _ => {}
         }
         Box::pin(async move {
             let calls = &self.0.calls;
+            if self.0.without == Some(Guard::Turn) {
+                self.0.check_early(repository, &mut call.command).await?;
+            }
             let mut attempts = Attempts::within(Rc::new(calls.clock.clone()), LONG_PATIENCE);
             let mut is_repeated = false;
             loop {

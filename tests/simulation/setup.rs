@@ -3,6 +3,7 @@
 use crate::{
     clients::{Focus, Kind},
     random::Random,
+    universe::TAGS,
 };
 
 /// How often things go wrong.
@@ -54,6 +55,8 @@ pub struct Setup {
     /// The queue of events forgets what it has before anyone looks: the outbox must have it. Then the outbox never
     /// fails, because one of them must have it.
     pub forgets: bool,
+    /// The first so many tags of the first repository are immutable.
+    pub immutable: usize,
 }
 
 impl Setup {
@@ -76,6 +79,7 @@ impl Setup {
             operations: 10 + random.below(20),
             rounds: 3,
             forgets: random.chance(500),
+            immutable: if random.chance(400) { 1 + random.below(TAGS) } else { 0 },
         }
     }
 }
@@ -86,6 +90,8 @@ pub struct Scenario {
     focus: Focus,
     /// The weather of every other seed.
     weather: Weather,
+    /// As in a setup.
+    immutable: usize,
 }
 
 /// Of so many seeds in a row, each scenario has one.
@@ -116,69 +122,94 @@ pub const SCENARIOS: &[Scenario] = &[
         mix: &[Kind::PushByTag, Kind::PushWithTags, Kind::Retag, Kind::DeleteManifest],
         focus: Focus { repositories: 1, tags: 3, manifests: 2, blobs: 1 },
         weather: CALM,
+        immutable: 0,
     },
     // A manifest is pushed and deleted.
     Scenario {
         mix: &[Kind::PushByTag, Kind::DeleteManifest],
         focus: Focus { repositories: 1, tags: 1, manifests: 1, blobs: 1 },
         weather: CALM,
+        immutable: 0,
     },
     // Isolates crash while tags move.
     Scenario {
         mix: &[Kind::PushByTag, Kind::PushWithTags, Kind::DeleteTag],
         focus: Focus { repositories: 1, tags: 2, manifests: 2, blobs: 1 },
         weather: CRASHES,
+        immutable: 0,
     },
     // Writes fail while tags move.
     Scenario {
         mix: &[Kind::PushByTag, Kind::PushWithTags, Kind::DeleteTag],
         focus: Focus { repositories: 1, tags: 2, manifests: 2, blobs: 1 },
         weather: FAULTS,
+        immutable: 0,
     },
     // Referrers of odd types come and go.
     Scenario {
         mix: &[Kind::PushByDigest, Kind::DeleteManifest, Kind::Read],
         focus: Focus::ALL,
         weather: CALM,
+        immutable: 0,
     },
     // A rebuild runs beside deletions.
     Scenario {
         mix: &[Kind::Rebuild, Kind::DeleteBlob, Kind::DeleteManifest, Kind::PushBlob],
         focus: Focus { repositories: 1, tags: 1, manifests: 3, blobs: 3 },
         weather: CALM,
+        immutable: 0,
     },
     // Blobs of a push are deleted.
     Scenario {
         mix: &[Kind::PushByDigest, Kind::PushByTag, Kind::PushBlob, Kind::DeleteBlob, Kind::DeleteManifest],
         focus: Focus { repositories: 1, tags: 1, manifests: 2, blobs: 2 },
         weather: CALM,
+        immutable: 0,
     },
     // A blob is pushed, mounted and deleted, while isolates and writers crash.
     Scenario {
         mix: &[Kind::PushBlob, Kind::Mount, Kind::DeleteBlob],
         focus: Focus { repositories: 2, tags: 1, manifests: 1, blobs: 1 },
         weather: CRASHES,
+        immutable: 0,
     },
     // Calls land late while a tag moves.
     Scenario {
         mix: &[Kind::PushByTag, Kind::DeleteTag],
         focus: Focus { repositories: 1, tags: 1, manifests: 2, blobs: 1 },
         weather: Weather { fault: 150, outage: 0, late: 900, crash: 0 },
+        immutable: 0,
     },
     // A manifest and its tags are deleted at once.
     Scenario {
         mix: &[Kind::PushWithTags, Kind::DeleteManifest, Kind::DeleteTag],
         focus: Focus { repositories: 1, tags: 2, manifests: 1, blobs: 1 },
         weather: CALM,
+        immutable: 0,
     },
     // Reads run beside everything, in bad weather.
-    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE },
-    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE },
+    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE, immutable: 0 },
+    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE, immutable: 0 },
     // Rebuilds run beside deletions of referrers.
     Scenario {
         mix: &[Kind::Rebuild, Kind::DeleteManifest, Kind::PushByDigest],
         focus: Focus { repositories: 1, tags: 1, manifests: 3, blobs: 1 },
         weather: CALM,
+        immutable: 0,
+    },
+    // Clients race for immutable tags, while isolates and writers crash.
+    Scenario {
+        mix: &[
+            Kind::PushByTag,
+            Kind::PushByTag,
+            Kind::PushByTag,
+            Kind::PushWithTags,
+            Kind::DeleteTag,
+            Kind::DeleteManifest,
+        ],
+        focus: Focus { repositories: 1, tags: 3, manifests: 2, blobs: 3 },
+        weather: CRASHES,
+        immutable: 2,
     },
 ];
 
@@ -194,6 +225,7 @@ impl Scenario {
             operations: 8 + random.below(12),
             rounds: 2,
             forgets: random.chance(500),
+            immutable: self.immutable,
         }
     }
 }
@@ -211,6 +243,10 @@ pub enum Guard {
     Rest,
     /// Blobs that were removed lately are looked up again: without it, pushes do not name their blobs.
     Blobs,
+    /// Immutable tags are checked: without it, commands do not name their patterns.
+    Immutable,
+    /// They are checked in the turn of a change: without it, before the writer is called.
+    Turn,
     /// Events are sent after the writes: without it, before.
     Last,
     /// Events are kept in the outbox: without it, the bucket loses them.
@@ -226,15 +262,21 @@ pub enum Guard {
 impl Guard {
     /// The turn whose scenario is made for it, if the others seldom miss it.
     pub fn turn(self) -> Option<u64> {
-        (self == Self::Blobs).then_some(6)
+        match self {
+            Self::Blobs => Some(6),
+            Self::Immutable | Self::Turn => Some(13),
+            _ => None,
+        }
     }
 
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Order,
         Self::Journal,
         Self::Alarm,
         Self::Rest,
         Self::Blobs,
+        Self::Immutable,
+        Self::Turn,
         Self::Last,
         Self::Outbox,
         Self::Origin,

@@ -9,6 +9,7 @@ use std::{
     rc::Rc,
 };
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use pierhead::{
     api::Handler,
@@ -17,7 +18,11 @@ use pierhead::{
     config::Config,
     events::{Command, Lanes, Reply},
     middleware,
-    platform::{Body, ByteRange, EdgeCache, Sink, memory::MemoryBuffers},
+    oci::Tag,
+    platform::{
+        Body, ByteRange, DocumentClient, EdgeCache, Sink, Verifier, memory::MemoryBuffers,
+        verifier::PublicKey,
+    },
     storage::Store,
     uploads::memory::MemorySessions,
 };
@@ -26,10 +31,10 @@ use crate::{
     calls::Calls,
     clients::{Kind, Operation},
     clock::VirtualClock,
-    coverage::Coverage,
+    coverage::{self, Coverage},
     executor::{Executor, Group},
     inspect,
-    model::{Model, Outcome, Register, Violation, Wrong, violation},
+    model::{Model, Outcome, Register, Value, Violation, Wrong, violation},
     objects::{Client, Objects, Work},
     queue::SimulatedQueue,
     random::Random,
@@ -127,6 +132,8 @@ pub struct World {
     model: Model,
     queue: SimulatedQueue,
     telling: Telling,
+    /// The immutable tags that have been there, with their manifests.
+    fixed: BTreeMap<Register, Value>,
     in_flight: BTreeMap<u64, InFlight>,
     /// Answers that arrived in the last step.
     answers: Rc<RefCell<Vec<(u64, Outcome)>>>,
@@ -152,6 +159,26 @@ pub struct World {
     trace: Option<Vec<String>>,
 }
 
+/// There are no other servers in this world.
+struct Alone;
+
+impl DocumentClient for Alone {
+    fn get<'a>(&'a self, _: &'a str, _: usize, _: u64) -> LocalBoxFuture<'a, Result<Bytes, String>> {
+        Box::pin(async { Err("there is no other server".to_owned()) })
+    }
+}
+
+impl Verifier for Alone {
+    fn verify<'a>(
+        &'a self,
+        _: &'a PublicKey,
+        _: &'a [u8],
+        _: &'a [u8],
+    ) -> LocalBoxFuture<'a, Result<bool, String>> {
+        Box::pin(async { Ok(false) })
+    }
+}
+
 impl World {
     /// Runs a seed, perhaps without one of the registry's guards.
     pub fn run(seed: u64, setup: Setup, without: Option<Guard>, with_trace: bool) -> Report {
@@ -170,6 +197,8 @@ impl World {
         let calls = Rc::new(Calls::new(executor.clone(), clock.clone()));
         let mut world = Self {
             queues: vec![Vec::new(); setup.clients],
+            model: Model::new(setup.immutable),
+            fixed: BTreeMap::new(),
             setup,
             random: Random::new(seed),
             clock,
@@ -179,7 +208,6 @@ impl World {
             objects: Objects::new(calls.clone(), without),
             without,
             isolates: Vec::new(),
-            model: Model::new(),
             queue: SimulatedQueue::new(calls, without),
             telling: Telling::default(),
             in_flight: BTreeMap::new(),
@@ -203,8 +231,19 @@ impl World {
 
     /// A new isolate.
     fn isolate(&self) -> Isolate {
+        let tags = &UNIVERSE.tags[..self.setup.immutable];
+        let policy = match tags {
+            [] => String::new(),
+            tags => format!(
+                "[[tags]]\nrepositories = [{:?}]\nimmutable = {:?}",
+                UNIVERSE.repositories[0].as_str(),
+                tags.iter().map(Tag::as_str).collect::<Vec<_>>()
+            ),
+        };
         let variable = |name: &str| match name {
+            "POLICY" => Some(policy.clone()),
             "ANONYMOUS" => Some("push".to_owned()),
+            "SIGNING_SECRET" => Some("generated".to_owned()),
             "EVENT_ENDPOINTS" => Some(ENDPOINTS.to_owned()),
             _ => None,
         };
@@ -223,6 +262,10 @@ impl World {
             clock: Rc::new(self.clock.clone()),
             sink: Rc::new(NoLog),
             operation: Default::default(),
+            documents: Rc::new(Alone),
+            verifier: Rc::new(Alone),
+            logins: None,
+            requests: None,
             salt: [0; 16],
         };
         let app = Rc::new(App::new(config, platform));
@@ -323,6 +366,43 @@ impl World {
         Ok(())
     }
 
+    /// An immutable tag points to its first manifest for ever: whoever has pulled it once gets the same again.
+    fn look_at_immutable_tags(&mut self) -> Result<(), Violation> {
+        for tag in self.model.immutable() {
+            let found = inspect::value(&self.bucket, tag);
+            if let Some(fixed) = self.fixed.get(&tag).filter(|fixed| **fixed != found) {
+                return violation(Wrong::ImmutableChanged, format!("{tag:?} was {fixed:?}, is {found:?}"));
+            }
+            if found.is_some() {
+                self.fixed.insert(tag, found);
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the pushes to an immutable tag, those of its manifest are acknowledged, and no others.
+    fn look_at_acknowledged(&self, operation: &Operation) -> Result<(), Violation> {
+        let pushed = Some(operation.manifest as u8);
+        let moved = operation.moved_tags().iter().map(|tag| Register::Tag(operation.repository, *tag));
+        for tag in moved.filter(|tag| self.model.immutable().any(|other| other == *tag)) {
+            let fixed = self.fixed.get(&tag).copied().flatten();
+            if fixed != pushed {
+                return violation(
+                    Wrong::ImmutableChanged,
+                    format!("{tag:?} was acknowledged as {pushed:?}, is {fixed:?}"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on, no tag is immutable: a deployment with another policy.
+    fn lift_immutability(&mut self) {
+        self.setup.immutable = 0;
+        self.model.lift();
+        self.isolates = (0..ISOLATES).map(|_| self.isolate()).collect();
+    }
+
     fn look_at_pushes(&mut self) {
         let bucket = &self.bucket;
         for push in self.in_flight.values_mut().filter(|push| push.operation.pushes_manifest()) {
@@ -396,6 +476,13 @@ impl World {
             } else if outcome.status() == Some(201) {
                 self.unfinished.remove(&blob);
             }
+        }
+        match (outcome.status(), operation.kind) {
+            (Some(403), Kind::DeleteTag) => self.coverage.count(coverage::REFUSED_TAG_DELETIONS),
+            (Some(403), Kind::DeleteManifest) => self.coverage.count(coverage::REFUSED_DELETIONS),
+            (Some(403), _) => self.coverage.count(coverage::REFUSED_PUSHES),
+            (Some(201), _) => self.look_at_acknowledged(&operation)?,
+            _ => {}
         }
         self.model.end(id, &operation, &outcome, is_late, is_ahead)?;
         self.telling.end(id, outcome.status(), self.objects.is_unclear(id))?;

@@ -8,6 +8,7 @@ import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
 import { getPlatformProxy } from "wrangler";
+import { findCredentials, worker } from "./credentials.mjs";
 import { cost } from "./edge/measure.mjs";
 
 export const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -41,6 +42,9 @@ export async function temporaryFolder() {
 const PLAIN = "src/cloudflare/entry.mjs";
 const STRICT = "tests/support/edge/entry.mjs";
 
+// For tests that fail to log in more often than the limit allows an address: see `toml` of Registry.start.
+export const withoutLoginLimit = (toml) => toml.replace(/^\[\[ratelimits\]\]\n(.+\n)+/m, "");
+
 // Writes a copy of wrangler.toml that uses the worker as built and absolute paths.
 async function configuration(folder, vars, main, checkout, change) {
   const toml = change(await readFile(path.join(checkout, "wrangler.toml"), "utf8"))
@@ -70,12 +74,17 @@ async function strictEntry(folder, checkout) {
   return file;
 }
 
+// The password of the user admin, where requests need a proof of who they come from.
+const PASSWORD = "correct horse battery";
+
 export class Registry {
+  // `proof` is how requests prove that, unless they say so themselves: "basic" or "bearer"; without it, anybody may push.
   // `edge` are rules of the strict edge, or `false` for the plain simulator; `main` is another entry point, and
   // `config` starts another worker instead. `checkout` is the folder of another version of the registry. `toml` changes
   // its wrangler.toml.
   static async start({
-    vars = { ANONYMOUS: "push" },
+    proof,
+    vars = proof ? { ADMIN_PASSWORD: PASSWORD } : { ANONYMOUS: "push" },
     folder,
     config,
     edge = {},
@@ -85,6 +94,7 @@ export class Registry {
   } = {}) {
     const registry = new Registry();
     registry.toml = toml;
+    registry.proof = proof;
     registry.config = config;
     registry.isStrict = edge !== false && !config;
     // EDGE_RULE takes another rule for tests that name none.
@@ -92,7 +102,7 @@ export class Registry {
     registry.folder = folder ?? (await temporaryFolder());
     registry.checkout = checkout;
     registry.main = main ?? (registry.isStrict ? await strictEntry(registry.folder, checkout) : PLAIN);
-    registry.vars = vars;
+    registry.vars = { SIGNING_SECRET: "generated", ...vars };
     registry.port = await freePort();
     registry.host = `localhost:${registry.port}`;
     registry.url = `http://127.0.0.1:${registry.port}`;
@@ -146,6 +156,7 @@ export class Registry {
       process.kill(-this.process.pid, "SIGKILL");
       await ended;
     }
+    this.leak ??= findCredentials(worker(this.log), this.vars);
   }
 
   async restart() {
@@ -157,6 +168,7 @@ export class Registry {
     await this.kill();
     await rm(this.folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
     if (this.misuse) throw new Error(`the worker misused the platform: ${this.misuse}`);
+    if (this.leak) throw new Error(`the log holds a credential: ${this.leak}`);
   }
 
   // Asks the strict edge's control endpoint, and keeps what a restart must not lose.
@@ -216,10 +228,22 @@ export class Registry {
     return { answer, body, request, ...cost(request) };
   }
 
-  fetch(target, options = {}) {
+  async fetch(target, options = {}) {
     const url = new URL(target, this.url);
-    const headers = { "accept-encoding": "identity", ...options.headers };
+    const headers = { "accept-encoding": "identity", ...(await this.authorization(target)), ...options.headers };
     return fetch(url, { redirect: "manual", ...options, headers });
+  }
+
+  // The header that proves who a request comes from: a password, or a token for the repository.
+  async authorization(target) {
+    if (!this.proof) return {};
+    const basic = { authorization: `Basic ${Buffer.from(`admin:${PASSWORD}`).toString("base64")}` };
+    if (this.proof === "basic") return basic;
+    const name = target.match(/^\/v2\/(.+)\/(blobs|manifests|tags|referrers)\//)?.[1];
+    const scope = name ? `repository:${name}:*` : "registry:catalog:*";
+    // Not kept: on the strict edge minutes may pass between two requests.
+    const answer = await fetch(`${this.url}/token?scope=${scope}`, { headers: basic });
+    return { authorization: `Bearer ${(await answer.json()).token}` };
   }
 
   // Sends a request; `line` is its method and target. Throws unless the answer has this status.

@@ -44,6 +44,38 @@ impl Stored {
         }
     }
 
+    /// What tags point to, without those that point to nothing. Costs a look-up for each.
+    pub(in crate::repository) async fn targets(
+        &self,
+        tags: Vec<&Tag>,
+    ) -> Result<Vec<(Tag, Digest)>, StorageError> {
+        stream::iter(tags)
+            .map(async |tag| Ok(self.tag(tag).await?.map(|revision| (tag.clone(), revision.digest))))
+            .buffered(CONCURRENCY)
+            .try_filter_map(async |target| Ok(target))
+            .try_collect()
+            .await
+    }
+
+    /// A tag that points to a manifest and is wanted; `None` if there is none. Costs a listing of all tags, and a look-up
+    /// for each wanted one that has ever pointed to the manifest.
+    pub(in crate::repository) async fn find_tag_of(
+        &self,
+        digest: &Digest,
+        is_wanted: impl Fn(&Tag) -> bool,
+    ) -> Result<Option<Tag>, StorageError> {
+        let mut after = None;
+        loop {
+            let (tags, next) = self.tags_indexed(digest, after.as_deref()).await?;
+            let targets = self.targets(tags.iter().filter(|tag| is_wanted(tag)).collect()).await?;
+            let found = targets.into_iter().find(|(_, target)| target == digest);
+            if found.is_some() || next.is_none() {
+                return Ok(found.map(|(tag, _)| tag));
+            }
+            after = next;
+        }
+    }
+
     /// The etag of a tag's link; `None` if there is no such tag.
     pub(super) async fn tag_etag(&self, tag: &Tag) -> Result<Option<String>, StorageError> {
         Ok(self.store().head(&Key::TagCurrent(&self.name, tag).path()).await?.map(|meta| meta.etag))
@@ -167,15 +199,21 @@ impl Stored {
         digest: &Digest,
         after: Option<&str>,
     ) -> Result<(Vec<Tag>, Option<String>), StorageError> {
+        let (candidates, next) = self.tags_indexed(digest, after).await?;
+        Ok((self.only_of(digest, &candidates).await?, next))
+    }
+
+    /// One page of the tags that ever pointed to a manifest, and where the listing goes on.
+    async fn tags_indexed(
+        &self,
+        digest: &Digest,
+        after: Option<&str>,
+    ) -> Result<(Vec<Tag>, Option<String>), StorageError> {
         let prefix = Key::Tags(&self.name).path().folder();
         let index = format!("/index/{}/{}/link", digest.algorithm(), digest.hex());
         let listing = self.store().list(&prefix, Page { after, ..Page::first() }).await?;
-        let candidates: Vec<Tag> = listing
-            .objects
-            .iter()
-            .filter_map(|(path, _)| path.strip_prefix(&prefix)?.strip_suffix(&index)?.parse().ok())
-            .collect();
-        Ok((self.only_of(digest, &candidates).await?, listing.next))
+        let tag_of = |path: &str| path.strip_prefix(&prefix)?.strip_suffix(&index)?.parse().ok();
+        Ok((listing.objects.iter().filter_map(|(path, _)| tag_of(path)).collect(), listing.next))
     }
 }
 

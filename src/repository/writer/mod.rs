@@ -13,8 +13,11 @@
 //! The events of a change are part of its intent. They are sent after the writes that a client can see, before the
 //! answer and before the intent goes; a change that is finished after a restart sends the same ids again.
 //!
-//! `make` makes a change when it is its turn. [`Writer::carry_out`] is the place where quotas and immutable tags belong: it sees every change in its turn.
+//! `make` makes a change when it is its turn. [`Writer::carry_out`] sees every change in its turn: there, what may not
+//! be done is refused, such as moving an immutable tag (`immutable`). A change that has begun is finished, whatever
+//! the rules are by then.
 
+mod immutable;
 pub mod journal;
 mod make;
 pub mod memory;
@@ -37,7 +40,7 @@ use self::{
 use super::stored::Stored;
 use crate::{
     events::{Events, Origin},
-    oci::{Digest, RepositoryName},
+    oci::{Digest, Glob, RepositoryName},
     platform::{Background, Clock, Timestamp},
     storage::StorageError,
 };
@@ -76,15 +79,19 @@ struct Hints {
     stage: Option<Stage>,
     referrer: Option<String>,
     lacks_content: bool,
+    immutable: Vec<Glob>,
 }
 
 impl Hints {
     fn of(command: Command) -> Self {
         match command {
-            Command::Push { blobs, stage, referrer, .. } => {
-                Self { blobs, stage: Some(stage), referrer, ..Self::default() }
+            Command::Push { blobs, stage, referrer, immutable, .. } => {
+                Self { blobs, stage: Some(stage), referrer, immutable, ..Self::default() }
             }
-            Command::DeleteManifest { lacks_content, .. } => Self { lacks_content, ..Self::default() },
+            Command::DeleteManifest { lacks_content, immutable, .. } => {
+                Self { lacks_content, immutable, ..Self::default() }
+            }
+            Command::DeleteTag { immutable, .. } => Self { immutable, ..Self::default() },
             Command::Index { referrer, .. } => Self { referrer, ..Self::default() },
             _ => Self::default(),
         }
@@ -250,7 +257,7 @@ impl Writer {
         stored: &Stored,
         number: u64,
         intent: &Intent,
-        Hints { blobs, lacks_content, .. }: &Hints,
+        Hints { blobs, lacks_content, immutable, .. }: &Hints,
     ) -> Result<Reply, Refused> {
         let is_there = match intent {
             Intent::Push { .. } => {
@@ -273,6 +280,7 @@ impl Writer {
         if !is_there.map_err(busy)? && !has_begun {
             return Ok(Reply::Absent);
         }
+        immutable::check(stored, intent, immutable).await?;
         if let (true, Intent::DeleteManifest { digest, cursor, tags, .. }) = (lacks_content, intent) {
             // It was pushed since.
             let subject = stored.subject_of(digest).await.map_err(busy)?;

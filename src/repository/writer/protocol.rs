@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     events::Origin,
-    oci::{Digest, RepositoryName, Tag},
+    oci::{Digest, Glob, RepositoryName, Tag},
     platform::Timestamp,
 };
 
@@ -54,6 +54,9 @@ pub enum Command {
         /// The content of its entry in the referrers of its subject.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         referrer: Option<String>,
+        /// The patterns of tags that cannot be moved or deleted. A writer of an earlier version ignores them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        immutable: Vec<Glob>,
     },
     /// Writes the index entries of a manifest, if the repository has it.
     Index {
@@ -73,11 +76,17 @@ pub enum Command {
         /// There was no content when the command was sent: the subject is not known.
         #[serde(default)]
         lacks_content: bool,
+        /// As in a push.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        immutable: Vec<Glob>,
     },
     /// Deletes a tag.
     DeleteTag {
         /// The tag.
         tag: Tag,
+        /// As in a push.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        immutable: Vec<Glob>,
     },
     /// Removes the link to a blob.
     DeleteBlob {
@@ -117,6 +126,14 @@ pub enum Refused {
     /// The repository lacks these blobs of a manifest. Nothing has changed.
     #[error("the repository lacks blobs of the manifest")]
     BlobsMissing(Vec<Digest>),
+    /// An immutable tag would be moved or deleted, or lose its manifest. Nothing has changed.
+    #[error("the tag {tag} is immutable and refers to {digest}")]
+    Immutable {
+        /// The tag.
+        tag: Tag,
+        /// The manifest that it points to.
+        digest: Digest,
+    },
     /// The change is not finished: storage failed, or another change must be finished first. The writer goes on
     /// with what it has begun.
     #[error("{0}")]
@@ -140,8 +157,9 @@ impl CallError {
         match reply {
             // The first attempt has removed it.
             Ok(Reply::Absent) if is_repeated => Ok(Reply::Done),
-            // The first attempt may have been a push, and a blob may have been deleted since.
-            Err(Refused::BlobsMissing(_)) if is_repeated => {
+            // The first attempt may have been a push, and a blob may have been deleted since; or a deletion, and its
+            // manifest may have been pushed since, under an immutable tag.
+            Err(Refused::BlobsMissing(_) | Refused::Immutable { .. }) if is_repeated => {
                 Err(Self::Unreachable("the answer to the first attempt was lost".to_owned()))
             }
             reply => Ok(reply?),
@@ -228,7 +246,7 @@ impl Command {
                 cursor: Cursor::Start,
                 tags: Vec::new(),
             },
-            Self::DeleteTag { tag } => Intent::DeleteTag { tag: tag.clone() },
+            Self::DeleteTag { tag, .. } => Intent::DeleteTag { tag: tag.clone() },
             Self::DeleteBlob { digest } => Intent::DeleteBlob { digest: digest.clone() },
         }
     }

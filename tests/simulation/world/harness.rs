@@ -43,6 +43,7 @@ impl World {
 
     /// Reads and removes whatever is listed, through the API, while nothing goes wrong.
     pub(super) fn tear_down(&mut self) -> Result<(), Violation> {
+        self.lift_immutability();
         let tags_first = self.random.chance(500);
         for repository in 0..self.setup.focus.repositories {
             let of = |kind| Operation::new(kind, repository);

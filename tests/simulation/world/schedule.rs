@@ -23,6 +23,7 @@ impl World {
         if !self.executor.run() {
             return violation(Wrong::Stuck, "tasks wake each other for ever");
         }
+        self.look_at_immutable_tags()?;
         for event in self.queue.sent() {
             self.telling.send(&event, &self.bucket, &self.model, &mut self.coverage)?;
         }

@@ -10,6 +10,8 @@ const WRAPPERS = {
   DurableObjectNamespace: wrapNamespace,
   KvNamespace: wrapKv,
   WorkerQueue: wrapQueue,
+  // It counts in memory, near the worker, as in production.
+  Ratelimit: (limiter) => limiter,
 };
 
 // The edge's own variable: the state of the process before a restart.
