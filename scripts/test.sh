@@ -64,13 +64,6 @@ else
   skipped+=("cargo deny check advisories. The advisory database could not be fetched")
 fi
 step "! cargo tree --edges normal --prefix none | grep -E '^(worker|wasm-bindgen|js-sys|web-sys) v'"
-if has_clippy; then
-  step "cargo clippy --all-targets --all-features -- -D warnings"
-  step "cargo clippy --all-targets --all-features --target $WASM_TARGET -- -D warnings"
-else
-  unavailable "cargo clippy" "Install the one of $(rustc --version): rustup component add clippy (or Debian's rust-web-clippy)"
-fi
-
 # In the background: most of the time this keeps one core busy, and the steps that follow use the other.
 worker="bash scripts/build.sh --features test-endpoints"
 worker_started=$SECONDS
@@ -80,6 +73,13 @@ set -m # a process group of its own, for `kill`
 $worker >target/worker.log 2>&1 &
 build=$!
 set +m
+
+if has_clippy; then
+  step "cargo clippy --all-targets --all-features -- -D warnings"
+  step "cargo clippy --all-targets --all-features --target $WASM_TARGET -- -D warnings"
+else
+  unavailable "cargo clippy" "Install the one of $(rustc --version): rustup component add clippy (or Debian's rust-web-clippy)"
+fi
 
 step "RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --document-private-items"
 step "cargo test"
@@ -91,4 +91,5 @@ build=
 [ $status = 0 ] || cat target/worker.log >&2
 took $worker_started $status "$worker (in the background)"
 step "node scripts/size.mjs"
+# Files start in the order of their names: a long one must not be the last.
 step "node --test --test-concurrency=2 --test-reporter=spec 'tests/e2e/*.test.mjs'"
