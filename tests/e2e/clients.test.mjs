@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readdir, readFile, rm, mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { daemon, find, needs, run } from "../support/clients.mjs";
+import { containersTool, daemon, find, needs, run } from "../support/clients.mjs";
 import { writeLayout } from "../support/images.mjs";
 import { INDEX, Registry, digestOf, root, temporaryFolder } from "../support/registry.mjs";
 import { S3Server } from "../support/s3.mjs";
@@ -105,10 +105,9 @@ for (const [name, vars] of Object.entries(REGISTRIES))
     });
 
     for (const tool of ["podman", "buildah"]) {
-      test(tool, needs(tool), async () => {
+      test(tool, needs(tool), async (t) => {
         const storage = path.join(folder, tool);
-        const global = ["--root", storage, "--runroot", `${storage}-run`, "--storage-driver", "vfs"];
-        const podman = (...args) => run(tool, [...global, ...args], { cwd: folder });
+        const podman = await containersTool(t, tool, storage);
         const id = (await podman("pull", "--quiet", "oci:image:latest")).trim();
         const image = `${registry.host}/clients/${tool}:v1`;
         await podman("push", "--tls-verify=false", "--digestfile", `${storage}-digest`, id, image);

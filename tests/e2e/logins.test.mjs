@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { daemon, find, needs, run } from "../support/clients.mjs";
+import { containersTool, daemon, find, needs, run } from "../support/clients.mjs";
 import { writeLayout } from "../support/images.mjs";
 import { INDEX, Registry, digestOf, temporaryFolder, withoutLoginLimit } from "../support/registry.mjs";
 
@@ -83,11 +83,9 @@ for (const anonymous of ["none", "pull", "push"]) {
       }
     });
 
-    test("podman", needs("podman", "htpasswd"), async () => {
-      const storage = path.join(folder, `podman-${anonymous}`);
+    test("podman", needs("podman", "htpasswd"), async (t) => {
       const auth = ["--authfile", path.join(folder, `podman-${anonymous}.json`)];
-      const global = ["--root", storage, "--runroot", `${storage}-run`, "--storage-driver", "vfs"];
-      const podman = (...args) => run("podman", [...global, ...args], { cwd: folder });
+      const podman = await containersTool(t, "podman", path.join(folder, `podman-${anonymous}`));
       const login = (user, password) =>
         podman("login", ...auth, "--tls-verify=false", "-u", user, "-p", password, registry.host);
       const id = (await podman("pull", "--quiet", "oci:image:latest")).trim();

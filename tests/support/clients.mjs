@@ -1,7 +1,7 @@
 // Runs real clients. A missing one skips its tests; in CI it fails them.
 import { execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
 import { freePort } from "./registry.mjs";
@@ -29,6 +29,15 @@ export function needs(...names) {
   if (missing.length === 0) return {};
   if (process.env.CI) throw new Error(`missing in CI: ${missing.join(", ")}`);
   return { skip: `not installed: ${missing.join(", ")}` };
+}
+
+// A function that runs podman or buildah with an image store of its own in this folder, until the test ends.
+export async function containersTool(t, tool, folder) {
+  // Not in the folder: podman refuses a path of more than 50 characters.
+  const state = await mkdtemp("/tmp/run-");
+  t.after(() => rm(state, { recursive: true, force: true }));
+  const global = ["--root", folder, "--runroot", state, "--storage-driver", "vfs"];
+  return (...args) => run(tool, [...global, ...args], { cwd: path.dirname(folder) });
 }
 
 // Starts a daemon and waits until it is ready. Returns a function that stops its process group.
