@@ -83,6 +83,11 @@ impl Glob {
         &self.0
     }
 
+    /// What every text begins with that the pattern matches.
+    pub fn prefix(&self) -> &str {
+        self.split().0
+    }
+
     /// What is before the first star, and the rest.
     fn split(&self) -> (&str, &str) {
         self.0.split_at(self.0.find('*').unwrap_or(self.0.len()))

@@ -263,7 +263,7 @@ fn text(field: Raw<'_>, limit: usize, what: &'static str) -> Result<String, Inva
     field.text(limit)?.map(Cow::into_owned).ok_or(InvalidManifest::Limit { what, limit })
 }
 
-fn digest(field: Raw<'_>) -> Result<Digest, InvalidManifest> {
+pub(super) fn digest(field: Raw<'_>) -> Result<Digest, InvalidManifest> {
     Ok(text(field, Digest::MAX_LEN, "a digest is too long, in characters")?.parse()?)
 }
 

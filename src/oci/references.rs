@@ -85,6 +85,25 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// The manifests that a stored index names, all of them: nothing is left out for its length. Empty for content that is
+    /// no index. A descriptor without a digest is left out.
+    pub fn children_of(content: &[u8]) -> Vec<Digest> {
+        let Ok(fields) = Raw::stored(content, "the manifest").and_then(Fields::of) else { return Vec::new() };
+        let mut children = Vec::new();
+        // What is not a list has no children.
+        let _read = fields.manifests.map(|list| {
+            list.array(|child| {
+                // Only the digest: a descriptor that is malformed otherwise names its manifest all the same.
+                let [digest] = child.fields(["digest"]).unwrap_or_default();
+                children.extend(digest.and_then(|digest| super::manifest::digest(digest).ok()));
+                Ok::<_, InvalidJson>(())
+            })
+        });
+        children
+    }
+}
+
 #[cfg(test)]
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
@@ -119,6 +138,21 @@ mod tests {
             assert_eq!(referenced(&other), [], "{other}");
         }
         assert_eq!(Manifest::references_of(b"not json"), []);
+    }
+
+    #[test]
+    fn the_children_of_an_index_are_all_named() {
+        let long = "x".repeat(100 * 1024);
+        let mut children: Vec<Value> = (0..40).map(|n| descriptor(n, &long)).collect();
+        children[1] = json!({"digest": Algorithm::Sha256.digest(b"bare"), "size": "none"});
+        children[2] = json!({"digest": 7});
+        children[3] = json!([]);
+        let found = Manifest::children_of(json!({"manifests": children}).to_string().as_bytes());
+        assert_eq!((found.len(), &found[1]), (38, &Algorithm::Sha256.digest(b"bare")));
+        for other in [json!({}), json!([]), json!({"manifests": "none", "layers": [descriptor(1, "")]})] {
+            assert_eq!(Manifest::children_of(other.to_string().as_bytes()), [], "{other}");
+        }
+        assert_eq!(Manifest::children_of(b"not json"), []);
     }
 
     #[test]

@@ -40,3 +40,15 @@ pub trait Clock {
     /// Waits.
     fn sleep(&self, milliseconds: u64) -> LocalBoxFuture<'static, ()>;
 }
+
+/// A number with a unit (`90s`, `30m`, `12h`, `7d`), in seconds; `None` for anything else.
+pub fn seconds(text: &str) -> Option<u64> {
+    let unit = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return None,
+    };
+    text.get(..text.len() - 1)?.parse::<u64>().ok()?.checked_mul(unit)
+}

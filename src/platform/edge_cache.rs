@@ -10,7 +10,7 @@ use crate::oci::Digest;
 ///
 /// There are two kinds. One is filled by [`put`](Self::put). The other stands before the registry's own inner
 /// entry points and fills itself: on a miss, the entry point runs, and its answer is kept as long as its
-/// headers allow. Only the second kind implements the last three methods.
+/// headers allow. Only the second kind implements the last four methods.
 pub trait EdgeCache {
     /// A blob of `size` bytes, or exactly the requested range of it; `None` if absent. Entries that were
     /// [`put`](Self::put) are stored under `host`, the registry's own.
@@ -44,6 +44,11 @@ pub trait EdgeCache {
     /// Removes the answers about facts that carry one of `tags`, at most 100, in all data centres. May fail, may
     /// be late, and does not stop a fill under way.
     fn purge<'a>(&'a self, _tags: &'a [String]) -> LocalBoxFuture<'a, Result<(), String>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    /// Removes content by digest that carries one of `tags`, like [`purge`](Self::purge).
+    fn purge_content<'a>(&'a self, _tags: &'a [String]) -> LocalBoxFuture<'a, Result<(), String>> {
         Box::pin(ready(Ok(())))
     }
 }

@@ -18,7 +18,7 @@ pub mod webhook_client;
 
 pub use background::Background;
 pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, Content, ReadError, Reserved, Stream};
-pub use clock::{Clock, Timestamp};
+pub use clock::{Clock, Timestamp, seconds};
 pub use document_client::DocumentClient;
 pub use edge_cache::EdgeCache;
 pub use health::Health;

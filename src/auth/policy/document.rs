@@ -3,23 +3,25 @@
 use std::fmt;
 
 use super::{
-    reader::{Lined, Reader, Table},
+    quota::{Quota, quota},
     rule::{ALL, Permission, Rule, Source, Who},
 };
 use crate::{
     auth::identity::external::{Algorithm, Issuer},
+    document::{Lined, Reader, Table},
     oci::Glob,
 };
 
 /// The claims that every token of an issuer has alike: they tell nobody apart.
 const COMMON_CLAIMS: [&str; 2] = ["iss", "aud"];
 
-/// A document: issuers, rules and immutable tags. Empty by default.
+/// A document: issuers, rules, immutable tags and quotas. Empty by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
     pub(super) issuers: Vec<Issuer>,
     pub(super) rules: Vec<Rule>,
     pub(super) tags: Vec<Tags>,
+    pub(super) quotas: Vec<Quota>,
 }
 
 /// An entry of immutable tags.
@@ -57,11 +59,21 @@ impl Document {
             let tags = tags(&mut reader, table);
             parsed.tags.extend(tags.filter(|_| reader.errors() == errors));
         }
-        reader.finish_table(document, "[[issuer]], [[rule]], [[tags]]");
+        for table in reader.tables(&mut document, "quota") {
+            let errors = reader.errors();
+            let quota = quota(&mut reader, table);
+            parsed.quotas.extend(quota.filter(|_| reader.errors() == errors));
+        }
+        reader.finish_table(document, "[[issuer]], [[rule]], [[tags]], [[quota]]");
         for (at, rule) in parsed.rules.iter().enumerate() {
             let Source::Line(line) = rule.source else { continue };
             for tie in parsed.rules.iter().take(at).filter_map(|other| Tie::new(rule, other)) {
                 reader.error(line, tie.to_string());
+            }
+        }
+        for (at, quota) in parsed.quotas.iter().enumerate() {
+            for tie in parsed.quotas.iter().take(at).filter_map(|other| quota.tie(other)) {
+                reader.error(quota.line, tie);
             }
         }
         match reader.errors() {
@@ -83,6 +95,25 @@ impl<'a> Tie<'a> {
     pub fn new(rule: &'a Rule, other: &'a Rule) -> Option<Self> {
         rule.tie(other).map(|patterns| Self { rule, other, patterns })
     }
+
+    /// The patterns, ours first, that leave it open which of two entries decides for some name.
+    pub fn between(ours: &'a [Glob], theirs: &'a [Glob]) -> Option<(&'a Glob, &'a Glob)> {
+        let is_tie =
+            |our: &Glob, their: &Glob| our.specificity() == their.specificity() && our.overlaps(their);
+        ours.iter().find_map(|our| theirs.iter().find(|their| is_tie(our, their)).map(|their| (our, their)))
+    }
+
+    /// What to do about them.
+    pub fn advice((ours, theirs): (&Glob, &Glob)) -> String {
+        match ours == theirs {
+            true => format!("both are for {:?}. Merge them, or make one more specific", ours.as_str()),
+            false => format!(
+                "{:?} and {:?} are equally specific and match the same names. Make one more specific",
+                ours.as_str(),
+                theirs.as_str()
+            ),
+        }
+    }
 }
 
 impl fmt::Display for Tie<'_> {
@@ -90,13 +121,8 @@ impl fmt::Display for Tie<'_> {
         let (Self { rule, other, .. }, (ours, theirs)) = (self, self.patterns);
         write!(f, "a tie with {}: both are for {}", other.source, rule.who)?;
         match ours == theirs {
-            true => write!(f, " and {ours:?}. Merge them, or make one more specific", ours = ours.as_str()),
-            false => write!(
-                f,
-                ", and {:?} and {:?} are equally specific and match the same names. Make one more specific",
-                ours.as_str(),
-                theirs.as_str()
-            ),
+            true => write!(f, " and {:?}. Merge them, or make one more specific", ours.as_str()),
+            false => write!(f, ", and {}", Self::advice(self.patterns)),
         }
     }
 }
@@ -212,7 +238,7 @@ fn rule(reader: &mut Reader, mut table: Table<'_>, issuers: &[Known]) -> Option<
         (None, Some((line, _))) => reader.error(line, "claims must stand beside issuer"),
         (None, None) => {}
     }
-    let repositories = repositories(reader, &mut table);
+    let repositories = reader.repositories(&mut table);
     let permissions = permissions(reader, &mut table);
     let known = "one of user, users, key, issuer (with claims), anonymous, everyone; repositories; actions";
     reader.finish_table(table, known);
@@ -252,36 +278,6 @@ fn claims(reader: &mut Reader, table: &mut Table<'_>) -> Option<Lined<Vec<(Strin
     Some((line, claims))
 }
 
-fn repositories(reader: &mut Reader, table: &mut Table<'_>) -> Option<Vec<Glob>> {
-    if !table.has("repositories") {
-        reader.error(table.line, format!("repositories must be set: [\"{ALL}\"] is all"));
-    }
-    patterns(reader, table, "repositories", "a list of patterns of repository names", Glob::of_repositories)
-}
-
-/// A list with at least one pattern.
-fn patterns(
-    reader: &mut Reader,
-    table: &mut Table<'_>,
-    field: &str,
-    expected: &str,
-    parse: fn(&str) -> Option<Glob>,
-) -> Option<Vec<Glob>> {
-    let errors = reader.errors();
-    let (line, texts) = reader.texts(table, field, expected)?;
-    let mut patterns = Vec::new();
-    for (line, text) in texts {
-        match parse(&text) {
-            Some(glob) => patterns.push(glob),
-            None => reader.error(line, format!("{field} must be {expected}, not {text:?}")),
-        }
-    }
-    if patterns.is_empty() && reader.errors() == errors {
-        reader.error(line, format!("{field} must be {expected}, at least one"));
-    }
-    Some(patterns)
-}
-
 fn permissions(reader: &mut Reader, table: &mut Table<'_>) -> Option<Lined<Vec<Permission>>> {
     if !table.has("actions") {
         reader.error(table.line, "actions must be set: [] takes away");
@@ -303,11 +299,11 @@ fn permissions(reader: &mut Reader, table: &mut Table<'_>) -> Option<Lined<Vec<P
 
 fn tags(reader: &mut Reader, mut table: Table<'_>) -> Option<Tags> {
     let line = table.line;
-    let repositories = repositories(reader, &mut table);
+    let repositories = reader.repositories(&mut table);
     if !table.has("immutable") {
         reader.error(line, "immutable must be set: a list of patterns of tags");
     }
-    let immutable = patterns(reader, &mut table, "immutable", "a list of patterns of tags", Glob::of_tags);
+    let immutable = reader.patterns(&mut table, "immutable", "a list of patterns of tags", Glob::of_tags);
     reader.finish_table(table, "repositories, immutable");
     Some(Tags { line, repositories: repositories?, immutable: immutable? })
 }

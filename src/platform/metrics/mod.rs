@@ -84,6 +84,8 @@ families! {
     Events: Counter "pierhead_events_total" ["endpoint", "outcome"] "Events for an endpoint.";
     EventsPending: Gauge "pierhead_events_pending" ["endpoint"] "Events that wait for an endpoint.";
     Jobs: Counter "pierhead_jobs_total" ["job", "outcome"] "Runs of jobs.";
+    Findings: Counter "pierhead_findings_total" ["job", "kind", "outcome"]
+        "What is wrong in the bucket, counted in each run that finds it.";
     Dropped: Counter "pierhead_metrics_dropped_total" [] "Samples of series for which the table had no room.";
 }
 
@@ -171,6 +173,48 @@ labels! {
         Dead = "dead",
         /// They were given up without a trace.
         Dropped = "dropped",
+    }
+    /// What is wrong in the bucket.
+    Finding {
+        /// Bytes with another digest.
+        WrongDigest = "wrong_digest",
+        /// Bytes of another length than their link or descriptor says.
+        WrongLength = "wrong_length",
+        /// Bytes that the store has, and cannot be read.
+        Unreadable = "unreadable",
+        /// A descriptor that names an object that is gone.
+        DescriptorWithoutObject = "descriptor_without_object",
+        /// A repository's link to a blob that is gone.
+        LinkWithoutBytes = "link_without_bytes",
+        /// A repository's link to a manifest whose content is gone.
+        ManifestWithoutContent = "manifest_without_content",
+        /// A tag whose link holds no digest.
+        UnreadableTag = "unreadable_tag",
+        /// A tag of a manifest that the repository lacks.
+        TagWithoutManifest = "tag_without_manifest",
+        /// A referrer that the repository lacks.
+        ReferrerWithoutManifest = "referrer_without_manifest",
+        /// A link without its reverse link.
+        MissingReverseLink = "missing_reverse_link",
+        /// A link of another registry, without metadata.
+        MissingMetadata = "missing_metadata",
+        /// A link that names a place without the bytes, which are elsewhere.
+        WrongPlace = "wrong_place",
+        /// A repository that the catalog lacks.
+        MissingCatalogEntry = "missing_catalog_entry",
+        /// A manifest that the referrers of its subject lack.
+        MissingReferrer = "missing_referrer",
+        /// A tag that the deletion of its manifest would not find.
+        MissingTagIndex = "missing_tag_index",
+    }
+    /// What became of a finding.
+    Remedy {
+        /// It cannot be repaired.
+        Damaged = "damaged",
+        /// It was repaired.
+        Repaired = "repaired",
+        /// It would be, by a run that is not dry.
+        Repairable = "repairable",
     }
     /// How a run of a job ended.
     JobOutcome {
@@ -302,6 +346,11 @@ impl Metrics {
     /// Counts a run of a job.
     pub fn count_job(&self, job: &'static str, outcome: JobOutcome) {
         self.count(Family::Jobs, &[job, outcome.as_str()], 1);
+    }
+
+    /// Counts something wrong that a job has found.
+    pub fn count_finding(&self, job: &'static str, finding: Finding, remedy: Remedy) {
+        self.count(Family::Findings, &[job, finding.as_str(), remedy.as_str()], 1);
     }
 
     /// Takes everything counted so far.

@@ -1,17 +1,19 @@
-//! Reads fields of a TOML document, and notes every error with its line.
+//! Reads fields of a TOML document that an operator has written, and notes every error with its line.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use toml::de::{DeString, DeTable, DeValue};
 
+use crate::oci::Glob;
+
 /// A value and its line.
-pub(super) type Lined<T> = (usize, T);
+pub type Lined<T> = (usize, T);
 
 /// The name of a field, and its text.
-pub(super) type Named<'a> = (DeString<'a>, Lined<DeString<'a>>);
+pub type Named<'a> = (DeString<'a>, Lined<DeString<'a>>);
 
 /// The lines of a document, and the errors in it.
-pub(super) struct Reader {
+pub struct Reader {
     /// Where lines end, in bytes.
     ends: Vec<usize>,
     /// By line.
@@ -19,7 +21,7 @@ pub(super) struct Reader {
 }
 
 /// A table. Fields leave it as they are read.
-pub(super) struct Table<'a> {
+pub struct Table<'a> {
     pub line: usize,
     fields: Vec<(DeString<'a>, Lined<DeValue<'a>>)>,
 }
@@ -113,6 +115,49 @@ impl Reader {
         }
     }
 
+    /// A field that is `true` or `false`; `false` if it is missing, or wrong, which is an error.
+    pub fn flag(&mut self, table: &mut Table<'_>, name: &str) -> bool {
+        match table.take(name) {
+            None => false,
+            Some((_, DeValue::Boolean(flag))) => flag,
+            Some((line, _)) => {
+                self.error(line, format!("{name} must be true or false"));
+                false
+            }
+        }
+    }
+
+    /// A field with a decimal number; `None` if it is missing, or wrong, which is an error.
+    pub fn number(&mut self, table: &mut Table<'_>, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let (line, value) = table.take(name)?;
+        let number = match value {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
+            _ => None,
+        };
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            self.error(line, format!("{name} must be a number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
+    /// A field that is `true`, which is `None`, or text; `None` if it is missing, or wrong, which is an error.
+    pub fn true_or_text<'a>(
+        &mut self,
+        table: &mut Table<'a>,
+        name: &str,
+        expected: &str,
+    ) -> Option<Lined<Option<DeString<'a>>>> {
+        match table.take(name)? {
+            (line, DeValue::Boolean(true)) => Some((line, None)),
+            (line, DeValue::String(text)) => Some((line, Some(text))),
+            (line, _) => {
+                self.error(line, format!("{name} must be {expected}"));
+                None
+            }
+        }
+    }
+
     /// A field with text; `None` if it is missing, or wrong, which is an error.
     pub fn text<'a>(&mut self, table: &mut Table<'a>, name: &str) -> Option<Lined<DeString<'a>>> {
         match table.take(name)? {
@@ -145,6 +190,38 @@ impl Reader {
             }
         }
         Some((line, texts))
+    }
+
+    /// A field with at least one pattern. `parse` is `None` for a text that is none.
+    pub fn patterns(
+        &mut self,
+        table: &mut Table<'_>,
+        name: &str,
+        expected: &str,
+        parse: fn(&str) -> Option<Glob>,
+    ) -> Option<Vec<Glob>> {
+        let errors = self.errors();
+        let (line, texts) = self.texts(table, name, expected)?;
+        let mut patterns = Vec::new();
+        for (line, text) in texts {
+            match parse(&text) {
+                Some(glob) => patterns.push(glob),
+                None => self.error(line, format!("{name} must be {expected}, not {text:?}")),
+            }
+        }
+        if patterns.is_empty() && self.errors() == errors {
+            self.error(line, format!("{name} must be {expected}, at least one"));
+        }
+        Some(patterns)
+    }
+
+    /// The patterns of the repositories that a table is for: it must have them.
+    pub fn repositories(&mut self, table: &mut Table<'_>) -> Option<Vec<Glob>> {
+        if !table.has("repositories") {
+            self.error(table.line, "repositories must be set: [\"**\"] is all");
+        }
+        let expected = "a list of patterns of repository names";
+        self.patterns(table, "repositories", expected, Glob::of_repositories)
     }
 
     /// A field with a table of texts; `None` if it is missing, or wrong, which is an error.
