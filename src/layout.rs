@@ -16,27 +16,35 @@
 //! [`Metadata`](crate::storage::Metadata) (size, media type, path of the bytes), so that one look-up answers a
 //! HEAD; links without metadata work too.
 //!
-//! The second tree holds what `distribution` lacks. All but `blobs`, `descriptors`, `uploads`, `secret` and `keys` can be
+//! The second tree holds what `distribution` lacks. All but `blobs`, `descriptors`, `uploads`, `secret`, `keys` and `takedowns` can be
 //! rebuilt from the first tree. Nothing below `uploads` outlives its upload, so that a lifecycle rule may delete it:
 //!
 //! ```text
 //! pierhead/
 //!   repositories/<name>-                                      empty; the catalog pages over these
-//!   descriptors/<alg>/<hex>                                   size and path of bytes that are not at `data`
+//!   descriptors/<alg>/<hex>                                   size and path of bytes that are, or were, not at `data`
 //!   links/<alg>/<hex>/<name>-                                 a repository that has the blob
 //!   referrers/<name>/_/<alg>/<subject hex>/<alg>/<hex>        descriptor of a referrer of the subject
+//!   gc/<alg>/<hex>                                            whether content is about to be deleted: see [`crate::blobs::marker`]
 //!   blobs/<uuid>                                              the bytes of a blob that is not at `data`
 //!   uploads/blobs/<uuid>                                      the digest of those bytes, until their descriptor is there
 //!   uploads/<id>/staged/<epoch>                               bytes that do not fill a part yet
 //!   uploads/scratch/<uuid>                                    temporary objects of the S3 driver
-//!   purge                                                     the cursor of the purge job
 //!   outbox/<milliseconds>-<uuid>                              events that are not delivered yet
-//!   resend                                                    the cursor of the resend job
+//!   jobs/<job>                                                the state of a job: its run under way, its last runs
 //!   health                                                    what a check of health has written
+//!   collection/<name>                                         what the collection of garbage has seen
 //!   deployment                                                the name of the deployment that changes repositories
 //!   secret                                                    the secret from which all keys are derived, if none is configured
 //!   keys/<id>                                                 an API key: its account, its scopes, and a hash of its secret
 //!   key-uses/<id>                                             when an API key was used last
+//!   pulls/<name>/_/<alg>/<hex>                                empty; its time is that of a manifest's last pull, to the day
+//!   copy                                                      the copy under way of a blob that is too large for one call
+//!   usage/<name>-                                             what the collection has counted in a repository
+//!   retain-scan                                               what the retain job has found in a repository, between two steps
+//!   removals/repositories/<name>-                             a repository that is being removed: by whom, and how far
+//!   removals/content/<alg>/<hex>                              content of which a takedown is not finished
+//!   takedowns/<alg>/<hex>                                     content that was taken down: by whom, why, and how far
 //! ```
 //!
 //! Earlier versions kept a blob of several parts, for good, at `uploads/<uuid>/<epoch>`, with its digest at
@@ -67,6 +75,10 @@ pub enum Key<'a> {
     Layer(&'a RepositoryName, &'a Digest),
     /// A repository's link to a manifest.
     Revision(&'a RepositoryName, &'a Digest),
+    /// The folder of a repository's links to manifests.
+    Revisions(&'a RepositoryName),
+    /// The folder of a repository's links to blobs.
+    Layers(&'a RepositoryName),
     /// The folder of a repository's tags.
     Tags(&'a RepositoryName),
     /// The folder of a tag.
@@ -75,8 +87,12 @@ pub enum Key<'a> {
     TagCurrent(&'a RepositoryName, &'a Tag),
     /// A manifest that a tag has pointed to.
     TagIndex(&'a RepositoryName, &'a Tag, &'a Digest),
+    /// The folder of the bytes of all blobs and manifests at [`Key::Data`], by one algorithm.
+    DataFolder(Algorithm),
     /// The folder of a repository in `distribution`'s tree.
     RepositoryFolder(&'a RepositoryName),
+    /// The folder of all [`Key::Referrer`] entries.
+    AllReferrers,
     /// The folder of all repositories in `distribution`'s tree.
     Repositories,
     /// The catalog's entry of a repository.
@@ -85,6 +101,18 @@ pub enum Key<'a> {
     Catalog,
     /// Size and path of bytes that are not at [`Key::Data`].
     Descriptor(&'a Digest),
+    /// The folder of [`Key::Descriptor`], by one algorithm.
+    Descriptors(Algorithm),
+    /// The folder of [`Key::ReverseLinks`], by one algorithm.
+    AllReverseLinks(Algorithm),
+    /// The state of content that may be deleted.
+    Marker(&'a Digest),
+    /// The folder of all [`Key::Marker`].
+    Markers,
+    /// The folder of [`Key::Marker`], by one algorithm.
+    MarkersBy(Algorithm),
+    /// What the collection of garbage has seen.
+    Collection(&'a str),
     /// The folder of [`Key::ReverseLink`] for a blob.
     ReverseLinks(&'a Digest),
     /// The reverse of a link: a repository that has the blob.
@@ -116,14 +144,12 @@ pub enum Key<'a> {
     Scratch,
     /// The folder of all objects of uploads.
     Uploads,
-    /// The cursor of the purge job.
-    PurgeCursor,
     /// The folder of events that are not delivered yet.
     Outbox,
     /// Events of one change, by their name in the outbox.
     OutboxEntry(&'a str),
-    /// The cursor of the job that sends events of the outbox again.
-    ResendCursor,
+    /// The state of a job, by its name.
+    Job(&'a str),
     /// What a check of health writes and reads.
     Health,
     /// The name of the deployment that changes repositories.
@@ -136,6 +162,32 @@ pub enum Key<'a> {
     ApiKeys,
     /// When an API key was used last.
     ApiKeyUse(&'a str),
+    /// The note of a manifest's last pull.
+    Pull(&'a RepositoryName, &'a Digest),
+    /// The folder of a repository's [`Key::Pull`] notes.
+    Pulls(&'a RepositoryName),
+    /// What the collection has counted in a repository: empty, with metadata.
+    Usage(&'a RepositoryName),
+    /// The folder of [`Key::Usage`].
+    Usages,
+    /// What the retain job has found in a repository.
+    RetainScan,
+    /// The copy under way of a blob that is too large for one call.
+    Copy,
+    /// The folder of a repository's manifests and tags.
+    Manifests(&'a RepositoryName),
+    /// The folder of a repository's uploads in another registry.
+    ForeignUploads(&'a RepositoryName),
+    /// The folder of all [`Key::Referrer`] entries of a repository.
+    ReferrersOf(&'a RepositoryName),
+    /// A repository that is being removed.
+    Removal(&'a RepositoryName),
+    /// Content of which a takedown is not finished.
+    OpenTakedown(&'a Digest),
+    /// The folder of [`Key::Removal`] and [`Key::OpenTakedown`].
+    Removals,
+    /// Content that was taken down.
+    Takedown(&'a Digest),
     /// An entry of the descriptor cache in KV: not in the bucket.
     Cached(CacheEntry, &'a Digest),
 }
@@ -183,6 +235,8 @@ impl fmt::Display for Key<'_> {
             Self::Revision(name, digest) => {
                 write!(f, "{V2}/repositories/{name}/_manifests/revisions/{}/link", Slashed(digest))
             }
+            Self::Revisions(name) => write!(f, "{V2}/repositories/{name}/_manifests/revisions"),
+            Self::Layers(name) => write!(f, "{V2}/repositories/{name}/_layers"),
             Self::Tags(name) => write!(f, "{V2}/repositories/{name}/_manifests/tags"),
             Self::Tag(name, tag) => write!(f, "{V2}/repositories/{name}/_manifests/tags/{tag}"),
             Self::TagCurrent(name, tag) => {
@@ -191,13 +245,21 @@ impl fmt::Display for Key<'_> {
             Self::TagIndex(name, tag, digest) => {
                 write!(f, "{V2}/repositories/{name}/_manifests/tags/{tag}/index/{}/link", Slashed(digest))
             }
+            Self::DataFolder(algorithm) => write!(f, "{V2}/blobs/{algorithm}"),
             Self::RepositoryFolder(name) => write!(f, "{V2}/repositories/{name}"),
             Self::Repositories => write!(f, "{V2}/repositories"),
             Self::Repository(name) => write!(f, "{OURS}/repositories/{name}{END}"),
             Self::Catalog => write!(f, "{OURS}/repositories"),
             Self::Descriptor(digest) => write!(f, "{OURS}/descriptors/{}", Slashed(digest)),
+            Self::Descriptors(algorithm) => write!(f, "{OURS}/descriptors/{algorithm}"),
+            Self::AllReverseLinks(algorithm) => write!(f, "{OURS}/links/{algorithm}"),
+            Self::Marker(digest) => write!(f, "{OURS}/gc/{}", Slashed(digest)),
+            Self::Markers => write!(f, "{OURS}/gc"),
+            Self::MarkersBy(algorithm) => write!(f, "{OURS}/gc/{algorithm}"),
+            Self::Collection(name) => write!(f, "{OURS}/collection/{name}"),
             Self::ReverseLinks(digest) => write!(f, "{OURS}/links/{}", Slashed(digest)),
             Self::ReverseLink(digest, name) => write!(f, "{OURS}/links/{}/{name}{END}", Slashed(digest)),
+            Self::AllReferrers => write!(f, "{OURS}/referrers"),
             Self::Referrers(name, subject) => write!(f, "{OURS}/referrers/{name}/_/{}", Slashed(subject)),
             Self::Referrer { name, subject, referrer } => {
                 write!(f, "{OURS}/referrers/{name}/_/{}/{}", Slashed(subject), Slashed(referrer))
@@ -211,15 +273,27 @@ impl fmt::Display for Key<'_> {
             Self::Scratch => write!(f, "{OURS}/uploads/scratch"),
             Self::Uploads => write!(f, "{OURS}/uploads"),
             Self::Health => write!(f, "{OURS}/health"),
-            Self::PurgeCursor => write!(f, "{OURS}/purge"),
             Self::Outbox => write!(f, "{OURS}/outbox"),
             Self::OutboxEntry(name) => write!(f, "{OURS}/outbox/{name}"),
-            Self::ResendCursor => write!(f, "{OURS}/resend"),
+            Self::Job(name) => write!(f, "{OURS}/jobs/{name}"),
             Self::Deployment => write!(f, "{OURS}/deployment"),
             Self::Secret => write!(f, "{OURS}/secret"),
             Self::ApiKey(id) => write!(f, "{OURS}/keys/{id}"),
             Self::ApiKeys => write!(f, "{OURS}/keys"),
             Self::ApiKeyUse(id) => write!(f, "{OURS}/key-uses/{id}"),
+            Self::Pull(name, digest) => write!(f, "{OURS}/pulls/{name}/_/{}", Slashed(digest)),
+            Self::Pulls(name) => write!(f, "{OURS}/pulls/{name}/_"),
+            Self::Usage(name) => write!(f, "{OURS}/usage/{name}{END}"),
+            Self::Usages => write!(f, "{OURS}/usage"),
+            Self::RetainScan => write!(f, "{OURS}/retain-scan"),
+            Self::Copy => write!(f, "{OURS}/copy"),
+            Self::Manifests(name) => write!(f, "{V2}/repositories/{name}/_manifests"),
+            Self::ForeignUploads(name) => write!(f, "{V2}/repositories/{name}/_uploads"),
+            Self::ReferrersOf(name) => write!(f, "{OURS}/referrers/{name}/_"),
+            Self::Removal(name) => write!(f, "{OURS}/removals/repositories/{name}{END}"),
+            Self::OpenTakedown(digest) => write!(f, "{OURS}/removals/content/{}", Slashed(digest)),
+            Self::Removals => write!(f, "{OURS}/removals"),
+            Self::Takedown(digest) => write!(f, "{OURS}/takedowns/{}", Slashed(digest)),
             Self::Cached(entry, digest) => write!(f, "{}/{}", entry.as_str(), Slashed(digest)),
         }
     }
@@ -230,6 +304,11 @@ impl Key<'_> {
     /// stores that keep objects as files cannot have both. No component of a name ends in a dash, and no
     /// character of a name sorts before it: keys are in the order of the names.
     pub const END_OF_NAME: &'static str = "-";
+
+    /// The uuid at the end of a [`Key::Blob`].
+    pub fn uuid_of_blob(path: &str) -> Option<Uuid> {
+        path.strip_prefix("pierhead/blobs/")?.parse().ok()
+    }
 
     /// The uuid at the end of a [`Key::BlobNote`].
     pub fn noted_blob(path: &str) -> Option<Uuid> {
@@ -266,6 +345,90 @@ impl Link {
             [name @ .., "_manifests", "revisions", algorithm, hex, "link"] => {
                 Some(Self::Revision(name.join("/").parse().ok()?, digest(algorithm, hex)?))
             }
+            _ => None,
+        }
+    }
+}
+
+/// A tag, parsed from its [`Key::TagCurrent`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagLink {
+    /// The repository.
+    pub name: RepositoryName,
+    /// The tag.
+    pub tag: Tag,
+}
+
+impl TagLink {
+    /// Parses a path below [`Key::Repositories`]; `None` for any other key.
+    pub fn parse(path: &str) -> Option<Self> {
+        let path = path.strip_prefix(&Key::Repositories.path().folder())?.strip_suffix("/current/link")?;
+        let (name, tag) = path.rsplit_once("/_manifests/tags/")?;
+        Some(Self { name: name.parse().ok()?, tag: tag.parse().ok()? })
+    }
+}
+
+/// An entry of a referrer, parsed from its [`Key::Referrer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferrerKey {
+    /// The repository.
+    pub name: RepositoryName,
+    /// The manifest that is referred to.
+    pub subject: Digest,
+    /// The manifest that refers to it.
+    pub referrer: Digest,
+}
+
+impl ReferrerKey {
+    /// Parses a path below [`Key::AllReferrers`].
+    pub fn parse(path: &str) -> Option<Self> {
+        let (name, digests) = path.strip_prefix(&Key::AllReferrers.path().folder())?.split_once("/_/")?;
+        let (subject, _) = digests.rsplit_once('/')?.0.rsplit_once('/')?;
+        let (subject, referrer) = (slashed(subject)?, trailing_digest(digests)?);
+        Some(Self { name: name.parse().ok()?, subject, referrer })
+    }
+}
+
+fn slashed(text: &str) -> Option<Digest> {
+    let (algorithm, hex) = text.split_once('/')?;
+    format!("{algorithm}:{hex}").parse().ok()
+}
+
+/// The digest of a [`Key::Data`].
+pub fn data_digest(path: &str) -> Option<Digest> {
+    let (rest, hex) = path.strip_suffix("/data")?.rsplit_once('/')?;
+    let (rest, start) = rest.rsplit_once('/')?;
+    let digest = format!("{}:{hex}", rest.rsplit('/').next()?).parse().ok()?;
+    hex.starts_with(start).then_some(digest)
+}
+
+/// The digest and the repository of a [`Key::ReverseLink`].
+pub fn reverse_link(path: &str) -> Option<(Digest, RepositoryName)> {
+    Algorithm::ALL.into_iter().find_map(|algorithm| {
+        let (hex, name) =
+            path.strip_prefix(&Key::AllReverseLinks(algorithm).path().folder())?.split_once('/')?;
+        let digest = format!("{algorithm}:{hex}").parse().ok()?;
+        Some((digest, name.strip_suffix(Key::END_OF_NAME)?.parse().ok()?))
+    })
+}
+
+/// What an entry below [`Key::Removals`] is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// [`Key::Removal`].
+    Repository(RepositoryName),
+    /// [`Key::OpenTakedown`].
+    Content(Digest),
+}
+
+impl Removed {
+    /// Parses a path below [`Key::Removals`].
+    pub fn parse(path: &str) -> Option<Self> {
+        match path.strip_prefix(&Key::Removals.path().folder())?.split_once('/')? {
+            ("repositories", name) => {
+                Some(Self::Repository(name.strip_suffix(Key::END_OF_NAME)?.parse().ok()?))
+            }
+            ("content", digest) => Some(Self::Content(slashed(digest)?)),
             _ => None,
         }
     }
@@ -320,6 +483,16 @@ mod tests {
             (Key::UploadBlob(&Key::Upload(&id, 3).path()), format!("pierhead/uploads/{uuid}/3.blob")),
             (Key::Scratch, "pierhead/uploads/scratch".into()),
             (Key::OutboxEntry("0000000000001-x"), "pierhead/outbox/0000000000001-x".into()),
+            (Key::Job("purge"), "pierhead/jobs/purge".into()),
+            (Key::Pull(&name, &x), format!("pierhead/pulls/a/b/_/sha256/{xh}")),
+            (Key::RetainScan, "pierhead/retain-scan".into()),
+            (Key::Copy, "pierhead/copy".into()),
+            (Key::Manifests(&name), format!("{repository}/_manifests")),
+            (Key::ForeignUploads(&name), format!("{repository}/_uploads")),
+            (Key::ReferrersOf(&name), "pierhead/referrers/a/b/_".into()),
+            (Key::Removal(&name), "pierhead/removals/repositories/a/b-".into()),
+            (Key::OpenTakedown(&x), format!("pierhead/removals/content/sha256/{xh}")),
+            (Key::Takedown(&x), format!("pierhead/takedowns/sha256/{xh}")),
             (Key::Health, "pierhead/health".into()),
             (Key::Secret, "pierhead/secret".into()),
             (Key::ApiKey("0123456789abcdef"), "pierhead/keys/0123456789abcdef".into()),
@@ -351,14 +524,11 @@ mod tests {
         let object = Key::Upload(&id, 1).path();
         let mut paths = vec![Key::Data(&digest).path(), Key::Descriptor(&digest).path()];
         paths.extend([Key::UploadBlob(&object).path(), Key::Staged(&id, 1).path(), object]);
-        paths.extend([
-            Key::PurgeCursor.path(),
-            Key::Deployment.path(),
-            Key::Secret.path(),
-            Key::ResendCursor.path(),
-        ]);
+        paths.extend([Key::Job("purge").path(), Key::Deployment.path(), Key::Secret.path()]);
         paths.push(Key::OutboxEntry("0000000000001-x").path());
         paths.push(Key::Health.path());
+        paths.push(Key::RetainScan.path());
+        paths.push(Key::Copy.path());
         paths.extend([Key::Blob(Uuid::nil()).path(), Key::BlobNote(Uuid::nil()).path()]);
         for name in &names {
             paths.extend([
@@ -369,6 +539,10 @@ mod tests {
                 Key::Repository(name).path(),
                 Key::ReverseLink(&digest, name).path(),
                 Key::Referrer { name, subject: &digest, referrer: &digest }.path(),
+                Key::Pull(name, &digest).path(),
+                Key::Usage(name).path(),
+                Key::Removal(name).path(),
+                Key::OpenTakedown(&digest).path(),
             ]);
         }
         for path in &paths {
@@ -398,8 +572,29 @@ mod tests {
             Some(Link::Revision(name.clone(), digest.clone()))
         );
         let tag: Tag = "t".parse().unwrap();
-        assert_eq!(Link::parse(Key::TagIndex(&name, &tag, &digest).path().as_str()), None);
+        let index = Key::TagIndex(&name, &tag, &digest).path();
+        assert_eq!((Link::parse(index.as_str()), TagLink::parse(index.as_str())), (None, None));
+        let current = Key::TagCurrent(&name, &tag).path();
+        let expected = Some(TagLink { name: name.clone(), tag });
+        assert_eq!((Link::parse(current.as_str()), TagLink::parse(current.as_str())), (None, expected));
         let referrer = Key::Referrer { name: &name, subject: &digest, referrer: &digest }.path();
-        assert_eq!(trailing_digest(referrer.as_str()), Some(digest));
+        assert_eq!(trailing_digest(referrer.as_str()), Some(digest.clone()));
+        for removed in [Removed::Repository(name.clone()), Removed::Content(digest.clone())] {
+            let path = match &removed {
+                Removed::Repository(name) => Key::Removal(name).path(),
+                Removed::Content(digest) => Key::OpenTakedown(digest).path(),
+            };
+            assert_eq!(Removed::parse(path.as_str()), Some(removed));
+        }
+        let subject = Algorithm::Sha256.digest(b"subject");
+        let key = Key::Referrer { name: &name, subject: &subject, referrer: &digest }.path();
+        let expected = ReferrerKey { name: name.clone(), subject: subject.clone(), referrer: digest.clone() };
+        assert_eq!(ReferrerKey::parse(key.as_str()), Some(expected));
+        for digest in [subject, digest] {
+            let (data, link) = (Key::Data(&digest).path(), Key::ReverseLink(&digest, &name).path());
+            assert_eq!(data_digest(data.as_str()), Some(digest.clone()));
+            assert_eq!((data_digest(link.as_str()), reverse_link(data.as_str())), (None, None));
+            assert_eq!(reverse_link(link.as_str()), Some((digest, name.clone())));
+        }
     }
 }

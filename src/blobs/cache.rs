@@ -96,6 +96,11 @@ impl Cache {
         self.memory.borrow_mut().put(key, value);
     }
 
+    /// Removes a value from the isolate's memory.
+    pub fn forget(&self, key: &str) {
+        self.memory.borrow_mut().remove(key);
+    }
+
     /// Looks in memory, for a manifest in the edge cache, then in KV. Verifies what is not from memory.
     pub(super) async fn get(&self, entry: CacheEntry, digest: &Digest, context: &Context) -> Option<Bytes> {
         if let Some(value) = self.in_memory(entry, digest) {

@@ -5,7 +5,9 @@
 //! [`Repository`](crate::repository::Repository).
 
 mod cache;
+mod descriptor;
 mod edge;
+pub mod marker;
 
 use std::{cell::Cell, rc::Rc};
 
@@ -17,11 +19,12 @@ use crate::{
     context::Context,
     layout::{CacheEntry, Key},
     oci::{Digest, Manifest, RepositoryName},
-    platform::{Body, ByteRange},
+    platform::{Body, ByteRange, Clock, Timestamp},
     storage::{Condition, LONG_PATIENCE, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
 pub use cache::{BLOBS, Cache, MANIFESTS};
+pub use descriptor::Descriptor;
 pub use edge::Edge;
 
 const SIZE: &str = "size";
@@ -101,9 +104,24 @@ pub struct Opened {
     pub path: Option<Path>,
 }
 
+/// The key in the isolate's memory of a blob whose bytes are at [`Key::Data`], although its links may say otherwise.
+fn settled(digest: &Digest) -> String {
+    format!("settled/{digest}")
+}
+
 /// The key of a push in the isolate's memory.
 fn pushed(name: &RepositoryName, manifest: &Digest) -> String {
     format!("pushed/{manifest}/{name}")
+}
+
+/// How long an isolate relies on a link to a blob that it has written, in milliseconds. The repository's writer remembers
+/// removals for longer, by the time that a push may wait for its turn:
+/// [`REMEMBER`](crate::repository::writer::order::REMEMBER).
+pub const LINKED: u64 = 40_000;
+
+/// The key of a link to a blob in the isolate's memory.
+fn linked(name: &RepositoryName, blob: &Digest) -> String {
+    format!("linked/{blob}/{name}")
 }
 
 /// The blobs of one request or job. Look-ups are strict unless the caller allows cached answers.
@@ -111,13 +129,14 @@ fn pushed(name: &RepositoryName, manifest: &Digest) -> String {
 pub struct Blobs {
     store: Store,
     cache: Cache,
+    clock: Rc<dyn Clock>,
     context: Context,
 }
 
 impl Blobs {
     /// The blobs of `store`, with the isolate's cache.
-    pub fn new(store: Store, cache: Cache, context: Context) -> Self {
-        Self { store, cache, context }
+    pub fn new(store: Store, cache: Cache, clock: Rc<dyn Clock>, context: Context) -> Self {
+        Self { store, cache, clock, context }
     }
 
     /// Locates the bytes of a blob. [`Freshness::Strict`] costs two concurrent look-ups.
@@ -152,9 +171,11 @@ impl Blobs {
     /// Removes a digest from the caches.
     pub fn evict(&self, digest: &Digest) {
         self.cache.remove(digest, &self.context);
+        self.cache.forget(&settled(digest));
     }
 
-    /// Opens a blob, or a range of it, in the edge cache of `host` or in the store.
+    /// Opens a blob, or a range of it, in the edge cache of `host` or in the store. `located` is a hint: links keep the
+    /// place that the bytes had when they were pushed.
     pub async fn open(
         &self,
         digest: &Digest,
@@ -167,12 +188,20 @@ impl Blobs {
         {
             return Ok(Some(Opened { body, located: located.clone(), path: None }));
         }
-        if let Some(opened) = self.open_at(digest, located, range).await? {
+        let is_settled = located.at.is_some() && self.cache.recall(&settled(digest)).is_some();
+        let place = if is_settled { &Located { size: located.size, at: None } } else { located };
+        if let Some(opened) = self.open_at(digest, place, range).await? {
             return Ok(Some(opened));
         }
         // The bytes may have moved since the link was written.
         match self.locate(digest, Freshness::Strict).await? {
-            Some(moved) if moved != *located => self.open_at(digest, &moved, range).await,
+            Some(moved) if moved != *place => {
+                match moved.at {
+                    None => self.cache.remember(settled(digest), Bytes::new()),
+                    Some(_) => self.cache.forget(&settled(digest)),
+                }
+                self.open_at(digest, &moved, range).await
+            }
             _ => Ok(None),
         }
     }
@@ -201,17 +230,20 @@ impl Blobs {
         self.cache.in_memory(CacheEntry::Manifest, digest).is_some()
     }
 
+    /// The content of a manifest, from the store.
+    pub async fn stored_manifest(&self, digest: &Digest) -> Result<Option<Bytes>, StorageError> {
+        // Twice our limit: another registry may have stored larger manifests.
+        let content = self.store.read(&Key::Data(digest).path(), 2 * Manifest::MAX_BYTES).await?;
+        Ok(content.map(|(content, _)| content))
+    }
+
     /// The content of a manifest.
     pub async fn manifest(
         &self,
         digest: &Digest,
         freshness: Freshness,
     ) -> Result<Option<Bytes>, StorageError> {
-        let find = async {
-            // Twice our limit: another registry may have stored larger manifests.
-            let content = self.store.read(&Key::Data(digest).path(), 2 * Manifest::MAX_BYTES).await?;
-            Ok(content.map(|(content, _)| content))
-        };
+        let find = self.stored_manifest(digest);
         match freshness {
             Freshness::Strict => find.await,
             Freshness::Cached => self.cached(CacheEntry::Manifest, digest, Some, find, Bytes::clone).await,
@@ -236,26 +268,52 @@ impl Blobs {
         digest: &Digest,
         located: &Located,
     ) -> Result<Option<Located>, StorageError> {
-        let content = serde_json::to_vec(located).unwrap_or_default();
+        let content = Bytes::from(serde_json::to_vec(located).unwrap_or_default());
         let options = PutOptions {
             metadata: located.to_metadata(),
             condition: Condition::IfAbsent,
             media_type: Some("application/json"),
             ..PutOptions::default()
         };
-        match self.store.put(&Key::Descriptor(digest).path(), Body::Bytes(content.into()), options).await {
+        match self
+            .store
+            .put(&Key::Descriptor(digest).path(), Body::Bytes(content.clone()), options.clone())
+            .await
+        {
             Ok(_) => Ok(None),
             Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => {
-                self.locate(digest, Freshness::Strict).await
+                match self.find(digest).await? {
+                    Some(winner) => Ok(Some(winner)),
+                    None => self.replace_descriptor(digest, options, content).await,
+                }
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The location of bytes that are not at [`Key::Data`], from their descriptor. Costs one look-up.
-    pub async fn descriptor(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
-        let descriptor = self.store.head(&Key::Descriptor(digest).path()).await?;
-        Ok(descriptor.and_then(|meta| Located::from_metadata(&meta.metadata)))
+    /// Replaces a descriptor whose bytes are gone: a sweep was interrupted before it was deleted.
+    async fn replace_descriptor(
+        &self,
+        digest: &Digest,
+        options: PutOptions<'_>,
+        content: Bytes,
+    ) -> Result<Option<Located>, StorageError> {
+        let path = Key::Descriptor(digest).path();
+        let found = self.store.head(&path).await?;
+        let condition = found.map_or(Condition::IfAbsent, |found| Condition::IfMatch(found.etag));
+        let options = PutOptions { condition, ..options };
+        match self.store.put(&path, Body::Bytes(content), options).await {
+            Ok(_) => Ok(None),
+            Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => self.find(digest).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Locates the bytes of a blob that may have been deleted: looks that they are there. Costs up to two rounds.
+    pub async fn find(&self, digest: &Digest) -> Result<Option<Located>, StorageError> {
+        let located = self.locate_in_store(digest).await?;
+        let Some(at) = located.as_ref().and_then(|located| located.at.clone()) else { return Ok(located) };
+        Ok(if self.store.head(&at).await?.is_some() { located } else { None })
     }
 
     /// The same blobs, whose storage calls are repeated for longer.
@@ -279,6 +337,28 @@ impl Blobs {
     pub fn set_pushed(&self, name: &RepositoryName, manifest: &Digest, content: &Bytes) {
         self.cache.remember(pushed(name, manifest), Bytes::new());
         self.cache.put_in_memory(CacheEntry::Manifest, manifest, content.clone());
+    }
+
+    /// Whether this isolate has just linked a blob to a repository.
+    pub fn has_linked(&self, name: &RepositoryName, blob: &Digest) -> bool {
+        let linked = self.cache.recall(&linked(name, blob));
+        let at = linked.and_then(|at| Some(Timestamp(u64::from_le_bytes(at.as_ref().try_into().ok()?))));
+        at.is_some_and(|at| self.clock.now().milliseconds_since(at) < LINKED)
+    }
+
+    /// Notes that this isolate has linked a blob to a repository: it was there after `at`.
+    pub fn set_linked(&self, name: &RepositoryName, blob: &Digest, at: Timestamp) {
+        self.cache.remember(linked(name, blob), Bytes::copy_from_slice(&at.0.to_le_bytes()));
+    }
+
+    /// The current time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Waits.
+    pub async fn sleep(&self, milliseconds: u64) {
+        self.clock.sleep(milliseconds).await;
     }
 
     /// The underlying store.

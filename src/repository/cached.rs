@@ -4,13 +4,14 @@
 use std::rc::Rc;
 
 use super::{
-    Answer, NewManifest, Repository, RepositoryError, Revision, UnlinkReason,
+    Answer, NewManifest, Repository, RepositoryError, Revision, Seen,
     facts::{Facts, Question},
 };
 use crate::{
     blobs::{Blobs, Freshness, Located},
     context::Context,
     oci::{Digest, Reference, RepositoryName, Tag},
+    platform::Timestamp,
 };
 
 /// The caching decorator.
@@ -27,6 +28,29 @@ pub struct Cached {
     pub blobs: Blobs,
     /// The context of the request or job.
     pub context: Context,
+}
+
+impl Cached {
+    /// Forgets a repository's tags after a deletion, also one that has failed: it may be made later.
+    fn forget_tags(&self, deleted: Result<bool, RepositoryError>) -> Result<bool, RepositoryError> {
+        if !matches!(deleted, Ok(false) | Err(RepositoryError::Immutable { .. })) {
+            self.facts.forget(&self.name, true, &self.context);
+        }
+        deleted
+    }
+
+    /// The same, after the deletion of a manifest.
+    fn forget_manifest(
+        &self,
+        digest: &Digest,
+        deleted: Result<bool, RepositoryError>,
+    ) -> Result<bool, RepositoryError> {
+        if !matches!(deleted, Ok(false) | Err(RepositoryError::Immutable { .. })) {
+            self.facts.forget(&self.name, false, &self.context);
+            self.blobs.evict(digest);
+        }
+        deleted
+    }
 }
 
 impl Repository for Cached {
@@ -76,32 +100,48 @@ impl Repository for Cached {
     fn delete_manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_manifest(digest).await;
-            if !matches!(deleted, Ok(false) | Err(RepositoryError::Immutable { .. })) {
-                self.facts.forget(&self.name, false, &self.context);
-                self.blobs.evict(digest);
-            }
-            deleted
+            self.forget_manifest(digest, deleted)
         })
     }
 
     fn delete_tag<'a>(&'a self, tag: &'a Tag) -> Answer<'a, bool> {
         Box::pin(async move {
             let deleted = self.inner.delete_tag(tag).await;
-            if !matches!(deleted, Ok(false) | Err(RepositoryError::Immutable { .. })) {
-                self.facts.forget(&self.name, true, &self.context);
-            }
-            deleted
+            self.forget_tags(deleted)
         })
     }
 
-    fn unlink_blob<'a>(&'a self, digest: &'a Digest, reason: UnlinkReason) -> Answer<'a, bool> {
+    fn delete_tag_seen<'a>(&'a self, tag: &'a Tag, seen: &'a Seen) -> Answer<'a, bool> {
         Box::pin(async move {
-            let unlinked = self.inner.unlink_blob(digest, reason).await;
+            let deleted = self.inner.delete_tag_seen(tag, seen).await;
+            self.forget_tags(deleted)
+        })
+    }
+
+    fn delete_unused<'a>(&'a self, digest: &'a Digest, since: Timestamp) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let deleted = self.inner.delete_unused(digest, since).await;
+            self.forget_manifest(digest, deleted)
+        })
+    }
+
+    fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let unlinked = self.inner.unlink_blob(digest).await;
             if !matches!(unlinked, Ok(false)) {
                 self.facts.forget(&self.name, false, &self.context);
                 self.blobs.evict(digest);
             }
             unlinked
+        })
+    }
+
+    fn collect_blobs<'a>(&'a self, digests: &'a [Digest], scanned: Timestamp) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let collected = self.inner.collect_blobs(digests, scanned).await;
+            self.facts.forget(&self.name, false, &self.context);
+            digests.iter().for_each(|digest| self.blobs.evict(digest));
+            collected
         })
     }
 }

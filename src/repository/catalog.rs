@@ -3,7 +3,7 @@
 use super::ListPage;
 use crate::{
     layout::{Key, trailing_name},
-    oci::{Digest, RepositoryName},
+    oci::{Digest, Glob, RepositoryName},
     storage::{Page, StorageError, Store},
 };
 
@@ -31,6 +31,50 @@ pub async fn repositories(
         after = listing.next;
     }
     Ok(ListPage { next: entries.last().filter(|_| has_more).cloned(), entries })
+}
+
+/// Whether at least so many repositories in the catalog match one of these patterns. Costs a listing for each 1,000 entries
+/// that begin as all patterns do.
+pub async fn has_matching(store: &Store, patterns: &[Glob], number: u64) -> Result<bool, StorageError> {
+    let mut common = patterns.first().map_or("", Glob::prefix);
+    for pattern in patterns {
+        let same = common.bytes().zip(pattern.prefix().bytes()).take_while(|(a, b)| a == b).count();
+        // Patterns of repositories are ASCII.
+        common = common.get(..same).unwrap_or_default();
+    }
+    let folder = Key::Catalog.path().folder();
+    let prefix = format!("{folder}{common}");
+    let (mut found, mut after) = (0, None::<String>);
+    while found < number {
+        let listing = store.list(&prefix, Page { after: after.as_deref(), ..Page::first() }).await?;
+        let names = listing.objects.iter().filter_map(|(path, _)| trailing_name(path, &folder));
+        let matching = names.filter(|name| patterns.iter().any(|glob| glob.matches(name)));
+        found += matching.count() as u64;
+        after = listing.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    Ok(found >= number)
+}
+
+/// Sorts after every key of a repository itself: its folders begin with an underscore.
+const END: &str = "_~";
+
+/// The next repository in `distribution`'s tree, and where the listing goes on after it; `None` at the end. Without a name,
+/// there is none on this page. Costs one listing.
+pub async fn next_in_tree(
+    store: &Store,
+    after: Option<&str>,
+) -> Result<Option<(Option<RepositoryName>, String)>, StorageError> {
+    let prefix = Key::Repositories.path().folder();
+    let listing = store.list(&prefix, Page { after, limit: 1, folders: false }).await?;
+    let Some((path, _)) = listing.objects.first() else { return Ok(listing.next.map(|next| (None, next))) };
+    let name = path.strip_prefix(&prefix).and_then(|rest| rest.split_once("/_"));
+    let name = name.and_then(|(name, _)| name.parse::<RepositoryName>().ok());
+    let next =
+        name.as_ref().map_or_else(|| path.clone(), |name| format!("{}/{END}", Key::RepositoryFolder(name)));
+    Ok(Some((name, next)))
 }
 
 /// Up to `limit` repositories that may have a blob: a stale reverse link costs the caller one look-up.

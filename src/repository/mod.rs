@@ -17,6 +17,7 @@ pub mod deployment;
 pub mod facts;
 pub mod listening;
 pub mod ordered;
+pub mod pulls;
 mod purges;
 pub mod stored;
 pub mod writer;
@@ -24,12 +25,15 @@ pub mod writer;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 
+pub use self::writer::protocol::Seen;
 use self::writer::protocol::{CallError, Entry, Refused};
 use crate::{
+    auth::OverQuota,
     blobs::{Freshness, Located},
     events,
     oci::{Digest, Manifest, Reference, Referenced, RepositoryName, Tag},
-    storage::StorageError,
+    platform::Timestamp,
+    storage::{ObjectMeta, StorageError},
 };
 
 /// The future result of an operation on a repository.
@@ -52,6 +56,21 @@ pub enum RepositoryError {
         /// The manifest that it points to.
         digest: Digest,
     },
+    /// A quota does not allow it. Nothing was linked.
+    #[error("{0}")]
+    OverQuota(OverQuota),
+    /// The content of a manifest was being deleted when it was stored. It can be stored again now.
+    #[error("the content of the manifest was deleted meanwhile: push it again")]
+    ContentGone,
+    /// The repository is being removed. Nothing has changed.
+    #[error("the repository is being removed")]
+    Removing,
+    /// An administrator has taken the content down. Nothing was linked.
+    #[error("the content was taken down")]
+    TakenDown,
+    /// A deletion is larger than a request. The repository's writer goes on with it.
+    #[error("the deletion of a manifest with many tags goes on")]
+    GoesOn,
     /// The repository's writer cannot be reached, or is busy. It may have made the change, or may make it later.
     #[error("{0}")]
     Writer(String),
@@ -68,6 +87,13 @@ impl From<CallError> for RepositoryError {
         match error {
             CallError::Refused(Refused::BlobsMissing(digests)) => Self::BlobsMissing(digests),
             CallError::Refused(Refused::Immutable { tag, digest }) => Self::Immutable { tag, digest },
+            CallError::Refused(Refused::OverQuota { repository, bytes, quota }) => {
+                Self::OverQuota(OverQuota::Bytes { repository, bytes, quota })
+            }
+            CallError::Refused(Refused::ContentGone) => Self::ContentGone,
+            CallError::Refused(Refused::Removing) => Self::Removing,
+            CallError::Refused(Refused::TakenDown) => Self::TakenDown,
+            CallError::Refused(Refused::GoesOn) => Self::GoesOn,
             error => Self::Writer(error.to_string()),
         }
     }
@@ -94,6 +120,13 @@ pub struct Revision {
     pub digest: Digest,
     /// Length in bytes, and media type. `None` if another registry wrote the link: read the content instead.
     pub description: Option<(u64, String)>,
+}
+
+impl Revision {
+    /// What the metadata of a manifest's link says of it.
+    pub fn of_link(digest: Digest, link: &ObjectMeta) -> Self {
+        Self { digest, description: stored::description(link) }
+    }
 }
 
 /// A manifest to be pushed.
@@ -138,15 +171,6 @@ pub enum LinkReason<'a> {
     Mount(&'a RepositoryName),
     /// Its bytes are elsewhere now. The repository had it.
     Correction,
-}
-
-/// Why the link to a blob is removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnlinkReason {
-    /// A client or job deletes the blob.
-    Delete,
-    /// The upload that has just linked it is refused: nobody has heard of the blob.
-    Undo,
 }
 
 /// A page of a list.
@@ -217,6 +241,11 @@ pub trait Repository {
         self.inner().index_manifest(digest, content)
     }
 
+    /// Writes that a tag points to a manifest, if it does: the manifest's deletion looks for its tags there.
+    fn index_tag<'a>(&'a self, tag: &'a Tag, digest: &'a Digest) -> Answer<'a, ()> {
+        self.inner().index_tag(tag, digest)
+    }
+
     /// Writes what a link of another registry to a blob lacks: its metadata, and the reverse link.
     fn index_blob<'a>(&'a self, digest: &'a Digest, located: &'a Located) -> Answer<'a, ()> {
         self.inner().index_blob(digest, located)
@@ -232,8 +261,20 @@ pub trait Repository {
         self.inner().delete_tag(tag)
     }
 
-    /// Links stored bytes as a blob of this repository; `false` if it had the blob. A link without a location, or
-    /// with another one, is replaced. It does not go through the repository's writer.
+    /// Deletes a tag if it is as it was `seen`; `false` if absent, or if it was pushed since.
+    fn delete_tag_seen<'a>(&'a self, tag: &'a Tag, seen: &'a Seen) -> Answer<'a, bool> {
+        self.inner().delete_tag_seen(tag, seen)
+    }
+
+    /// Deletes a manifest like [`delete_manifest`](Self::delete_manifest) if no tag points to it and no tag was pushed since
+    /// `since`; otherwise `false`.
+    fn delete_unused<'a>(&'a self, digest: &'a Digest, since: Timestamp) -> Answer<'a, bool> {
+        self.inner().delete_unused(digest, since)
+    }
+
+    /// Links stored bytes as a blob of this repository; `false` if it had the blob. The bytes must be kept from being
+    /// deleted: see [`Blobs::hold`](crate::blobs::Blobs::hold). A link without a location, or with another one, is
+    /// replaced. It does not go through the repository's writer.
     fn link_blob<'a>(
         &'a self,
         digest: &'a Digest,
@@ -245,7 +286,19 @@ pub trait Repository {
 
     /// Removes the link to a blob; `false` if absent. The bytes stay for other repositories. A manifest that needs the
     /// blob does not keep it: like `distribution`, and because no index tells which manifests do.
-    fn unlink_blob<'a>(&'a self, digest: &'a Digest, reason: UnlinkReason) -> Answer<'a, bool> {
-        self.inner().unlink_blob(digest, reason)
+    fn unlink_blob<'a>(&'a self, digest: &'a Digest) -> Answer<'a, bool> {
+        self.inner().unlink_blob(digest)
+    }
+
+    /// Removes those of the links to layers that are condemned and that no manifest names. The caller has looked through
+    /// the manifests that were there at `scanned`: the writer looks at those that were pushed since.
+    fn collect_blobs<'a>(&'a self, digests: &'a [Digest], scanned: Timestamp) -> Answer<'a, ()> {
+        self.inner().collect_blobs(digests, scanned)
+    }
+
+    /// Corrects what the repository's writer counts for a quota. `named` are manifests and blobs that they name, with their
+    /// sizes in bytes, as the caller has found them since `scanned`. Of several calls, the last one `is_whole`.
+    fn count<'a>(&'a self, named: Vec<(Digest, u64)>, scanned: Timestamp, is_whole: bool) -> Answer<'a, ()> {
+        self.inner().count(named, scanned, is_whole)
     }
 }

@@ -50,6 +50,9 @@ pub enum StorageErrorKind {
     /// The content does not have the announced digest.
     #[error("the content does not have the announced digest")]
     DigestMismatch,
+    /// An administrator has taken the content down: it must not be stored.
+    #[error("the content was taken down")]
+    Blocked,
     /// The stream of the content failed.
     #[error(transparent)]
     Body(#[from] ReadError),

@@ -63,6 +63,11 @@ impl Memory {
         self.multiparts.borrow().len()
     }
 
+    /// The number of parts that these have.
+    pub fn open_parts(&self) -> usize {
+        self.multiparts.borrow().values().map(|multipart| multipart.parts.len()).sum()
+    }
+
     /// Drops all of them, as R2 does after 7 days.
     pub fn drop_multiparts(&self) {
         self.multiparts.borrow_mut().clear();

@@ -23,6 +23,6 @@ pub use driver::{
 };
 pub use error::{StorageError, StorageErrorKind};
 pub use path::{InvalidPath, Path};
-pub use retry::{Attempts, LONG_PATIENCE, PATIENCE};
+pub use retry::{Attempts, KEY_PAUSE, LONG_PATIENCE, PATIENCE, SETTLE};
 pub use settled::{all, both};
 pub use store::Store;

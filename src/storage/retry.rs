@@ -4,12 +4,19 @@ use std::rc::Rc;
 
 use crate::platform::{Clock, Timestamp};
 
+/// Time between two writes of a key, a deletion among them, in milliseconds: R2 takes one in a second.
+pub const KEY_PAUSE: u64 = 1_100;
+
 /// How long a store keeps trying, in milliseconds. Clients repeat a failed blob, so a request about one may
 /// fail early.
 pub const PATIENCE: u64 = 5_000;
 
 /// The patience of a manifest's push: docker does not repeat it.
 pub const LONG_PATIENCE: u64 = 20_000;
+
+/// The longest time that a call to storage whose answer was lost can take until it lands, in seconds. Cloudflare ends
+/// what a request has begun 30 s after its response.
+pub const SETTLE: u64 = 30;
 
 /// Delays before the next attempts, in milliseconds; the last one repeats. R2 accepts one write per second to a
 /// key, so a later attempt leaves it that second.

@@ -86,6 +86,12 @@ impl Store {
         self.until(self.retry.as_ref().map(|retry| until(&retry.clock)))
     }
 
+    /// The same store, which makes one attempt of each operation: for a deletion that must not land after its answer.
+    #[must_use]
+    pub fn once(&self) -> Self {
+        Self { retry: None, ..self.clone() }
+    }
+
     fn until(&self, until: Option<Timestamp>) -> Self {
         let retry = self.retry.clone().map(|retry| Retry { until, ..retry });
         Self { retry, ..self.clone() }

@@ -10,10 +10,10 @@ use super::{
     ledger::{Ledger, discard},
 };
 use crate::{
-    blobs::Freshness,
+    blobs::{Freshness, Located, marker::Held},
     layout::Key,
-    oci::{Digest, UploadId},
-    platform::Body,
+    oci::{Digest, RepositoryName, UploadId},
+    platform::{Body, Timestamp},
     repository::LinkReason,
     storage::{Metadata, ObjectMeta, Part, Path, PutOptions, StorageError, StorageErrorKind, Store, both},
 };
@@ -32,8 +32,9 @@ impl Uploads {
     ) -> Result<(), UploadError> {
         let command =
             Command::Commit { repository: at.repository.clone(), digest: digest.clone(), checkpoint };
-        let located = self.blobs.locate(digest, Freshness::Strict);
-        let (reply, located) = future::join(self.sessions.call(&at.id, command), located).await;
+        let begun = self.clock.now();
+        let found = self.find_held(&at.repository, digest);
+        let (reply, located) = future::join(self.sessions.call(&at.id, command), found).await;
         let upload = match reply {
             Ok(Reply { upload, .. }) => upload,
             Err(CallError::Refused(Refused::WrongDigest)) => {
@@ -62,18 +63,37 @@ impl Uploads {
                 if digest.algorithm() != upload.algorithm {
                     self.verify(at, &upload, &path, digest).await?;
                 }
+                let located = match self.blobs.is_held_since(begun) {
+                    true => located,
+                    // To join and hash the parts may have taken long.
+                    false => self.find_held(&at.repository, digest).await?,
+                };
                 self.describe_at(digest, path, upload.blob, upload.offset, located).await?;
             }
             None => {
                 let is_verified = digest.algorithm() == upload.algorithm;
                 if !(is_verified && located.as_ref().is_some_and(|located| located.size == upload.offset)) {
-                    self.put_staged(at, &upload, digest, is_verified).await?;
+                    self.put_staged(at, &upload, digest, is_verified, begun).await?;
                 }
                 self.link_existing(digest, upload.offset, located).await?;
             }
         }
         self.close_later(at, upload, digest);
         Ok(())
+    }
+
+    /// Locates a blob, which is kept from being deleted until it is linked. Costs one round.
+    async fn find_held(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Located>, StorageError> {
+        let located = self.blobs.locate(digest, Freshness::Strict);
+        let (located, held) = both(located, self.blobs.hold(name, digest)).await?;
+        match held {
+            Held::Kept => Ok(located),
+            Held::Removed => self.blobs.find(digest).await,
+        }
     }
 
     /// Stores the staged bytes as the last part, then commits.
@@ -89,7 +109,7 @@ impl Uploads {
         &self,
         digest: &Digest,
         size: u64,
-        located: Option<crate::blobs::Located>,
+        located: Option<Located>,
     ) -> Result<(), UploadError> {
         match located {
             Some(located) => {
@@ -119,20 +139,21 @@ impl Uploads {
         Err(UploadError::DigestMismatch(digest.clone()))
     }
 
-    /// Stores the bytes of an upload without parts as content.
+    /// Stores the bytes of an upload without parts as content, which was `held` then.
     async fn put_staged(
         &self,
         at: &UploadAt,
         upload: &Upload,
         digest: &Digest,
         is_verified: bool,
+        held: Timestamp,
     ) -> Result<(), UploadError> {
         let ledger =
             Ledger::of(self.blobs.store().clone(), self.sessions.clone(), at.clone(), upload.clone());
         let end = upload.staged_length() as usize;
         let mut writer = Writer::new(ledger, self.buffers.clone())?;
         let body = writer.body(Tail { buffer: None, range: end..end }).await?;
-        let stored = self.put_small(body, digest, is_verified).await;
+        let stored = self.put_small(at, body, digest, is_verified, Some(held)).await;
         if let Err(UploadError::DigestMismatch(_)) = &stored {
             self.cancel(at).await?;
         }
@@ -142,6 +163,7 @@ impl Uploads {
     /// Ends a session whose blob is linked, and deletes what it staged, after the answer. Its alarm repeats that
     /// if it fails.
     pub(super) fn close_later(&self, at: &UploadAt, upload: Upload, digest: &Digest) {
+        let upload = Upload { finished: Some(digest.clone()), ..upload };
         let (sessions, store, id) = (self.sessions.clone(), self.blobs.store().clone(), at.id);
         let close = closing(at, Some(digest), None);
         let pause = self.clock.sleep(KEY_PAUSE);
@@ -211,7 +233,7 @@ pub async fn join(
 }
 
 /// Writes the note with the digest of a [`Key::Blob`], which the purge job reads if its descriptor never comes.
-pub(super) async fn note_blob(
+pub async fn note_blob(
     store: &Store,
     path: &Path,
     blob: Option<Uuid>,

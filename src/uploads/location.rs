@@ -39,6 +39,8 @@ pub struct FirstChunk {
     pub digest: Digest,
     /// Its length, in bytes.
     pub length: u64,
+    /// When it was [held](crate::blobs::Blobs::hold); `None` in a location of an earlier version.
+    pub held: Option<Timestamp>,
 }
 
 impl UploadAt {
@@ -46,8 +48,9 @@ impl UploadAt {
     pub fn sign(&self, keys: &Keys) -> String {
         let UploadState { expires, algorithm, has_session, first } = &self.state;
         let mut fields = format!("{}.{algorithm}.{}", expires.0, u8::from(*has_session));
-        if let Some(FirstChunk { digest, length }) = first {
-            fields = format!("{fields}.{length}.{}", digest.hex());
+        if let Some(FirstChunk { digest, length, held }) = first {
+            let held = held.map(|held| format!(".{}", held.0)).unwrap_or_default();
+            fields = format!("{fields}.{length}.{}{held}", digest.hex());
         }
         let signature = keys.sign(&message(&self.repository, &self.id, &fields));
         format!("{fields}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -75,6 +78,7 @@ impl UploadAt {
             (Some(length), Some(hex)) => Some(FirstChunk {
                 length: length.parse().ok()?,
                 digest: format!("{algorithm}:{hex}").parse().ok()?,
+                held: parts.next().and_then(|held| held.parse().ok()).map(Timestamp),
             }),
             _ => None,
         };
@@ -127,8 +131,10 @@ mod tests {
         let now = Timestamp(999);
         let verify = |value: &str| UploadAt::verify(&repository, &id, value, &secret, now);
         assert_eq!(verify(&value), Some(at.clone()));
-        let first = FirstChunk { digest: algorithm.digest(b"x"), length: 1 };
-        let with_first = at.with_first_chunk(first);
+        let first = FirstChunk { digest: algorithm.digest(b"x"), length: 1, held: None };
+        let earlier = at.with_first_chunk(first.clone());
+        assert_eq!(verify(&earlier.sign(&secret)), Some(earlier));
+        let with_first = at.with_first_chunk(FirstChunk { held: Some(Timestamp(9)), ..first });
         let longer = with_first.sign(&secret);
         assert_eq!(verify(&longer), Some(with_first));
         for forged in [longer.replace(".1.1.", ".1.2."), longer.replace(".1.1.", ".0.1.")] {

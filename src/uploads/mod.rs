@@ -22,17 +22,17 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    blobs::Blobs,
+    blobs::{Blobs, Located, marker::Held},
     context::Context,
     layout::Key,
-    oci::{Digest, InvalidHashState},
+    oci::{Digest, InvalidHashState, RepositoryName},
     platform::{Body, Buffers, Clock, Level, ReadError},
-    repository::{Repository, RepositoryError},
-    storage::StorageError,
+    repository::{LinkReason, Repository, RepositoryError},
+    storage::{KEY_PAUSE, StorageError},
 };
 
 pub use append::IN_FLIGHT;
-pub use commit::{JoinError, join as join_parts, noted_digest};
+pub use commit::{JoinError, join as join_parts, note_blob, noted_digest};
 pub use ledger::sweep;
 pub use location::{FirstChunk, UploadAt, UploadState};
 pub use protocol::{CallError, Checkpoint, Command, Refused, Reply, Staged, Upload, UploadSessions};
@@ -57,9 +57,6 @@ const MAX_PARTS: u16 = 10_000;
 /// Limit of parts that a writer has begun to store since the last checkpoint that its session acknowledged. The
 /// next writer skips that many numbers.
 pub const UNRECORDED: u16 = 8;
-
-/// Time before what was just written is deleted, in milliseconds: R2 takes one write per second to a key.
-const KEY_PAUSE: u64 = 1_100;
 
 /// Limit of the time that a request which has failed still reads from its client, in milliseconds.
 pub const DRAIN_TIME: u64 = 30_000;
@@ -183,8 +180,9 @@ impl Uploads {
             }),
             Some(buffer) => {
                 let body = Body::Buffer { buffer: buffer.into(), range: tail.range };
+                let held = Some(self.clock.now());
                 let digest = self.store_first(&writer, body, length).await?;
-                Ok((at.with_first_chunk(FirstChunk { digest, length }), length))
+                Ok((at.with_first_chunk(FirstChunk { digest, length, held }), length))
             }
         }
     }
@@ -199,7 +197,7 @@ impl Uploads {
     /// same time. It is not linked yet.
     async fn store_first(&self, writer: &Writer, body: Body, length: u64) -> Result<Digest, UploadError> {
         let digest = writer.hasher.clone().finish();
-        let stored = self.blobs.put(&digest, body);
+        let stored = self.put_held(&writer.ledger.at.repository, &digest, body);
         let begun = writer.ledger.record_first(&digest, length, writer.hasher.state());
         let (begun, stored) = join(begun, stored).await;
         let upload = begun?.upload;
@@ -209,6 +207,37 @@ impl Uploads {
             return Err(error.into());
         }
         Ok(digest)
+    }
+
+    /// Stores content that is linked by a later request, which confirms that it is kept and looks at the bytes.
+    async fn put_held(&self, name: &RepositoryName, digest: &Digest, body: Body) -> Result<(), StorageError> {
+        let again = body.again();
+        let (put, held) = join(self.blobs.put(digest, body), self.blobs.hold(name, digest)).await;
+        put?;
+        if let (Held::Removed, Some(body)) = (held?, again) {
+            // What was there may be gone.
+            self.blobs.put(digest, body).await?;
+        }
+        Ok(())
+    }
+
+    /// Links a blob that another repository has, which `find` looks for; `false` if it is gone. Costs a round beside those of
+    /// `find`.
+    pub async fn mount(
+        &self,
+        at: &RepositoryName,
+        digest: &Digest,
+        find: impl Future<Output = Result<Option<(RepositoryName, Located)>, RepositoryError>>,
+    ) -> Result<bool, UploadError> {
+        let (found, held) = join(find, self.blobs.hold(at, digest)).await;
+        let Some((from, located)) = found? else { return Ok(false) };
+        let located = match held? {
+            Held::Kept => Some(located),
+            Held::Removed => self.blobs.find(digest).await?,
+        };
+        let Some(located) = located else { return Ok(false) };
+        self.repository.link_blob(digest, &located, LinkReason::Mount(&from)).await?;
+        Ok(true)
     }
 
     /// Stores a blob that comes with the request that starts its upload: nobody can have cancelled it.
@@ -270,7 +299,7 @@ impl Uploads {
         } else {
             let length = writer.ledger.upload.offset + tail.range.len() as u64;
             let body = writer.body(tail).await?;
-            self.put_small(body, digest, is_sure).await.map(|()| length)
+            self.put_small(at, body, digest, is_sure, None).await.map(|()| length)
         };
         if let Err(UploadError::DigestMismatch(_)) = &stored
             && writer.ledger.has_begun()
@@ -320,7 +349,7 @@ impl Uploads {
         Ok(Some(upload.offset))
     }
 
-    /// Ends an upload and deletes its stored bytes. A first chunk stays, unlinked: others may link it.
+    /// Ends an upload and deletes its stored bytes. A first chunk is condemned: others may have linked it.
     pub async fn cancel(&self, at: &UploadAt) -> Result<(), UploadError> {
         let upload = self.close(at, None, None).await?;
         Ok(sweep(self.blobs.store(), &at.id, &upload).await?)

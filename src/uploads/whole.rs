@@ -3,15 +3,13 @@
 use futures_util::future::{join, join3};
 use uuid::Uuid;
 
-use super::{
-    CallError, Chunk, FirstChunk, KEY_PAUSE, Refused, UploadAt, UploadError, Uploads, commit::note_blob,
-};
+use super::{Chunk, FirstChunk, KEY_PAUSE, Refused, UploadAt, UploadError, Uploads, commit::note_blob};
 use crate::{
-    blobs::{Freshness, Located, Put},
+    blobs::{Freshness, Located, Put, marker::Held},
     layout::Key,
     oci::{Digest, Hasher},
-    platform::{Body, ReadError, Stream},
-    repository::{LinkReason, UnlinkReason},
+    platform::{Body, ReadError, Stream, Timestamp},
+    repository::LinkReason,
     storage::{Path, PutOptions, StorageError, StorageErrorKind},
 };
 
@@ -39,10 +37,10 @@ impl Uploads {
             match body {
                 Body::Stream(stream) if size <= self.buffers.part_size() as u64 => {
                     let body = self.read_whole(stream, size as usize).await?;
-                    self.put_small(body, digest, false).await.map(|()| None)
+                    self.put_small(at, body, digest, false, None).await.map(|()| None)
                 }
-                Body::Stream(_) => self.put_large(body, digest, size).await.map(Some),
-                body => self.put_small(body, digest, false).await.map(|()| None),
+                Body::Stream(_) => self.put_large(at, body, digest, size).await.map(Some),
+                body => self.put_small(at, body, digest, false, None).await.map(|()| None),
             }
         };
         let over = async { if may_be_over { self.offset(at).await.map(drop) } else { Ok(()) } };
@@ -72,20 +70,37 @@ impl Uploads {
         Ok(Body::Buffer { buffer: buffer.into(), range: 0..end })
     }
 
-    /// Stores content of at most a part at its canonical path, if there is none. Unless `is_verified`, the content
-    /// must have the digest although nothing is written: who names a digest may not have the bytes.
+    /// Stores content of at most a part at its canonical path, if there is none, and keeps it from being deleted until it
+    /// is linked, unless it was `held` lately. Unless `is_verified`, the content must have the digest although nothing is written: who names a digest
+    /// may not have the bytes.
     pub(super) async fn put_small(
         &self,
+        at: &UploadAt,
         body: Body,
         digest: &Digest,
         is_verified: bool,
+        held: Option<Timestamp>,
     ) -> Result<(), UploadError> {
         let sent = body.again();
         let mismatch = || UploadError::DigestMismatch(digest.clone());
-        let put = self.blobs.put(digest, body).await.map_err(|error| match error.kind {
+        let hold = async {
+            match held.filter(|held| self.blobs.is_held_since(*held)) {
+                Some(_) => Ok(Held::Kept),
+                None => self.blobs.hold(&at.repository, digest).await,
+            }
+        };
+        let (put, held) = join(self.blobs.put(digest, body), hold).await;
+        let refused = |error: StorageError| match error.kind {
             StorageErrorKind::DigestMismatch => mismatch(),
             _ => error.into(),
-        })?;
+        };
+        let mut put = put.map_err(refused)?;
+        if let (Held::Removed, Some(sent)) = (held?, &sent) {
+            // What was there may be gone.
+            if let Some(body) = sent.again() {
+                put = self.blobs.put(digest, body).await.map_err(refused)?;
+            }
+        }
         if put == Put::Existed && !is_verified {
             let mut hasher = Hasher::new(digest.algorithm());
             match &sent {
@@ -107,6 +122,7 @@ impl Uploads {
     /// to be sent twice. Returns that path's name, and where the blob is stored already.
     async fn put_large(
         &self,
+        at: &UploadAt,
         body: Body,
         digest: &Digest,
         size: u64,
@@ -116,7 +132,10 @@ impl Uploads {
         let options = PutOptions { digest: Some(digest), ..PutOptions::default() };
         let noted = note_blob(store, &path, Some(blob), digest);
         let located = self.blobs.locate(digest, Freshness::Strict);
-        let (put, noted, located) = join3(store.put(&path, body, options), noted, located).await;
+        let begun = self.clock.now();
+        let held = self.blobs.hold(&at.repository, digest);
+        let (put, noted, (held, located)) =
+            join3(store.put(&path, body, options), noted, join(held, located)).await;
         let put = match put {
             Err(error) if error.is_retryable() => self.find_lost(&path, size, error).await,
             put => put.map(drop),
@@ -131,7 +150,17 @@ impl Uploads {
             _ => error.into(),
         })?;
         noted?;
-        Ok((blob, located?))
+        let mut held = held?;
+        if !self.blobs.is_held_since(begun) {
+            // The bytes may have taken hours.
+            self.blobs.hold(&at.repository, digest).await?;
+            held = Held::Removed;
+        }
+        let located = match held {
+            Held::Kept => located?,
+            Held::Removed => self.blobs.find(digest).await?,
+        };
+        Ok((blob, located))
     }
 
     /// Whether a write whose answer was lost took effect.
@@ -142,26 +171,28 @@ impl Uploads {
         }
     }
 
-    /// Finishes an upload of one chunk, stored under its digest: links it while it looks that the bytes are there
-    /// and ends the session. If the upload was cancelled meanwhile, or the bytes are gone, the link goes again.
+    /// Finishes an upload of one chunk, stored under its digest: ends the session while it looks that the bytes are there,
+    /// and stay; then links them. Costs two rounds.
     pub(super) async fn finish_first(&self, at: &UploadAt, first: &FirstChunk) -> Result<(), UploadError> {
-        let FirstChunk { digest, length } = first;
-        let located = Located { size: *length, at: None };
+        let FirstChunk { digest, length, held } = first;
         let path = Key::Data(digest).path();
-        let (linked, stored, ended) = join3(
-            self.repository.link_blob(digest, &located, LinkReason::Push),
-            self.blobs.store().head(&path),
-            self.close(at, Some(digest), Some(*length)),
-        )
-        .await;
-        let stored = stored?;
-        let is_refused = matches!(ended, Err(CallError::Refused(_)));
-        if (is_refused || stored.is_none()) && matches!(linked, Ok(true)) {
-            self.repository.unlink_blob(digest, UnlinkReason::Undo).await?;
-        }
+        let confirm = async {
+            match held.filter(|held| self.blobs.is_held_since(*held)) {
+                Some(_) => Ok(Held::Kept),
+                None => self.blobs.confirm(&at.repository, digest).await,
+            }
+        };
+        let (held, stored, ended) =
+            join3(confirm, self.blobs.store().head(&path), self.close(at, Some(digest), Some(*length))).await;
         ended?;
-        linked?;
-        if stored.is_none() { Err(Refused::Unknown.into()) } else { Ok(()) }
+        let stored = match held? {
+            Held::Kept => stored?,
+            Held::Removed => self.blobs.store().head(&path).await?,
+        };
+        if stored.is_none() {
+            return Err(Refused::Unknown.into());
+        }
+        self.link(digest, *length).await
     }
 
     /// Links content at its canonical path.

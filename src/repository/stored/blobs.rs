@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
 
-use super::Stored;
+use super::{LinkMark, Stored};
 use crate::{
     blobs::{Freshness, Located},
     layout::Key,
     oci::Digest,
     platform::Timestamp,
-    storage::{Metadata, Page, StorageError, both},
+    storage::{Metadata, ObjectMeta, Page, StorageError, both},
 };
 
 /// Limit of look-ups of one manifest. They run at the same time: those above the platform's limit on connections wait
@@ -20,6 +20,9 @@ const MAX_LOOK_UPS: usize = 32;
 impl Stored {
     /// Costs one look-up, of the link. A link without metadata costs two more, those of [`Blobs::locate`]. If
     /// a cached answer is allowed, an isolate that has met such a link makes all three concurrently.
+    ///
+    /// A link that the collection has marked is absent to a strict look-up, which comes before a push: the client pushes
+    /// the blob again, which keeps it. Pulls find the blob for as long as the link is there.
     ///
     /// [`Blobs::locate`]: crate::blobs::Blobs::locate
     pub(in crate::repository) async fn locate_blob(
@@ -35,7 +38,8 @@ impl Stored {
         } else {
             (link.await?, None)
         };
-        let Some(link) = link else { return Ok(None) };
+        let is_there = |link: &ObjectMeta| freshness == Freshness::Cached || LinkMark::of(link).is_none();
+        let Some(link) = link.filter(is_there) else { return Ok(None) };
         if let Some(located) = Located::from_metadata(&link.metadata) {
             if freshness == Freshness::Cached {
                 self.blobs.cache_location(digest, &located);
@@ -64,9 +68,15 @@ impl Stored {
             return Ok(missing);
         }
         stream::iter(digests)
-            .map(
-                async |digest| Ok((!self.has(Key::Layer(&self.name, digest)).await?).then(|| digest.clone())),
-            )
+            .map(async |digest| {
+                let link = self.store().head(&Key::Layer(&self.name, digest).path()).await?;
+                let Some(link) = link else { return Ok(Some(digest.clone())) };
+                if let Some(LinkMark::Condemned(_)) = LinkMark::of(&link) {
+                    // It stays either way. Those who look for it shall find it.
+                    self.revive_blob(digest, &link).await?;
+                }
+                Ok(None)
+            })
             .buffered(MAX_LOOK_UPS)
             .try_filter_map(async |missing| Ok(missing))
             .try_collect()
@@ -105,32 +115,33 @@ impl Stored {
         Ok(())
     }
 
-    /// Writes both links concurrently; `false` if the blob was linked. A collector of unlinked bytes writes its marker
-    /// before it lists links: the check for that marker belongs here, after the writes.
+    /// Writes the link; `false` if the blob was linked. The reverse link must be there: see [`Blobs::hold`].
+    ///
+    /// [`Blobs::hold`]: crate::blobs::Blobs::hold
     pub(in crate::repository) async fn link_blob(
         &self,
         digest: &Digest,
         located: &Located,
     ) -> Result<bool, StorageError> {
-        let metadata = located.to_metadata();
-        let link = self.put_link(Key::Layer(&self.name, digest), digest, &metadata);
-        Ok(both(link, self.reverse_link(digest)).await?.0)
+        let begun = self.blobs.now();
+        let is_new = self.put_layer_link(digest, &located.to_metadata()).await?;
+        self.blobs.set_linked(&self.name, digest, begun);
+        Ok(is_new)
     }
 
-    /// Writes what another registry's link to a blob lacks: its metadata, and the reverse link. The link itself is not
+    /// Writes what another registry's link to a blob lacks: the reverse link, and its metadata. The link itself is not
     /// written again if it was removed meanwhile.
     pub(in crate::repository) async fn index_blob(
         &self,
         digest: &Digest,
         located: &Located,
     ) -> Result<(), StorageError> {
-        let metadata = located.to_metadata();
-        let link = self.upgrade_link(Key::Layer(&self.name, digest), digest, &metadata);
-        both(link, self.reverse_link(digest)).await.map(drop)
+        self.reverse_link(digest).await?;
+        self.upgrade_link(Key::Layer(&self.name, digest), digest, &located.to_metadata()).await
     }
 
-    /// A hint for whoever collects unlinked bytes, which looks at the link itself. So no request removes one: a push of
-    /// the same blob may have written it.
+    /// A hint for the collection, which looks at the link itself. So no request removes one: a push of the same blob may
+    /// have written it.
     pub(super) async fn reverse_link(&self, digest: &Digest) -> Result<bool, StorageError> {
         self.put_new(Key::ReverseLink(digest, &self.name), Bytes::new(), Metadata::new()).await
     }
@@ -148,8 +159,8 @@ impl Stored {
         self.has(Key::Layer(&self.name, digest)).await
     }
 
-    /// Removes the link to a blob.
+    /// Removes the link to a blob, and condemns its content: whoever deletes that looks for links first.
     pub(in crate::repository) async fn unlink_blob(&self, digest: &Digest) -> Result<(), StorageError> {
-        self.delete(&[Key::Layer(&self.name, digest)]).await
+        both(self.delete(&[Key::Layer(&self.name, digest)]), self.blobs.condemn(digest)).await.map(drop)
     }
 }

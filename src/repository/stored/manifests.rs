@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::Stored;
 use crate::{
-    blobs::{Freshness, Located, Put},
+    blobs::{Freshness, Located, Put, marker::Held},
     layout::Key,
     oci::{Digest, Tag},
-    platform::Body,
+    platform::{Body, Timestamp},
     repository::{
         NewManifest, RepositoryError, Revision,
         writer::protocol::{Entry, Stage},
@@ -40,13 +40,15 @@ impl Stored {
         self.blobs.manifest(digest, Freshness::Cached).await
     }
 
-    /// Stores the content of a manifest, unlinked, while its blobs are looked up. A key takes one write per second, so
-    /// what is there is not written.
+    /// Stores the content of a manifest, unlinked, while its blobs are looked up, but for those that this isolate has just
+    /// linked. Unlinked content is held. A key takes one write per second, so what is there is not written.
     pub(in crate::repository) async fn store_manifest(
         &self,
         new: &NewManifest,
     ) -> Result<Stage, RepositoryError> {
-        let (missing, stage) = both(self.missing(&new.manifest.blobs), self.put_content(new)).await?;
+        let blobs = new.manifest.blobs.iter().filter(|blob| !self.blobs.has_linked(&self.name, blob));
+        let blobs: Vec<Digest> = blobs.cloned().collect();
+        let (missing, stage) = both(self.missing(&blobs), self.put_content(new)).await?;
         if missing.is_empty() { Ok(stage) } else { Err(RepositoryError::BlobsMissing(missing)) }
     }
 
@@ -62,19 +64,29 @@ impl Stored {
         if may_be_complete && is_linked().await? {
             return Ok(Stage::Complete);
         }
-        let put = self.blobs.put(digest, Body::Bytes(content.clone())).await?;
-        Ok(if put == Put::Existed && is_linked().await? { Stage::Linked } else { Stage::New })
+        let put = || self.blobs.put(digest, Body::Bytes(content.clone()));
+        let (written, is_held) = both(put(), self.blobs.try_hold(&self.name, digest)).await?;
+        if written == Put::Existed && is_linked().await? {
+            return Ok(Stage::Linked);
+        }
+        if !is_held && self.blobs.hold(&self.name, digest).await? == Held::Removed {
+            // What was there may be gone.
+            put().await?;
+        }
+        Ok(Stage::New)
     }
 
-    /// Links a stored manifest in at most two rounds: its link, then its tags. Another tag of a manifest that is linked
-    /// takes one.
+    /// Links a stored manifest in at most two rounds, if it is `held` since a short time: its link and its hints, then its
+    /// tags. Another tag of a manifest that is linked takes one. `false` if its content is gone: it was deleted before it
+    /// was linked.
     pub(in crate::repository) async fn link_manifest(
         &self,
         entry: &Entry,
         referrer: Option<String>,
         stage: Stage,
         tags: &[Tag],
-    ) -> Result<(), StorageError> {
+        held: Option<Timestamp>,
+    ) -> Result<bool, StorageError> {
         let metadata = link_metadata(entry);
         let moves = |seen: Vec<Option<String>>| {
             let moved =
@@ -85,16 +97,33 @@ impl Stored {
         let unseen = || vec![None; tags.len()];
         match stage {
             Stage::New => {
-                let link = self.put_link(Key::Revision(&self.name, &entry.digest), &entry.digest, &metadata);
                 let seen = all(tags.iter().map(|tag| self.tag_etag(tag)));
                 // A referrer is listed when its manifest can be read, which costs no round if there are tags.
                 let (early, late) = if tags.is_empty() { (referrer, None) } else { (None, referrer) };
-                let (_, (_, seen)) = both(link, both(self.index_manifest(entry, early), seen)).await?;
-                both(self.add_referrer(entry, late), moves(seen)).await.map(drop)
+                // Other pushes rely on it that the content of what is linked is there.
+                let is_held = held.is_some_and(|held| self.blobs.is_held_since(held));
+                if !is_held && !self.keep_content(&entry.digest).await? {
+                    return Ok(false);
+                }
+                // Boxed: the future would carry all of them.
+                let link = self.put_link(Key::Revision(&self.name, &entry.digest), &entry.digest, &metadata);
+                let linked = Box::pin(both(link, self.add_referrer(entry, early)));
+                let (_, ((), seen)) = both(linked, Box::pin(both(self.list_in_catalog(), seen))).await?;
+                Box::pin(both(self.add_referrer(entry, late), moves(seen))).await?;
             }
-            Stage::Linked => both(self.index_manifest(entry, referrer), moves(unseen())).await.map(drop),
-            Stage::Complete => moves(unseen()).await.map(drop),
+            Stage::Linked => {
+                let hints = both(self.list_in_catalog(), self.add_referrer(entry, referrer));
+                both(hints, moves(unseen())).await.map(drop)?;
+            }
+            Stage::Complete => moves(unseen()).await.map(drop)?,
         }
+        Ok(true)
+    }
+
+    /// Keeps the content of a manifest from being deleted until it is linked; `false` if it is gone.
+    async fn keep_content(&self, digest: &Digest) -> Result<bool, StorageError> {
+        self.blobs.hold(&self.name, digest).await?;
+        self.has(Key::Data(digest)).await
     }
 
     /// Writes the index entries of a manifest: the catalog entry, the reverse link, and the referrer of its subject.
@@ -110,8 +139,11 @@ impl Stored {
     /// Writes the index entries of a manifest without a subject: the catalog entry and the reverse link. Neither is
     /// ever removed by a request.
     pub(in crate::repository) async fn hint_manifest(&self, digest: &Digest) -> Result<(), StorageError> {
-        let catalog = self.put_new(Key::Repository(&self.name), Bytes::new(), Metadata::new());
-        both(self.reverse_link(digest), catalog).await.map(drop)
+        both(self.reverse_link(digest), self.list_in_catalog()).await.map(drop)
+    }
+
+    async fn list_in_catalog(&self) -> Result<(), StorageError> {
+        self.put_new(Key::Repository(&self.name), Bytes::new(), Metadata::new()).await.map(drop)
     }
 
     /// Removes the entry in the referrers of `subject`, then the link.
@@ -123,7 +155,7 @@ impl Stored {
         if let Some(subject) = subject {
             self.delete(&[Key::Referrer { name: &self.name, subject, referrer: digest }]).await?;
         }
-        self.delete(&[Key::Revision(&self.name, digest)]).await
+        both(self.delete(&[Key::Revision(&self.name, digest)]), self.blobs.condemn(digest)).await.map(drop)
     }
 }
 
@@ -135,7 +167,7 @@ fn link_metadata(entry: &Entry) -> Metadata {
 }
 
 /// Size and media type of a manifest, from the metadata of its link.
-pub(super) fn description(meta: &ObjectMeta) -> Option<(u64, String)> {
+pub(in crate::repository) fn description(meta: &ObjectMeta) -> Option<(u64, String)> {
     let located = Located::from_metadata(&meta.metadata)?;
     Some((located.size, meta.metadata.get(MEDIA_TYPE)?.clone()))
 }

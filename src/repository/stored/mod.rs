@@ -5,10 +5,16 @@
 //! this metadata, as `distribution` writes them, cost another round of look-ups.
 
 mod blobs;
+mod collect;
 mod manifests;
 mod referrers;
+mod removal;
+mod sizes;
 mod tags;
 
+pub(super) use collect::CLOCKS;
+pub use collect::LinkMark;
+pub(super) use manifests::description;
 pub(super) use referrers::referrer_entry;
 
 use std::{cell::Cell, rc::Rc};
@@ -20,7 +26,7 @@ use crate::{
     layout::Key,
     oci::{Digest, RepositoryName},
     platform::Body,
-    storage::{Condition, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
+    storage::{Condition, Metadata, ObjectMeta, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
 /// Limit of concurrent look-ups of one request: the platform's limit on connections.
@@ -85,7 +91,7 @@ impl Stored {
     }
 
     /// Replaces a link that has other metadata, unless another request replaces it at the same time: a link of another
-    /// registry has none.
+    /// registry has none. One that the collection has marked stays: its deletion may be under way.
     async fn upgrade_link(
         &self,
         key: Key<'_>,
@@ -93,9 +99,8 @@ impl Stored {
         metadata: &Metadata,
     ) -> Result<(), StorageError> {
         let path = key.path();
-        let Some(found) = self.store().head(&path).await?.filter(|found| found.metadata != *metadata) else {
-            return Ok(());
-        };
+        let is_other = |found: &ObjectMeta| found.metadata != *metadata && LinkMark::of(found).is_none();
+        let Some(found) = self.store().head(&path).await?.filter(is_other) else { return Ok(()) };
         let condition = Condition::IfMatch(found.etag);
         let options = PutOptions { metadata: metadata.clone(), condition, ..PutOptions::default() };
         match self.store().put(&path, Body::Bytes(digest.to_string().into()), options).await {
@@ -113,6 +118,15 @@ impl Stored {
 
     async fn has(&self, key: Key<'_>) -> Result<bool, StorageError> {
         Ok(self.store().head(&key.path()).await?.is_some())
+    }
+
+    /// Whether a manifest was ever pushed.
+    pub(super) async fn has_had_manifests(&self) -> Result<bool, StorageError> {
+        if self.has(Key::Repository(&self.name)).await? {
+            return Ok(true);
+        }
+        // Another registry writes no entry in the catalog.
+        self.store().exists_below(&Key::Revisions(&self.name).path().folder()).await
     }
 
     /// Whether anything was ever pushed.

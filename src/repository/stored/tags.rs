@@ -8,9 +8,11 @@ use super::{CONCURRENCY, Stored, manifests::description};
 use crate::{
     layout::Key,
     oci::{Digest, RepositoryName, Tag},
-    platform::Body,
-    repository::{ListPage, Revision},
-    storage::{Condition, Metadata, Page, Path, PutOptions, StorageError, StorageErrorKind, Store, all},
+    platform::{Body, Timestamp},
+    repository::{ListPage, Revision, writer::protocol::Seen},
+    storage::{
+        Condition, Metadata, ObjectMeta, Page, Path, PutOptions, StorageError, StorageErrorKind, Store, all,
+    },
 };
 
 /// Limit of attempts to move a tag that other pushes move at the same time.
@@ -73,6 +75,42 @@ impl Stored {
                 return Ok(found.map(|(tag, _)| tag));
             }
             after = next;
+        }
+    }
+
+    /// Whether a tag is as it was seen: it has not been pushed since.
+    pub(in crate::repository) async fn is_still(&self, tag: &Tag, seen: &Seen) -> Result<bool, StorageError> {
+        let link = self.store().read(&Key::TagCurrent(&self.name, tag).path(), MAX_LINK).await?;
+        Ok(link.is_some_and(|(content, meta)| {
+            content.trim_ascii() == seen.digest.to_string().as_bytes() && meta.modified <= seen.pushed
+        }))
+    }
+
+    /// Whether no tag points to a manifest, and none has been pushed since a time: what it points to may name the manifest.
+    /// Costs a listing of all tags, and a look-up for each that has ever pointed to the manifest.
+    pub(in crate::repository) async fn is_unused_since(
+        &self,
+        digest: &Digest,
+        since: Timestamp,
+    ) -> Result<bool, StorageError> {
+        let prefix = Key::Tags(&self.name).path().folder();
+        let mut after: Option<String> = None;
+        loop {
+            let listing =
+                self.store().list(&prefix, Page { after: after.as_deref(), ..Page::first() }).await?;
+            let is_new = |(path, meta): &(String, ObjectMeta)| {
+                meta.modified >= since && path.ends_with("/current/link")
+            };
+            let tags = indexed(&listing.objects, &prefix, digest);
+            if listing.objects.iter().any(is_new)
+                || self.targets(tags.iter().collect()).await?.iter().any(|(_, target)| target == digest)
+            {
+                return Ok(false);
+            }
+            after = listing.next;
+            if after.is_none() {
+                return Ok(true);
+            }
         }
     }
 
@@ -192,15 +230,21 @@ impl Stored {
         Ok(Some(ListPage { next: entries.last().filter(|_| has_more).cloned(), entries }))
     }
 
-    /// The tags that point to a manifest, or to nothing, of one page of those that ever pointed to it; and where the
-    /// listing goes on.
+    /// The tags that point to a manifest, or to nothing, of the next `limit` at most that ever pointed to it; how many that
+    /// were; and where the listing goes on.
     pub(in crate::repository) async fn tags_of(
         &self,
         digest: &Digest,
         after: Option<&str>,
-    ) -> Result<(Vec<Tag>, Option<String>), StorageError> {
-        let (candidates, next) = self.tags_indexed(digest, after).await?;
-        Ok((self.only_of(digest, &candidates).await?, next))
+        limit: usize,
+    ) -> Result<(Vec<Tag>, usize, Option<String>), StorageError> {
+        let (mut candidates, mut next) = self.tags_indexed(digest, after).await?;
+        if candidates.len() > limit {
+            candidates.truncate(limit);
+            let last = candidates.last();
+            next = last.map(|tag| Key::TagIndex(&self.name, tag, digest).path().as_str().to_owned());
+        }
+        Ok((self.only_of(digest, &candidates).await?, candidates.len(), next))
     }
 
     /// One page of the tags that ever pointed to a manifest, and where the listing goes on.
@@ -210,11 +254,16 @@ impl Stored {
         after: Option<&str>,
     ) -> Result<(Vec<Tag>, Option<String>), StorageError> {
         let prefix = Key::Tags(&self.name).path().folder();
-        let index = format!("/index/{}/{}/link", digest.algorithm(), digest.hex());
         let listing = self.store().list(&prefix, Page { after, ..Page::first() }).await?;
-        let tag_of = |path: &str| path.strip_prefix(&prefix)?.strip_suffix(&index)?.parse().ok();
-        Ok((listing.objects.iter().filter_map(|(path, _)| tag_of(path)).collect(), listing.next))
+        Ok((indexed(&listing.objects, &prefix, digest), listing.next))
     }
+}
+
+/// The tags of a listing below `prefix` that ever pointed to a manifest.
+fn indexed(objects: &[(String, ObjectMeta)], prefix: &str, digest: &Digest) -> Vec<Tag> {
+    let index = format!("/index/{}/{}/link", digest.algorithm(), digest.hex());
+    let tag_of = |path: &str| path.strip_prefix(prefix)?.strip_suffix(&index)?.parse().ok();
+    objects.iter().filter_map(|(path, _)| tag_of(path)).collect()
 }
 
 /// The first `limit` tags after `last`, in byte order.

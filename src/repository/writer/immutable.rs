@@ -30,7 +30,13 @@ pub(super) async fn check(stored: &Stored, intent: &Intent, immutable: &[Glob]) 
             let tag = stored.find_tag_of(digest, is_immutable).await;
             tag.map(|tag| tag.map(|tag| (tag, digest.clone())))
         }
-        Intent::DeleteTag { .. } | Intent::Index { .. } | Intent::DeleteBlob { .. } => Ok(None),
+        Intent::DeleteTag { .. }
+        | Intent::Index { .. }
+        | Intent::DeleteBlob { .. }
+        | Intent::CollectBlobs { .. }
+        | Intent::Close { .. }
+        | Intent::Clear
+        | Intent::Reopen { .. } => Ok(None),
     };
     match found.map_err(busy)? {
         Some((tag, digest)) => Err(Refused::Immutable { tag, digest }),

@@ -7,7 +7,10 @@ use std::{
 
 use futures_util::future::{LocalBoxFuture, ready};
 
-use super::protocol::Record;
+use super::{
+    ledger::{Ledger, MemoryLedger},
+    protocol::Record,
+};
 use crate::platform::Timestamp;
 
 /// The changes of a journal's records, by number; `None` removes one.
@@ -21,6 +24,9 @@ pub trait Journal {
     /// Writes and removes records, and sets the alarm, in one transaction. An alarm that is due earlier stays; one
     /// that finds nothing to do does no harm.
     fn write(&self, rows: Rows, alarm: Option<Timestamp>) -> LocalBoxFuture<'_, Result<(), String>>;
+
+    /// What is counted for a quota.
+    fn ledger(&self) -> &dyn Ledger;
 }
 
 /// A journal in memory.
@@ -29,6 +35,8 @@ pub struct MemoryJournal {
     records: RefCell<BTreeMap<u64, Record>>,
     /// When the alarm runs.
     pub alarm: Cell<Option<Timestamp>>,
+    /// What is counted for a quota.
+    pub ledger: MemoryLedger,
 }
 
 impl MemoryJournal {
@@ -62,5 +70,9 @@ impl Journal for MemoryJournal {
             self.alarm.set(Some(self.alarm.get().map_or(alarm, |earlier| earlier.min(alarm))));
         }
         Box::pin(ready(Ok(())))
+    }
+
+    fn ledger(&self) -> &dyn Ledger {
+        &self.ledger
     }
 }

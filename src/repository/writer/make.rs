@@ -18,6 +18,13 @@ use crate::{
 /// How long the deletion of a manifest waits for its tags, in milliseconds. Otherwise it goes on later.
 const PATIENCE_FOR_TAGS: u64 = 10_000;
 
+/// Limit of the tags that one step of the deletion of a manifest deletes.
+const TAGS: usize = 100;
+
+/// The storage calls after which the deletion of a manifest goes on in an alarm. A step takes up to 400 more, and one request
+/// or alarm shall stay below 1,000.
+const CALLS: usize = 550;
+
 impl Writer {
     /// Makes a change: for a command with its hints, or else to finish it. Returns what is left to do after the answer.
     pub(super) async fn make(
@@ -44,7 +51,7 @@ impl Writer {
                 }
                 made
             }
-            Some(Intent::Index { entry }) => self.index(&stored, &entry, hints).await,
+            Some(Intent::Index { entry, tags }) => self.index(&stored, &entry, &tags, hints).await,
             Some(Intent::DeleteManifest { .. }) => {
                 Box::pin(self.delete_manifest(&stored, events, change.number)).await
             }
@@ -65,9 +72,19 @@ impl Writer {
                 }
                 made
             }
+            Some(Intent::CollectBlobs { digests }) => match hints.scanned {
+                Some(scanned) => Box::pin(stored.sweep_blobs(&digests, scanned)).await.map_err(busy),
+                // What was not removed, the next collection removes.
+                None => Box::pin(stored.condemn_unlinked(&digests)).await.map_err(busy),
+            },
+            Some(Intent::Clear) => Box::pin(stored.clear()).await.map_err(busy),
+            Some(Intent::Reopen { .. }) => Box::pin(self.reopen(&stored)).await,
+            Some(Intent::Close { .. }) => Ok(()),
             None => Ok(()),
         };
-        change.is_made = made.is_ok();
+        // Nothing is left of a push whose content was deleted.
+        change.is_made = matches!(made, Ok(()) | Err(Refused::ContentGone | Refused::TakenDown));
+        change.goes_on = made == Err(Refused::GoesOn);
         if change.is_made {
             self.with_order(|order, _| order.told(change.number))?;
         }
@@ -84,12 +101,21 @@ impl Writer {
         tags: &[Tag],
         hints: Hints,
     ) -> Result<(), Refused> {
+        let is_resumed = hints.stage.is_none();
         // What was there when the command was sent may have been removed since.
         let is_removed = self.with_order(|order, _| order.has_removed(&entry.digest))?;
         let stage = hints.stage.filter(|_| !is_removed).unwrap_or(Stage::New);
         let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
-        let linked = stored.link_manifest(entry, referrer, stage, tags);
-        let (_, references) = both(linked, references(stored, events, entry)).await.map_err(busy)?;
+        // Boxed: its future is large.
+        let linked = Box::pin(stored.link_manifest(entry, referrer, stage, tags, hints.held));
+        let (is_linked, references) = both(linked, references(stored, events, entry)).await.map_err(busy)?;
+        if !is_linked {
+            // A change that is finished later gives up: the client was told.
+            return if is_resumed { Ok(()) } else { Err(Refused::ContentGone) };
+        }
+        if is_resumed {
+            self.journal.ledger().finished_late(self.clock.now()).map_err(Refused::Busy)?;
+        }
         let Entry { digest, size, media_type, .. } = entry;
         let manifest = Content { digest, size: *size, media_type };
         self.tell(events, number, |bridge| {
@@ -121,9 +147,24 @@ impl Writer {
         Box::pin(events.tell(events_of(&bridge))).await.map_err(|error| Refused::Busy(error.to_string()))
     }
 
-    async fn index(&self, stored: &Stored, entry: &Entry, hints: Hints) -> Result<(), Refused> {
+    async fn index(&self, stored: &Stored, entry: &Entry, tags: &[Tag], hints: Hints) -> Result<(), Refused> {
         let referrer = referrer(stored, entry, hints.referrer).await.map_err(busy)?;
+        let targets = stored.targets(tags.iter().collect()).await.map_err(busy)?;
+        let tags = targets.into_iter().filter(|(_, target)| *target == entry.digest);
+        let tags: Vec<Tag> = tags.map(|(tag, _)| tag).collect();
+        stored.index_tags(&entry.digest, &tags).await.map_err(busy)?;
         stored.index_manifest(entry, referrer).await.map_err(busy)
+    }
+
+    /// Lets pushes in again. Those that wait begin when this change has ended.
+    async fn reopen(&self, stored: &Stored) -> Result<(), Refused> {
+        stored.remove_catalog_entry().await.map_err(busy)?;
+        // No push has come since the repository was closed.
+        self.journal.ledger().forget(self.clock.now()).map_err(Refused::Busy)?;
+        let closings = self.with_order(|order, _| order.closings())?;
+        let rows = closings.iter().map(|number| (*number, None)).collect();
+        self.journal.write(rows, None).await.map_err(Refused::Busy)?;
+        self.with_order(|order, _| order.forget(&closings))
     }
 
     /// Removes the link to a blob, but not one that was uploaded since an interrupted deletion has begun.
@@ -137,14 +178,14 @@ impl Writer {
         if is_resumed {
             let linked = stored.blob_linked(digest).await.map_err(busy)?;
             if linked.is_none_or(|linked| linked >= Order::begun(number)) {
-                return Ok(());
+                return stored.condemn_unlinked(std::slice::from_ref(digest)).await.map_err(busy);
             }
         }
         stored.unlink_blob(digest).await.map_err(busy)
     }
 
     /// Deletes a manifest: its tags, in steps, each of which the intent names before it begins; then its entry in the
-    /// referrers; its link last.
+    /// referrers; its link last. After some steps, it goes on later.
     async fn delete_manifest(
         self: &Rc<Self>,
         stored: &Stored,
@@ -152,7 +193,7 @@ impl Writer {
         number: u64,
     ) -> Result<(), Refused> {
         let until = Timestamp(self.clock.now().0 + PATIENCE_FOR_TAGS);
-        let mut is_confirmed = false;
+        let (mut is_confirmed, mut calls) = (false, 0);
         loop {
             let record = self.with_order(|order, _| order.record(number))?;
             let Some(Intent::DeleteManifest { digest, subject, cursor, tags }) =
@@ -165,6 +206,7 @@ impl Writer {
                 false => stored.remove_tags_of(&digest, &tags).await,
             }
             .map_err(busy)?;
+            calls += if is_confirmed { tags.len() } else { 2 * tags.len() };
             if cursor == Cursor::End {
                 stored.unlink_manifest(&digest, subject.as_ref()).await.map_err(busy)?;
             }
@@ -185,7 +227,10 @@ impl Writer {
                     return self.tell(events, number, all).await;
                 }
             };
-            let (mut tags, next) = stored.tags_of(&digest, after.as_deref()).await.map_err(busy)?;
+            let (mut tags, looks, next) =
+                stored.tags_of(&digest, after.as_deref(), TAGS).await.map_err(busy)?;
+            // A listing, and what it takes to delete these.
+            calls += 4 + looks + tags.len();
             let (names_tags, cursor) = (!tags.is_empty(), next.map_or(Cursor::End, Cursor::After));
             if names_tags {
                 self.wait(until, None, |order, _| order.claim_tags(number, &tags)).await?;
@@ -195,8 +240,12 @@ impl Writer {
             is_confirmed = true;
             let step = Intent::DeleteManifest { digest, subject, cursor, tags };
             self.with_order(|order, _| order.advance(number, step))?;
-            if names_tags {
+            let goes_on = calls >= CALLS;
+            if names_tags || goes_on {
                 self.save(number).await?;
+            }
+            if goes_on {
+                return Err(Refused::GoesOn);
             }
         }
     }

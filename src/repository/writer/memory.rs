@@ -68,6 +68,11 @@ impl MemoryWriters {
         self.journals.borrow().values().map(|journal| journal.len()).sum()
     }
 
+    /// The bytes that the writer of a repository has counted for its quota.
+    pub fn counted(&self, name: &RepositoryName) -> u64 {
+        self.journal(name).ledger.bytes()
+    }
+
     /// Runs the alarms that are due.
     pub async fn run_alarms(&self) -> Result<(), Refused> {
         let now = self.clock.now();

@@ -13,16 +13,20 @@
 //! The events of a change are part of its intent. They are sent after the writes that a client can see, before the
 //! answer and before the intent goes; a change that is finished after a restart sends the same ids again.
 //!
+//! What the repository's manifests refer to is counted in the same storage ([`ledger`]), if there is a quota for it.
+//!
 //! `make` makes a change when it is its turn. [`Writer::carry_out`] sees every change in its turn: there, what may not
-//! be done is refused, such as moving an immutable tag (`immutable`). A change that has begun is finished, whatever
+//! be done is refused, such as moving an immutable tag (`immutable`) or exceeding a quota (`quota`). A change that has begun is finished, whatever
 //! the rules are by then.
 
 mod immutable;
 pub mod journal;
+pub mod ledger;
 mod make;
 pub mod memory;
 pub mod order;
 pub mod protocol;
+mod quota;
 
 use std::{
     cell::{Cell, RefCell},
@@ -35,14 +39,14 @@ use futures_util::future::{LocalBoxFuture, select};
 use self::{
     journal::Journal,
     order::{Attempt, Order, Wait},
-    protocol::{Call, Command, Entry, Intent, Refused, Reply, Stage},
+    protocol::{Call, Command, Entry, Intent, Quota, Refused, Reply, Seen, Stage},
 };
 use super::stored::Stored;
 use crate::{
     events::{Events, Origin},
     oci::{Digest, Glob, RepositoryName},
     platform::{Background, Clock, Timestamp},
-    storage::StorageError,
+    storage::{StorageError, StorageErrorKind},
 };
 
 /// How long a command waits for its turn, in milliseconds: longer than keys rest after a lost answer.
@@ -80,26 +84,39 @@ struct Hints {
     referrer: Option<String>,
     lacks_content: bool,
     immutable: Vec<Glob>,
+    seen: Option<Seen>,
+    unused_since: Option<Timestamp>,
+    held: Option<Timestamp>,
+    scanned: Option<Timestamp>,
+    quota: Option<Quota>,
 }
 
 impl Hints {
     fn of(command: Command) -> Self {
         match command {
-            Command::Push { blobs, stage, referrer, immutable, .. } => {
-                Self { blobs, stage: Some(stage), referrer, immutable, ..Self::default() }
+            Command::Push { blobs, stage, referrer, immutable, held, quota, .. } => {
+                Self { blobs, stage: Some(stage), referrer, immutable, held, quota, ..Self::default() }
             }
-            Command::DeleteManifest { lacks_content, immutable, .. } => {
-                Self { lacks_content, immutable, ..Self::default() }
+            Command::DeleteManifest { lacks_content, immutable, unused_since, .. } => {
+                Self { lacks_content, immutable, unused_since, ..Self::default() }
             }
-            Command::DeleteTag { immutable, .. } => Self { immutable, ..Self::default() },
+            Command::DeleteTag { immutable, seen, .. } => Self { immutable, seen, ..Self::default() },
             Command::Index { referrer, .. } => Self { referrer, ..Self::default() },
-            _ => Self::default(),
+            Command::CollectBlobs { scanned, .. } => Self { scanned: Some(scanned), ..Self::default() },
+            Command::DeleteBlob { .. }
+            | Command::Count { .. }
+            | Command::Close { .. }
+            | Command::Clear
+            | Command::Reopen { .. } => Self::default(),
         }
     }
 }
 
 fn busy(error: StorageError) -> Refused {
-    Refused::Busy(error.to_string())
+    match error.kind {
+        StorageErrorKind::Blocked => Refused::TakenDown,
+        _ => Refused::Busy(error.to_string()),
+    }
 }
 
 impl Writer {
@@ -118,11 +135,20 @@ impl Writer {
         call: Call,
     ) -> Result<Reply, Refused> {
         self.load().await?;
-        let Call { command, origin } = call;
-        let (intent, hints) = (command.intent(), Hints::of(command));
+        let Call { command, origin, removal } = call;
+        if let Command::Count { named, scanned, is_whole } = &command {
+            return self.take_count(named, *scanned, *is_whole);
+        }
+        let Some(intent) = command.intent() else { return Ok(Reply::Done) };
+        let hints = Hints::of(command);
         let origin = origin.filter(|_| means.events.is_some());
         let change = self.begin(means, &intent, &hints.blobs, origin.as_ref()).await?;
-        match self.check(&means.stored, change.number, &intent, &hints).await {
+        let closed_by = self.with_order(|order, _| order.closed_by())?;
+        let checked = match removal {
+            Some(removal) if closed_by != Some(removal) => Ok(Reply::Absent),
+            _ => self.check(&means.stored, change.number, &intent, &hints).await,
+        };
+        match checked {
             Ok(Reply::Done) => {}
             refused => {
                 change.withdraw();
@@ -148,6 +174,10 @@ impl Writer {
         self.load().await?;
         let mut settled = Ok(());
         while let Some(made) = self.resume(means).await {
+            if made == Err(Refused::GoesOn) {
+                // It has made the calls of an alarm.
+                break;
+            }
             settled = settled.and(made);
         }
         let (old, next) = self.with_order(|order, now| (order.old(now), order.next(now)))?;
@@ -209,7 +239,10 @@ impl Writer {
                 (Wait::Until(due), _) if due > until => return Err(busy()),
                 (Wait::Until(due), Some(means)) if due <= now => {
                     // A failure leaves it open, for the next one who waits.
-                    let _made = self.resume(means).await;
+                    if self.resume(means).await == Some(Err(Refused::GoesOn)) {
+                        // It has made the calls of a request.
+                        return Err(Refused::GoesOn);
+                    }
                 }
                 (Wait::Until(due), _) => {
                     self.clock.sleep(due.milliseconds_since(now).max(POLL)).await;
@@ -257,9 +290,13 @@ impl Writer {
         stored: &Stored,
         number: u64,
         intent: &Intent,
-        Hints { blobs, lacks_content, immutable, .. }: &Hints,
+        hints: &Hints,
     ) -> Result<Reply, Refused> {
+        let Hints { blobs, lacks_content, immutable, seen, unused_since, .. } = hints;
+        let closed_by = self.with_order(|order, _| order.closed_by())?;
         let is_there = match intent {
+            Intent::Push { .. } if closed_by.is_some() => return Err(Refused::Removing),
+            Intent::Index { .. } if closed_by.is_some() => Ok(false),
             Intent::Push { .. } => {
                 let removed = self.with_order(|order, _| {
                     blobs.iter().filter(|blob| order.has_removed(blob)).cloned().collect::<Vec<_>>()
@@ -270,17 +307,35 @@ impl Writer {
                 }
                 Ok(true)
             }
-            Intent::Index { entry: Entry { digest, .. } } | Intent::DeleteManifest { digest, .. } => {
+            Intent::Index { entry: Entry { digest, .. }, .. } | Intent::DeleteManifest { digest, .. } => {
                 stored.has_manifest(digest).await
             }
             Intent::DeleteTag { tag } => stored.has_tag(tag).await,
             Intent::DeleteBlob { digest } => stored.has_blob(digest).await,
+            Intent::CollectBlobs { .. } => Ok(true),
+            Intent::Close { removal } => Ok(closed_by != Some(*removal)),
+            Intent::Clear => stored.has_leftovers().await,
+            Intent::Reopen { removal } => Ok(closed_by == Some(*removal)),
         };
         let has_begun = self.with_order(|order, _| order.has_begun(number, intent))?;
         if !is_there.map_err(busy)? && !has_begun {
             return Ok(Reply::Absent);
         }
+        let is_as_seen = match (intent, seen, unused_since) {
+            (Intent::DeleteTag { tag }, Some(seen), _) => stored.is_still(tag, seen).await,
+            (Intent::DeleteManifest { digest, .. }, _, Some(since)) => {
+                stored.is_unused_since(digest, *since).await
+            }
+            _ => Ok(true),
+        };
+        if !is_as_seen.map_err(busy)? {
+            return Ok(Reply::Absent);
+        }
         immutable::check(stored, intent, immutable).await?;
+        // Last: what it allows is counted.
+        if let (Intent::Push { entry, .. }, Some(quota)) = (intent, &hints.quota) {
+            Box::pin(self.check_quota(stored, number, entry, hints, quota)).await?;
+        }
         if let (true, Intent::DeleteManifest { digest, cursor, tags, .. }) = (lacks_content, intent) {
             // It was pushed since.
             let subject = stored.subject_of(digest).await.map_err(busy)?;
@@ -321,13 +376,15 @@ struct Change {
     is_made: bool,
     /// Whether the answer to a write was lost.
     is_unsettled: Rc<Cell<bool>>,
+    /// Whether it has ended because it was long enough.
+    goes_on: bool,
     is_over: bool,
 }
 
 impl Change {
     fn running(writer: &Rc<Writer>, number: u64) -> Self {
         let (writer, is_unsettled) = (writer.clone(), Rc::default());
-        Self { writer, number, is_made: false, is_unsettled, is_over: false }
+        Self { writer, number, is_made: false, is_unsettled, goes_on: false, is_over: false }
     }
 
     /// Forgets a change that has written nothing.
@@ -340,7 +397,8 @@ impl Change {
 
     /// Ends an attempt: the journal first. If that fails, the change is made once more, before any that contradicts it.
     async fn end(mut self) {
-        let attempt = Attempt { is_made: self.is_made, is_unsettled: self.is_unsettled.get() };
+        let (is_made, goes_on) = (self.is_made, self.goes_on);
+        let attempt = Attempt { is_made, is_unsettled: self.is_unsettled.get(), goes_on };
         let Ok(()) = self.writer.with_order(|order, now| order.end(self.number, attempt, now)) else {
             return;
         };

@@ -7,20 +7,27 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
+
 use super::protocol::{Intent, Phase, Record};
 use crate::{
+    blobs::{LINKED, marker},
     events::Origin,
     oci::{Digest, RepositoryName, Tag},
     platform::Timestamp,
+    storage::LONG_PATIENCE,
 };
 
-/// The longest time that a call to storage whose answer was lost can take until it lands, in seconds. Cloudflare ends
-/// what a request has begun 30 s after its response. Until then the keys that it names take no other value.
-pub const SETTLE: u64 = 30;
+/// How long the keys that a call without an answer names take no other value, in seconds.
+pub use crate::storage::SETTLE;
 
 /// How long a removed link is remembered, in seconds: longer than any push takes from the look-up of its blobs to its
 /// turn.
-pub const REMEMBER: u64 = 120;
+pub const REMEMBER: u64 = 300;
+
+// From the look-up of a blob, which an isolate may rely on for a while: the manifest's content is held and stored, the writer
+// is called, and the push has its turn.
+const _: () = assert!(LINKED + marker::PATIENCE + 3 * LONG_PATIENCE + super::PATIENCE < REMEMBER * 1000);
 
 /// Time until an unfinished change is tried again, in seconds; doubled by each failure.
 const RETRY: u64 = 1;
@@ -41,8 +48,14 @@ struct Claims {
     target: Option<Digest>,
     /// Blobs that shall be there.
     needs: Vec<Digest>,
-    /// A blob that shall not be there.
-    removes: Option<Digest>,
+    /// Whether its blobs are not known: it has begun before a restart.
+    has_unknown_needs: bool,
+    /// Blobs that shall not be there.
+    removes: Vec<Digest>,
+    /// Whether they are removed because no manifest needs them.
+    collects: bool,
+    /// Whether the repository shall have no manifests.
+    closes: bool,
 }
 
 impl Claims {
@@ -53,16 +66,25 @@ impl Claims {
                 tags: tags.clone(),
                 target: Some(entry.digest.clone()),
                 needs: blobs.to_vec(),
-                removes: None,
+                ..Self::default()
             },
-            Intent::Index { entry } => {
-                Self { manifest: Some((entry.digest.clone(), true)), ..Self::default() }
-            }
+            Intent::Index { entry, tags } => Self {
+                manifest: Some((entry.digest.clone(), true)),
+                tags: tags.clone(),
+                target: Some(entry.digest.clone()),
+                ..Self::default()
+            },
             Intent::DeleteManifest { digest, tags, .. } => {
                 Self { manifest: Some((digest.clone(), false)), tags: tags.clone(), ..Self::default() }
             }
             Intent::DeleteTag { tag } => Self { tags: vec![tag.clone()], ..Self::default() },
-            Intent::DeleteBlob { digest } => Self { removes: Some(digest.clone()), ..Self::default() },
+            Intent::DeleteBlob { digest } => Self { removes: vec![digest.clone()], ..Self::default() },
+            Intent::CollectBlobs { digests } => {
+                Self { removes: digests.clone(), collects: true, ..Self::default() }
+            }
+            Intent::Close { .. } | Intent::Clear | Intent::Reopen { .. } => {
+                Self { closes: true, ..Self::default() }
+            }
         }
     }
 
@@ -85,8 +107,20 @@ impl Claims {
             _ => false,
         };
         let tags = || self.target != other.target && self.tags.iter().any(|tag| other.tags.contains(tag));
-        let removes = |a: &Self, b: &Self| a.removes.as_ref().is_some_and(|blob| b.needs.contains(blob));
-        manifests() || tags() || removes(self, other) || removes(other, self)
+        let removes = |a: &Self, b: &Self| a.removes.iter().any(|blob| b.needs.contains(blob));
+        let unknown = |a: &Self, b: &Self| a.collects && b.has_unknown_needs;
+        // Uploads do not wait for their turn: a second deletion would remove what was uploaded after the first.
+        let twice = || self.removes.iter().any(|blob| other.removes.contains(blob));
+        let adds = |claims: &Self| claims.manifest.as_ref().is_some_and(|(_, is_there)| *is_there);
+        manifests()
+            || (self.closes && adds(other))
+            || (other.closes && adds(self))
+            || twice()
+            || tags()
+            || removes(self, other)
+            || removes(other, self)
+            || unknown(self, other)
+            || unknown(other, self)
     }
 }
 
@@ -110,10 +144,21 @@ impl Change {
         matches!(self.record.phase, Phase::Finished(_)) && !self.is_running
     }
 
+    /// Whether it has closed the repository: it is remembered until that is reopened.
+    fn has_closed(&self) -> bool {
+        matches!(self.record.intent, Intent::Close { .. }) && self.is_finished()
+    }
+
     /// Whether it is remembered when it is finished. A push looks for its blobs and its manifest before its turn, and
     /// not for tags.
     fn is_remembered(&self) -> bool {
-        matches!(self.record.intent, Intent::DeleteManifest { .. } | Intent::DeleteBlob { .. })
+        matches!(
+            self.record.intent,
+            Intent::DeleteManifest { .. }
+                | Intent::DeleteBlob { .. }
+                | Intent::CollectBlobs { .. }
+                | Intent::Close { .. }
+        )
     }
 }
 
@@ -133,6 +178,8 @@ pub struct Attempt {
     pub is_made: bool,
     /// Whether the answer to a write was lost.
     pub is_unsettled: bool,
+    /// Whether it has ended because it was long enough: the next one follows soon.
+    pub goes_on: bool,
 }
 
 /// The changes of a repository.
@@ -153,7 +200,8 @@ impl Order {
                 Phase::Open => (now, now.plus_seconds(SETTLE)),
                 Phase::Resting(until) | Phase::Finished(until) => (until, until),
             };
-            let claims = Claims::of(&record.intent, &[]);
+            let has_unknown_needs = matches!(record.intent, Intent::Push { .. });
+            let claims = Claims { has_unknown_needs, ..Claims::of(&record.intent, &[]) };
             let change =
                 Change { record, claims, is_stored: true, is_running: false, unsettled, due, failures: 0 };
             order.last = order.last.max(number);
@@ -290,8 +338,12 @@ impl Order {
             change.unsettled = now.plus_seconds(SETTLE);
         }
         change.record.phase = if !attempt.is_made {
+            if attempt.goes_on {
+                change.failures = 0;
+            }
             let wait = RETRY.saturating_mul(1 << change.failures.min(10)).min(MAX_RETRY);
-            (change.due, change.failures) = (now.plus_seconds(wait), change.failures + 1);
+            (change.due, change.failures) =
+                (now.plus_seconds(wait), change.failures + u32::from(!attempt.goes_on));
             Phase::Open
         } else if change.unsettled > now {
             change.due = change.unsettled;
@@ -313,7 +365,7 @@ impl Order {
 
     /// A change has stopped anywhere: it must be made once more.
     pub fn interrupt(&mut self, number: u64, now: Timestamp) {
-        self.end(number, Attempt { is_made: false, is_unsettled: true }, now);
+        self.end(number, Attempt { is_made: false, is_unsettled: true, goes_on: false }, now);
         if let Some(change) = self.changes.get_mut(&number) {
             change.is_running = false;
         }
@@ -325,6 +377,7 @@ impl Order {
             Intent::DeleteManifest { digest: removed, .. } | Intent::DeleteBlob { digest: removed } => {
                 removed == digest
             }
+            Intent::CollectBlobs { digests } => digests.contains(digest),
             _ => false,
         })
     }
@@ -345,23 +398,49 @@ impl Order {
         })
     }
 
-    /// Begins an attempt to finish the next change that is due, if there is one.
+    /// Begins an attempt to finish the next change that is due, if there is one. One that has rested is open again: a
+    /// restart during the attempt must find it so.
     pub fn resume(&mut self, now: Timestamp) -> Option<u64> {
         let is_due = |change: &Change| !change.is_running && !change.is_finished() && change.due <= now;
         let (number, change) = self.changes.iter_mut().find(|(_, change)| is_due(change))?;
         change.is_running = true;
+        if let Phase::Resting(_) = change.record.phase {
+            (change.record.phase, change.is_stored) = (Phase::Open, false);
+        }
         Some(*number)
     }
 
     /// The numbers of the changes that were finished long ago.
     pub fn old(&self, now: Timestamp) -> Vec<u64> {
-        let is_old = |change: &Change| change.is_finished() && change.due <= now;
+        let is_old = |change: &Change| change.is_finished() && !change.has_closed() && change.due <= now;
         self.changes.iter().filter(|(_, change)| is_old(change)).map(|(number, _)| *number).collect()
+    }
+
+    /// The removal that has closed the repository; `None` if it is open.
+    pub fn closed_by(&self) -> Option<Uuid> {
+        let closed = self.changes.values().rev().find(|change| change.has_closed())?;
+        match closed.record.intent {
+            Intent::Close { removal } => Some(removal),
+            _ => None,
+        }
+    }
+
+    /// The numbers of the changes that have closed the repository.
+    pub fn closings(&self) -> Vec<u64> {
+        self.changes.iter().filter(|(_, change)| change.has_closed()).map(|(number, _)| *number).collect()
     }
 
     /// Forgets changes whose records are removed.
     pub fn forget(&mut self, numbers: &[u64]) {
         self.changes.retain(|number, _| !numbers.contains(number));
+    }
+
+    /// When the first of the pushes was begun that are not finished.
+    pub fn oldest_push(&self) -> Option<Timestamp> {
+        let is_open =
+            |change: &Change| matches!(change.record.intent, Intent::Push { .. }) && !change.is_finished();
+        let (number, _) = self.changes.iter().find(|(_, change)| is_open(change))?;
+        Some(Self::begun(*number))
     }
 
     /// When a change was begun: its number tells.
@@ -372,7 +451,8 @@ impl Order {
     /// When the alarm shall run next. A running change has one too: its object may be gone before it ends.
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         let running = now.plus_seconds(RUNNING);
-        self.changes.values().map(|change| if change.is_running { running } else { change.due }).min()
+        let open = self.changes.values().filter(|change| !change.has_closed());
+        open.map(|change| if change.is_running { running } else { change.due }).min()
     }
 }
 

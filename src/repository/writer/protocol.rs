@@ -6,6 +6,7 @@
 
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     events::Origin,
@@ -38,6 +39,25 @@ pub enum Stage {
     Complete,
 }
 
+/// What a repository's manifests may refer to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Of how many bytes.
+    pub bytes: u64,
+    /// What a manifest mentions, besides the blobs that it needs: the collection keeps all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mentions: Vec<Digest>,
+}
+
+/// What was seen of a tag when its deletion was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The manifest that it pointed to.
+    pub digest: Digest,
+    /// When it was pointed there.
+    pub pushed: Timestamp,
+}
+
 /// A change of a repository. Every command can be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -57,11 +77,20 @@ pub enum Command {
         /// The patterns of tags that cannot be moved or deleted. A writer of an earlier version ignores them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         immutable: Vec<Glob>,
+        /// When the content was [held](crate::blobs::Blobs::hold).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held: Option<Timestamp>,
+        /// `None` if there is no quota. A writer of an earlier version ignores it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quota: Option<Quota>,
     },
     /// Writes the index entries of a manifest, if the repository has it.
     Index {
         /// The manifest.
         entry: Entry,
+        /// The tags that are to be found by it, if they point to it. A writer of an earlier version ignores them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<Tag>,
         /// As in a push.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         referrer: Option<String>,
@@ -79,6 +108,9 @@ pub enum Command {
         /// As in a push.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         immutable: Vec<Glob>,
+        /// Only if no tag points to it, and none has been pushed since this time. A writer of an earlier version ignores it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unused_since: Option<Timestamp>,
     },
     /// Deletes a tag.
     DeleteTag {
@@ -87,11 +119,43 @@ pub enum Command {
         /// As in a push.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         immutable: Vec<Glob>,
+        /// Only if the tag is still as it was seen. A writer of an earlier version ignores it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<Seen>,
     },
     /// Removes the link to a blob.
     DeleteBlob {
         /// The blob.
         digest: Digest,
+    },
+    /// Removes condemned links to layers that no manifest names.
+    CollectBlobs {
+        /// The layers. No manifest named one when the command was sent.
+        digests: Vec<Digest>,
+        /// When the manifests were listed that were looked through.
+        scanned: Timestamp,
+    },
+    /// Corrects what is counted for a quota. It changes nothing in the bucket, and waits for no turn.
+    Count {
+        /// Manifests, and blobs that manifests name, with their sizes in bytes.
+        named: Vec<(Digest, u64)>,
+        /// When the collection began to look through the manifests.
+        scanned: Timestamp,
+        /// Whether these are the last ones: what was not named, and not pushed since, is not counted any more.
+        is_whole: bool,
+    },
+    /// Closes the repository: pushes are refused until it is reopened. Nothing to do if this removal has closed it.
+    Close {
+        /// The removal that closes it.
+        removal: Uuid,
+    },
+    /// Deletes some of what is left of a closed repository beside the links of layers: see
+    /// [`Stored::clear`](crate::repository::stored::Stored).
+    Clear,
+    /// Deletes the catalog entry of a repository without manifests, and lets pushes in again.
+    Reopen {
+        /// The removal that has closed it.
+        removal: Uuid,
     },
 }
 
@@ -103,11 +167,15 @@ pub struct Call {
     /// Where it comes from; `None` if it is not to be told of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// Only while the repository is closed by this removal: of one that is over, no call may come late. A writer of an
+    /// earlier version ignores it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal: Option<Uuid>,
 }
 
 impl From<Command> for Call {
     fn from(command: Command) -> Self {
-        Self { command, origin: None }
+        Self { command, origin: None, removal: None }
     }
 }
 
@@ -116,7 +184,7 @@ impl From<Command> for Call {
 pub enum Reply {
     /// The change is made.
     Done,
-    /// The repository does not have what the command names. Nothing has changed.
+    /// The repository does not have what the command names, or not as it was seen. Nothing has changed.
     Absent,
 }
 
@@ -134,6 +202,28 @@ pub enum Refused {
         /// The manifest that it points to.
         digest: Digest,
     },
+    /// The repository's manifests would refer to more than its quota. Nothing has changed.
+    #[error("{repository} would refer to {bytes} bytes, and its quota is {quota} bytes")]
+    OverQuota {
+        /// The repository.
+        repository: RepositoryName,
+        /// What they would refer to, in bytes.
+        bytes: u64,
+        /// The quota, in bytes.
+        quota: u64,
+    },
+    /// The content of a manifest was being deleted when it was stored. It can be stored again now.
+    #[error("the content of the manifest was deleted meanwhile")]
+    ContentGone,
+    /// The repository is being removed. Nothing has changed.
+    #[error("the repository is being removed")]
+    Removing,
+    /// An administrator has taken the content of the manifest down. Nothing was linked.
+    #[error("the content was taken down")]
+    TakenDown,
+    /// The change, or one that must be finished first, is larger than a request. The writer goes on with it.
+    #[error("the deletion of a manifest with many tags goes on")]
+    GoesOn,
     /// The change is not finished: storage failed, or another change must be finished first. The writer goes on
     /// with what it has begun.
     #[error("{0}")]
@@ -159,7 +249,7 @@ impl CallError {
             Ok(Reply::Absent) if is_repeated => Ok(Reply::Done),
             // The first attempt may have been a push, and a blob may have been deleted since; or a deletion, and its
             // manifest may have been pushed since, under an immutable tag.
-            Err(Refused::BlobsMissing(_) | Refused::Immutable { .. }) if is_repeated => {
+            Err(Refused::BlobsMissing(_) | Refused::Immutable { .. } | Refused::Removing) if is_repeated => {
                 Err(Self::Unreachable("the answer to the first attempt was lost".to_owned()))
             }
             reply => Ok(reply?),
@@ -207,6 +297,9 @@ pub enum Intent {
     Index {
         /// The manifest.
         entry: Entry,
+        /// The tags.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<Tag>,
     },
     /// See [`Command::DeleteManifest`].
     DeleteManifest {
@@ -232,14 +325,31 @@ pub enum Intent {
         /// The blob.
         digest: Digest,
     },
+    /// See [`Command::CollectBlobs`].
+    CollectBlobs {
+        /// The layers.
+        digests: Vec<Digest>,
+    },
+    /// See [`Command::Close`]. Its record stays until the repository is reopened.
+    Close {
+        /// The removal.
+        removal: Uuid,
+    },
+    /// See [`Command::Clear`].
+    Clear,
+    /// See [`Command::Reopen`].
+    Reopen {
+        /// The removal.
+        removal: Uuid,
+    },
 }
 
 impl Command {
-    /// What to remember of the command until it is carried out.
-    pub fn intent(&self) -> Intent {
-        match self {
+    /// What to remember of the command until it is carried out; `None` if it changes nothing in the bucket.
+    pub fn intent(&self) -> Option<Intent> {
+        Some(match self {
             Self::Push { entry, tags, .. } => Intent::Push { entry: entry.clone(), tags: tags.clone() },
-            Self::Index { entry, .. } => Intent::Index { entry: entry.clone() },
+            Self::Index { entry, tags, .. } => Intent::Index { entry: entry.clone(), tags: tags.clone() },
             Self::DeleteManifest { digest, subject, .. } => Intent::DeleteManifest {
                 digest: digest.clone(),
                 subject: subject.clone(),
@@ -248,7 +358,12 @@ impl Command {
             },
             Self::DeleteTag { tag, .. } => Intent::DeleteTag { tag: tag.clone() },
             Self::DeleteBlob { digest } => Intent::DeleteBlob { digest: digest.clone() },
-        }
+            Self::CollectBlobs { digests, .. } => Intent::CollectBlobs { digests: digests.clone() },
+            Self::Close { removal } => Intent::Close { removal: *removal },
+            Self::Clear => Intent::Clear,
+            Self::Reopen { removal } => Intent::Reopen { removal: *removal },
+            Self::Count { .. } => return None,
+        })
     }
 }
 

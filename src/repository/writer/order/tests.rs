@@ -9,9 +9,9 @@ use crate::{
 };
 
 const NOW: Timestamp = Timestamp(1_000_000);
-const MADE: Attempt = Attempt { is_made: true, is_unsettled: false };
-const LOST: Attempt = Attempt { is_made: true, is_unsettled: true };
-const FAILED: Attempt = Attempt { is_made: false, is_unsettled: false };
+const MADE: Attempt = Attempt { is_made: true, is_unsettled: false, goes_on: false };
+const LOST: Attempt = Attempt { is_made: true, is_unsettled: true, goes_on: false };
+const FAILED: Attempt = Attempt { is_made: false, is_unsettled: false, goes_on: false };
 
 fn digest(of: &str) -> Digest {
     Algorithm::Sha256.digest(of.as_bytes())
@@ -151,6 +151,19 @@ fn an_open_change_is_made_again_after_a_restart_and_looked_at_once_more() {
     assert_eq!(order.begin(&untag("t")), Err(Wait::Until(until)));
     assert_eq!(order.0.next(NOW), Some(until));
     assert!(order.begin(&push("n", &[])).unwrap() > 7, "numbers grow over restarts");
+}
+
+#[test]
+fn a_last_look_that_a_restart_interrupts_is_looked_at_once_more() {
+    let mut order = order_with(7, Phase::Resting(NOW));
+    assert_eq!(order.0.resume(NOW), Some(7));
+    assert!(!order.0.is_stored(7));
+    let begun = order.0.record(7).unwrap();
+    assert_eq!(order.end(7, MADE), None, "if nothing interrupts it, it is over");
+    let mut order = order_with(7, begun.phase);
+    assert_eq!(order.0.resume(NOW), Some(7));
+    assert_eq!(order.end(7, MADE).unwrap().phase, Phase::Resting(NOW.plus_seconds(SETTLE)));
+    assert_eq!(order.begin(&delete("m")), Err(Wait::Until(NOW.plus_seconds(SETTLE))));
 }
 
 #[test]
