@@ -3,7 +3,9 @@
 # Arguments go to `wrangler deploy`.
 . "$(dirname "$0")/env.sh"
 
-# A policy with an error would refuse every request. Without a rule there is none to find.
-if grep -qvE '^[[:space:]]*(#|$)' policy.toml; then bash scripts/policy.sh check; fi
+# A document with an error would refuse every request. Without a rule there is none to find.
+for document in policy retention; do
+  if grep -qvE '^[[:space:]]*(#|$)' "$document.toml"; then bash "scripts/$document.sh" check; fi
+done
 bash scripts/build.sh
 exec wrangler deploy "$@"

@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 
-const sources = ["Cargo.toml", "Cargo.lock", "package-lock.json", "scripts/env.sh", "scripts/build.sh"];
+const sources = ["Cargo.toml", "Cargo.lock", "package-lock.json", "build.rs", "scripts/env.sh", "scripts/build.sh"];
 const results = ["build/index.js", "build/index_bg.wasm"];
 
 function within(folder) {

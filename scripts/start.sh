@@ -8,6 +8,8 @@ bash scripts/build.sh
 
 # The simulator keeps an edge cache on the same disk as the bucket: a copy of every blob, and nothing saved.
 defaults=(--port 8787 --persist-to .pierhead --var ANONYMOUS:push --var SIGNING_SECRET:generated --var EDGE_CACHE_MIB:0)
+# It also reads objects of several parts slowly: the settle job puts them together.
+defaults+=(--var SETTLE:on)
 
 # wrangler refuses a flag that is given twice. Only `--var` may be repeated, and the last value of a name counts.
 options=()
@@ -22,10 +24,17 @@ done
 
 # Two processes must not serve one folder: each would run Durable Objects of its own on it.
 folder=.pierhead
+port=8787
 previous=
 for argument in "$@"; do
-  case $argument in --persist-to=*) folder=${argument#*=} ;; esac
-  [ "$previous" != --persist-to ] || folder=$argument
+  case $argument in
+    --persist-to=*) folder=${argument#*=} ;;
+    --port=*) port=${argument#*=} ;;
+  esac
+  case $previous in
+    --persist-to) folder=$argument ;;
+    --port) port=$argument ;;
+  esac
   previous=$argument
 done
 
@@ -44,4 +53,14 @@ if [ $status = 1 ]; then
   say "npm start -- --port 9000 --persist-to .pierhead-9000"
   exit 1
 fi
+
+# The simulator does not run the schedule, so this does, every five minutes, for as long as this process lives.
+(
+  exec 9>&- >/dev/null 2>&1
+  for ((seconds = 10; ; seconds += 10)); do
+    sleep 10
+    kill -0 $$ || exit 0
+    ((seconds % 300)) || curl -fsS "http://localhost:$port/cdn-cgi/local/scheduled" || true
+  done
+) &
 exec wrangler dev "${options[@]}" "$@"

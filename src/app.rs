@@ -28,7 +28,7 @@ use crate::{
     config::{CacheConfig, Config},
     context::Context,
     events::{Broadcaster, Durable, Endpoint, Event, Events, Gatherer, Lanes, Outbox, Queue},
-    oci::{RepositoryName, UploadId},
+    oci::{Glob, RepositoryName, UploadId},
     platform::{
         Background, Body, Buffers, Clock, Content, DocumentClient, EdgeCache, Health, Level, Limiter,
         Metrics, Operation, ReadError, RequestLog, Reserved, Sink, Verifier, budget,
@@ -36,8 +36,15 @@ use crate::{
     },
     redirect::{Mode, Redirects, presigned::Presigned, signed::Signed},
     repository::{
-        Repository, cached::Cached, deployment::Deployment, facts::Facts, listening::Listening,
-        ordered::Ordered, stored::Stored, writer::protocol::Writers,
+        Repository, RepositoryError,
+        cached::Cached,
+        deployment::Deployment,
+        facts::Facts,
+        listening::Listening,
+        ordered::Ordered,
+        pulls::PullNotes,
+        stored::Stored,
+        writer::protocol::{Call, Command, Reply, Writers},
     },
     secret::SecretStore,
     storage::Store,
@@ -106,6 +113,8 @@ pub struct App {
     pub points: Option<Rc<dyn Points>>,
     /// The checks of the bindings.
     pub health: Health,
+    /// Notes when manifests are pulled.
+    pub pull_notes: PullNotes,
     store: Store,
     cache: Cache,
     facts: Rc<Facts>,
@@ -140,6 +149,8 @@ impl App {
         let health = Health::new(checks, config.operation.health_threshold, clock.clone());
         let sender = |collector| Rc::new(Sender::new(metrics.clone(), collector, clock.clone()));
         let sender = collector.map(sender);
+        let rules = Rc::new(config.retention.rules.clone());
+        let pull_notes = PullNotes::new(store.clone(), clock.clone(), rules);
         let store = store.retrying(clock.clone());
         let secret = Rc::new(SecretStore::new(store.clone(), config.auth.signing.clone()));
         let pulls = queue.clone().map(|queue| Gatherer::new(queue, clock.clone()));
@@ -165,6 +176,7 @@ impl App {
             sender,
             points,
             health,
+            pull_notes,
             store,
             sessions,
             writers,
@@ -238,17 +250,42 @@ impl App {
 
     /// The blobs, with the isolate's caches.
     pub fn blobs(&self, context: &Context) -> Blobs {
-        Blobs::new(self.store(context), self.cache.clone(), context.clone())
+        Blobs::new(self.store(context), self.cache.clone(), self.clock.clone(), context.clone())
     }
 
     /// A repository, with its decorators. What it has is read from the store.
     pub fn repository(&self, name: &RepositoryName, context: &Context) -> Rc<dyn Repository> {
-        self.compose(name, Freshness::Strict, context)
+        self.compose(name, Freshness::Strict, (self.policy.immutable(name), None), context)
     }
 
     /// A repository for a pull: answers may be as old as the configuration allows.
     pub fn repository_for_pull(&self, name: &RepositoryName, context: &Context) -> Rc<dyn Repository> {
-        self.compose(name, Freshness::Cached, context)
+        self.compose(name, Freshness::Cached, (self.policy.immutable(name), None), context)
+    }
+
+    /// A repository for an administrator who removes what is in it: its immutable tags go too. With a `removal`, only while
+    /// the repository is closed by it.
+    pub fn repository_to_remove(
+        &self,
+        name: &RepositoryName,
+        removal: Option<Uuid>,
+        context: &Context,
+    ) -> Rc<dyn Repository> {
+        self.compose(name, Freshness::Strict, (Vec::new(), removal), context)
+    }
+
+    /// Sends a command to the writer of a repository that is being removed; `false` if there was nothing to do.
+    pub async fn command_removal(
+        &self,
+        name: &RepositoryName,
+        removal: Option<Uuid>,
+        command: Command,
+        context: &Context,
+    ) -> Result<bool, RepositoryError> {
+        self.check_deployment(context).await?;
+        let writers: Rc<dyn Writers> =
+            Rc::new(Counted { inner: self.writers.clone(), log: context.log.clone() });
+        Ok(writers.call(name, Call { command, origin: None, removal }).await? == Reply::Done)
     }
 
     /// The cached answers about repositories.
@@ -256,12 +293,23 @@ impl App {
         &self.facts
     }
 
+    /// Fails if the bucket belongs to another deployment.
+    pub async fn check_deployment(&self, context: &Context) -> Result<(), RepositoryError> {
+        self.deployment.check(&self.store(context), &*self.writers).await
+    }
+
     /// A repository as the bucket has it, for its writer.
     pub fn stored(&self, name: &RepositoryName, context: &Context) -> Stored {
         Stored::new(name.clone(), self.blobs(context), self.has_foreign_links.clone())
     }
 
-    fn compose(&self, name: &RepositoryName, freshness: Freshness, context: &Context) -> Rc<dyn Repository> {
+    fn compose(
+        &self,
+        name: &RepositoryName,
+        freshness: Freshness,
+        (immutable, removal): (Vec<Glob>, Option<Uuid>),
+        context: &Context,
+    ) -> Rc<dyn Repository> {
         let (blobs, facts) = (self.blobs(context), self.facts.clone());
         let ordered = Ordered {
             name: name.clone(),
@@ -269,7 +317,9 @@ impl App {
             blobs: blobs.clone(),
             writers: Rc::new(Counted { inner: self.writers.clone(), log: context.log.clone() }),
             deployment: self.deployment.clone(),
-            immutable: self.policy.immutable(name),
+            immutable,
+            quota: self.policy.quota(name).cloned(),
+            removal,
             told: self.queue.is_some().then(|| context.clone()),
         };
         let (name, context) = (name.clone(), context.clone());
@@ -309,6 +359,11 @@ impl App {
     /// Counts memory that a request holds, until the answer is dropped; waits while too much is in use.
     pub async fn reserve(&self, bytes: usize) -> Result<Box<dyn Reserved>, ReadError> {
         self.buffers.reserve(bytes).await
+    }
+
+    /// Lends memory for bytes on their way to storage.
+    pub fn buffers(&self) -> &dyn Buffers {
+        &*self.buffers
     }
 
     /// The id of a new upload.

@@ -3,7 +3,7 @@
 //! | to find | open |
 //! |---|---|
 //! | endpoint paths, and the access they require | [`api::route`] |
-//! | endpoint handlers | `src/api/<noun>.rs`: blobs, uploads, manifests, tags, referrers, catalog, admin, events, metrics, health |
+//! | endpoint handlers | `src/api/<noun>.rs`: blobs, uploads, manifests, tags, referrers, catalog, jobs, removal, keys, events, metrics, health |
 //! | error codes and statuses | [`api::error`] |
 //! | repositories and their decorators | [`repository`] |
 //! | the order of a repository's changes | [`repository::writer`] |
@@ -13,6 +13,7 @@
 //! | the keys of the bucket | [`layout`] |
 //! | the contract of a storage driver | [`storage::StorageDriver`] |
 //! | authentication and authorization | [`auth`] |
+//! | which tags a repository keeps | [`retention`] |
 //! | the context of a request or job | [`context`] |
 //! | events, and their delivery | [`events`] |
 //! | jobs | [`jobs`] |
@@ -35,8 +36,8 @@
 //! 8. `repository`
 //! 9. `blobs`
 //! 10. `context`
-//! 11. `auth`, `redirect`
-//! 12. `secret`, `events`
+//! 11. `auth`, `redirect`, `retention`
+//! 12. `secret`, `events`, `document`
 //! 13. `layout`
 //! 14. `storage`
 //! 15. `platform`
@@ -48,6 +49,7 @@ pub mod auth;
 pub mod blobs;
 pub mod config;
 pub mod context;
+mod document;
 pub mod events;
 pub mod jobs;
 pub mod layout;
@@ -56,6 +58,7 @@ pub mod oci;
 pub mod platform;
 pub mod redirect;
 pub mod repository;
+pub mod retention;
 pub mod secret;
 pub mod storage;
 pub mod uploads;

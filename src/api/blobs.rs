@@ -12,7 +12,6 @@ use crate::{
     oci::{Digest, RepositoryName, media_type},
     platform::ByteRange,
     redirect::Mode,
-    repository::UnlinkReason,
 };
 
 fn etag(digest: &Digest) -> String {
@@ -62,7 +61,11 @@ impl Registry<'_> {
                 None
             }
         };
-        let located = located?.ok_or_else(unknown)?;
+        let mut located = located?.ok_or_else(unknown)?;
+        if mode == Mode::Presigned && located.at.is_some() {
+            // A place in a link is a hint, and who is sent there cannot look again.
+            located = response.blobs.find(digest).await?.ok_or_else(unknown)?;
+        }
         if let Some(url) = redirects.url(mode, digest, &located.path(digest)).await? {
             return Ok(redirect(digest, url));
         }
@@ -89,13 +92,14 @@ impl Registry<'_> {
         BlobResponse { blobs, digest, request, opened: None }.serve(&located, cache).await
     }
 
-    /// end-10: `DELETE /v2/<name>/blobs/<digest>`. Removes the repository's link; the bytes stay.
+    /// end-10: `DELETE /v2/<name>/blobs/<digest>`. Removes the repository's link. The collection deletes the bytes
+    /// when no repository links them.
     pub(super) async fn delete_blob(
         &self,
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Response, Error> {
-        if self.repository(name).unlink_blob(digest, UnlinkReason::Delete).await? {
+        if self.repository(name).unlink_blob(digest).await? {
             Ok(empty(StatusCode::ACCEPTED))
         } else {
             Err(Error::BlobUnknown(digest.clone()))

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Response, headers::upload_headers};
 use crate::{
+    auth::OverQuota,
     auth::identity::external::FAILURE_PAUSE,
     oci::{
         Digest, InvalidDigest, InvalidManifest, InvalidName, InvalidReference, InvalidTag, Manifest,
@@ -208,6 +209,20 @@ pub enum Error {
         /// The manifest that it refers to.
         digest: Digest,
     },
+    /// A quota does not allow the push.
+    #[error("{0}")]
+    OverQuota(OverQuota),
+    /// The repository is being removed.
+    #[error("the repository is being removed: push again when that is done")]
+    Removing,
+    /// An administrator has taken the content down.
+    #[error("an administrator of the registry has taken this content down: it cannot be stored")]
+    TakenDown,
+    /// A deletion is larger than a request, and goes on.
+    #[error(
+        "the repository is deleting a manifest with many tags, which goes on by itself: repeat the request later"
+    )]
+    GoesOn,
     /// A signed URL is forged, has expired, or was signed with another key.
     #[error("this URL is not signed, or has expired: ask the registry for the blob again")]
     NotSigned,
@@ -223,9 +238,12 @@ pub enum Error {
         /// How long to wait.
         seconds: u64,
     },
-    /// An event endpoint or a dead letter that there is not.
+    /// An event endpoint, a dead letter, an API key or a job that there is not.
     #[error("there is no such {0}")]
     Absent(&'static str),
+    /// The state of a job does not allow it; the text says what to do.
+    #[error("{0}")]
+    Conflict(String),
     /// A dead letter cannot wait again: too many events of its endpoint wait.
     #[error("too many events wait for this endpoint: try again when some are delivered")]
     LaneFull,
@@ -266,6 +284,7 @@ impl From<StorageError> for Error {
     fn from(error: StorageError) -> Self {
         match error.kind {
             StorageErrorKind::Body(read) => read.into(),
+            StorageErrorKind::Blocked => Self::TakenDown,
             _ if error.is_retryable() => Self::Busy(error.to_string()),
             _ => Self::Internal(error.to_string()),
         }
@@ -288,7 +307,12 @@ impl From<RepositoryError> for Error {
             RepositoryError::Storage(error) => error.into(),
             RepositoryError::BlobsMissing(digests) => Self::ManifestBlobUnknown(digests),
             RepositoryError::Immutable { tag, digest } => Self::Immutable { tag, digest },
+            RepositoryError::OverQuota(over) => Self::OverQuota(over),
             RepositoryError::Writer(message) | RepositoryError::Events(message) => Self::Busy(message),
+            error @ RepositoryError::ContentGone => Self::Busy(error.to_string()),
+            RepositoryError::Removing => Self::Removing,
+            RepositoryError::TakenDown => Self::TakenDown,
+            RepositoryError::GoesOn => Self::GoesOn,
             RepositoryError::Deployment(error) => Self::Misconfigured(error.to_string()),
         }
     }
@@ -362,20 +386,26 @@ impl Error {
             | Self::InvalidBody(_)
             | Self::InvalidHeader(_)
             | Self::InvalidTarget => (StatusCode::BAD_REQUEST, ErrorCode::Unsupported),
+            Self::Conflict(_) => (StatusCode::CONFLICT, ErrorCode::Unsupported),
             Self::TargetTooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
             Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized),
-            Self::Denied { .. } | Self::Immutable { .. } | Self::NotSigned => {
-                (StatusCode::FORBIDDEN, ErrorCode::Denied)
-            }
+            Self::Denied { .. }
+            | Self::Immutable { .. }
+            | Self::OverQuota(_)
+            | Self::Removing
+            | Self::TakenDown
+            | Self::NotSigned => (StatusCode::FORBIDDEN, ErrorCode::Denied),
             Self::Unsupported { .. } | Self::ReadOnly | Self::DeletionOff => {
                 (StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported)
             }
             Self::TooManyRequests { .. } => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests),
             Self::NoSuchEndpoint | Self::Absent(_) => (StatusCode::NOT_FOUND, ErrorCode::Unsupported),
             // Not 429: docker never repeats that code, and containerd repeats it at once.
-            Self::Busy(_) | Self::LaneFull | Self::Misconfigured(_) | Self::IssuerUnavailable { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable)
-            }
+            Self::Busy(_)
+            | Self::GoesOn
+            | Self::LaneFull
+            | Self::Misconfigured(_)
+            | Self::IssuerUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown),
         }
     }
@@ -410,6 +440,10 @@ impl Error {
             }
             Self::NameUnknown(name) => vec![entry(json!({"name": name}))],
             Self::Immutable { tag, digest } => vec![entry(json!({"tag": tag, "digest": digest}))],
+            Self::OverQuota(OverQuota::Bytes { bytes, quota, .. }) => {
+                vec![entry(json!({"bytes": bytes, "quota": quota}))]
+            }
+            Self::OverQuota(OverQuota::Repositories { quota, .. }) => vec![entry(json!({"quota": quota}))],
             Self::ManifestUnknown(reference) => vec![entry(json!({"reference": reference.to_string()}))],
             _ => vec![entry(serde_json::Value::Null)],
         };
@@ -433,7 +467,7 @@ impl Error {
             Self::TooManyRequests { seconds } => {
                 headers.insert(header::RETRY_AFTER, (*seconds).into());
             }
-            Self::Busy(_) => {
+            Self::Busy(_) | Self::GoesOn => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::IssuerUnavailable { .. } => {

@@ -22,7 +22,7 @@ use crate::{
 /// The lifetime of content by digest, which never changes, in seconds.
 const FOREVER: u64 = 31_536_000;
 
-/// Names the repository of a fact, for purges.
+/// Names the repository of a fact, or the digest of content, for purges.
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 
 /// The handler of the inner entry points.
@@ -76,12 +76,13 @@ impl Inner {
             let content = blobs.manifest(&digest, Freshness::Cached).await?;
             return Ok(content.map(|content| {
                 let size = content.len() as u64;
-                (Body::Bytes(content), size, FOREVER, None)
+                (Body::Bytes(content), size, FOREVER, Some(digest.hex().to_owned()))
             }));
         }
         let Some(digest) = digest(BLOBS) else { return Ok(None) };
         let Some(located) = blobs.locate(&digest, Freshness::Cached).await? else { return Ok(None) };
         let opened = blobs.open(&digest, &located, None, None).await?;
-        Ok(opened.map(|opened| (opened.body, opened.located.size, FOREVER, None)))
+        let tag = digest.hex().to_owned();
+        Ok(opened.map(|opened| (opened.body, opened.located.size, FOREVER, Some(tag))))
     }
 }

@@ -52,7 +52,13 @@ impl Registry<'_> {
         let cache =
             if matches!(reference, Reference::Tag(_)) { headers::REVALIDATE } else { headers::IMMUTABLE };
         fields.insert(header::CACHE_CONTROL, cache);
+        let note_pull = || {
+            if request.method() == Method::GET {
+                self.app.pull_notes.note(name, &digest, &*self.context.background);
+            }
+        };
         if headers::if_none_match(request.headers(), &digest.to_string()) {
+            note_pull();
             fields.remove(header::CONTENT_LENGTH);
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return Ok(response);
@@ -70,6 +76,7 @@ impl Registry<'_> {
         let (size, media_type) = description.ok_or_else(unknown)?;
         headers::set(fields, header::CONTENT_TYPE, media_type::served(&media_type));
         fields.insert(header::CONTENT_LENGTH, size.into());
+        note_pull();
         *response.body_mut() = body;
         Ok(response)
     }

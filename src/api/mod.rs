@@ -1,6 +1,5 @@
 //! The HTTP API. [`route`] is the endpoint table; each noun of the specification has a file.
 
-mod admin;
 mod authorize;
 mod blobs;
 mod catalog;
@@ -9,15 +8,18 @@ mod events;
 pub mod headers;
 mod health;
 pub mod inner;
+mod jobs;
 mod keys;
 mod manifests;
 mod metrics;
 mod page;
 mod referrers;
+mod removal;
 pub mod route;
 mod tags;
 mod token;
 mod uploads;
+mod usage;
 
 use std::rc::Rc;
 
@@ -31,7 +33,8 @@ use crate::{
     app::App,
     auth::Principal,
     context::Context,
-    oci::RepositoryName,
+    jobs::run::Change,
+    oci::{Digest, RepositoryName},
     platform::{Body, ReadError},
     repository::Repository,
 };
@@ -44,7 +47,7 @@ pub const MAX_TARGET: usize = 16 * 1024;
 /// A request.
 pub type Request = http::Request<Body>;
 /// A response. Its extensions hold what middleware should know of the request ([`Matched`]), the [`ErrorCode`] of an
-/// error, a [`LogLine`] if the operator should see a failure, [`WrongCredentials`], and [`MadeKey`].
+/// error, a [`LogLine`] if the operator should see a failure, [`WrongCredentials`], [`MadeKey`], and [`TakenDown`].
 pub type Response = http::Response<Body>;
 
 /// The error message for the log, in the extensions of a response.
@@ -59,6 +62,15 @@ pub struct WrongCredentials;
 /// The id of the API key that a request has made, in the extensions of its response.
 #[derive(Debug, Clone)]
 pub struct MadeKey(pub String);
+
+/// What a request has taken down, or lifted, and why: in the extensions of its response.
+#[derive(Debug, Clone)]
+pub struct TakenDown {
+    /// The content.
+    pub digest: Digest,
+    /// Why it was taken down; `None` if that was lifted.
+    pub reason: Option<String>,
+}
 
 /// The scheme of the URL that the client called, in the extensions of a request.
 #[derive(Debug, Clone, Copy)]
@@ -156,7 +168,17 @@ impl Api {
             Route::UploadStatus { name, id } => registry.upload_status(name, id, request.uri()).await,
             Route::CancelUpload { name, id } => registry.cancel_upload(name, id, request.uri()).await,
             Route::Catalog => registry.catalog(request.uri()).await,
-            Route::Rebuild => registry.rebuild(request.uri()).await,
+            Route::OpenApi => Ok(registry.open_api()),
+            Route::ListJobs => registry.list_jobs().await,
+            Route::ReadJob { job } => registry.read_job(job).await,
+            Route::RunJob { job } => registry.run_job(job, request.uri()).await,
+            Route::PauseJob { job } => registry.change_job(job, Change::Pause).await,
+            Route::ResumeJob { job } => registry.change_job(job, Change::Resume).await,
+            Route::CancelJob { job } => registry.change_job(job, Change::Cancel).await,
+            Route::Usage => registry.usage(request.uri()).await,
+            Route::RemoveRepository { name } => registry.remove_repository(name).await,
+            Route::TakeDown => registry.take_down(request).await,
+            Route::LiftTakedown => registry.lift_takedown(&request).await,
             Route::EventEndpoints => registry.event_endpoints().await,
             Route::DeadLetters { endpoint } => registry.dead_letters(endpoint, request.uri()).await,
             Route::ReadDeadLetter { endpoint, id } => registry.read_dead_letter(endpoint, id).await,

@@ -1,7 +1,7 @@
 //! The endpoint table: from method and path to a [`Route`], and the access that it requires.
 //!
 //! Order and ids are those of the specification's endpoint table. Each variant of [`Route`], in snake case,
-//! is a method of `Registry` in the file of its noun.
+//! is a method of `Registry` in the file of its noun; the changes of a job are one.
 
 use http::Method;
 
@@ -44,8 +44,28 @@ pub enum Route {
     CancelUpload { name: RepositoryName, id: UploadId },
     /// List the repositories.
     Catalog,
-    /// Index a bucket that `distribution` wrote.
-    Rebuild,
+    /// Describe the endpoints of administration.
+    OpenApi,
+    /// List the jobs.
+    ListJobs,
+    /// Read the state of a job.
+    ReadJob { job: String },
+    /// Make a step of a job.
+    RunJob { job: String },
+    /// Pause a job.
+    PauseJob { job: String },
+    /// Resume a paused job.
+    ResumeJob { job: String },
+    /// End the run of a job.
+    CancelJob { job: String },
+    /// List what repositories use.
+    Usage,
+    /// Remove a repository.
+    RemoveRepository { name: RepositoryName },
+    /// Take content down.
+    TakeDown,
+    /// Let content be pushed again that was taken down.
+    LiftTakedown,
     /// Get the state of the delivery of events.
     EventEndpoints,
     /// List the dead letters of an event endpoint.
@@ -133,7 +153,22 @@ impl Route {
         Ok(match (verb, segments.as_slice()) {
             ("GET", [""]) => Self::Base, // end-1
             ("GET", ["_catalog"]) => Self::Catalog, // Docker's
-            ("POST", ["_pierhead", "rebuild"]) => Self::Rebuild, // ours
+            ("GET", ["_pierhead", "openapi.json"]) => Self::OpenApi, // ours
+            ("GET", ["_pierhead", "jobs"]) => Self::ListJobs, // ours
+            ("GET", ["_pierhead", "jobs", job]) => Self::ReadJob { job: (*job).to_owned() }, // ours
+            (_, ["_pierhead", "openapi.json" | "jobs"] | ["_pierhead", "jobs", _]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
+            ("POST", ["_pierhead", "jobs", job, "run"]) => Self::RunJob { job: (*job).to_owned() }, // ours
+            ("POST", ["_pierhead", "jobs", job, "pause"]) => Self::PauseJob { job: (*job).to_owned() }, // ours
+            ("POST", ["_pierhead", "jobs", job, "resume"]) => Self::ResumeJob { job: (*job).to_owned() }, // ours
+            ("POST", ["_pierhead", "jobs", job, "cancel"]) => Self::CancelJob { job: (*job).to_owned() }, // ours
+            (_, ["_pierhead", "jobs", _, "run" | "pause" | "resume" | "cancel"]) => return Err(Error::Unsupported { allow: "POST" }),
+            ("GET", ["_pierhead", "usage"]) => Self::Usage, // ours
+            (_, ["_pierhead", "usage"]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
+            ("DELETE", ["_pierhead", "repositories", n @ ..]) => Self::RemoveRepository { name: name(n)? }, // ours
+            (_, ["_pierhead", "repositories", ..]) => return Err(Error::Unsupported { allow: "DELETE" }),
+            ("POST", ["_pierhead", "takedown"]) => Self::TakeDown, // ours
+            ("DELETE", ["_pierhead", "takedown"]) => Self::LiftTakedown, // ours
+            (_, ["_pierhead", "takedown"]) => return Err(Error::Unsupported { allow: "POST, DELETE" }),
             ("GET", ["_pierhead", "events"]) => Self::EventEndpoints, // ours
             (_, ["_pierhead", "events"]) => return Err(Error::Unsupported { allow: "GET, HEAD" }),
             (_, ["_pierhead", "events", e, "dead", rest @ ..]) => return dead_letters(verb, e, rest), // ours
@@ -147,7 +182,7 @@ impl Route {
             (_, ["_pierhead", "blobs", alg, hex]) if method == Method::GET => Self::GetSignedBlob { digest: format!("{alg}:{hex}").parse()? },
             (_, ["_pierhead", "blobs", _, _]) => return Err(Error::Unsupported { allow: "GET" }),
             ("POST", [n @ .., "blobs", "uploads", ""] | [n @ .., "blobs", "uploads"]) => Self::StartUpload { name: name(n)? }, // end-4a, end-4b, end-11
-            (_, ["_pierhead", "rebuild"] | [.., "blobs", "uploads"] | [.., "blobs", "uploads", ""]) => return Err(Error::Unsupported { allow: "POST" }),
+            (_, [.., "blobs", "uploads"] | [.., "blobs", "uploads", ""]) => return Err(Error::Unsupported { allow: "POST" }),
             ("PATCH", [n @ .., "blobs", "uploads", id]) => Self::PatchUpload { name: name(n)?, id: upload(id)? }, // end-5
             ("PUT", [n @ .., "blobs", "uploads", id]) => Self::FinishUpload { name: name(n)?, id: upload(id)? }, // end-6
             ("GET", [n @ .., "blobs", "uploads", id]) => Self::UploadStatus { name: name(n)?, id: upload(id)? }, // end-13
@@ -185,7 +220,17 @@ impl Route {
             Self::UploadStatus { .. } => "upload_status",
             Self::CancelUpload { .. } => "cancel_upload",
             Self::Catalog => "catalog",
-            Self::Rebuild => "rebuild",
+            Self::OpenApi => "open_api",
+            Self::ListJobs => "list_jobs",
+            Self::ReadJob { .. } => "read_job",
+            Self::RunJob { .. } => "run_job",
+            Self::PauseJob { .. } => "pause_job",
+            Self::ResumeJob { .. } => "resume_job",
+            Self::CancelJob { .. } => "cancel_job",
+            Self::Usage => "usage",
+            Self::RemoveRepository { .. } => "remove_repository",
+            Self::TakeDown => "take_down",
+            Self::LiftTakedown => "lift_takedown",
             Self::EventEndpoints => "event_endpoints",
             Self::DeadLetters { .. } => "dead_letters",
             Self::ReadDeadLetter { .. } => "read_dead_letter",
@@ -206,8 +251,8 @@ impl Route {
 
     /// The repository in the path.
     pub fn repository(&self) -> Option<&RepositoryName> {
-        match self.access() {
-            Some(Access::Repository(name, _)) => Some(name),
+        match (self, self.access()) {
+            (Self::RemoveRepository { name }, _) | (_, Some(Access::Repository(name, _))) => Some(name),
             _ => None,
         }
     }
@@ -222,7 +267,17 @@ impl Route {
             Self::Metrics => Access::Metrics,
             Self::Base => Access::Base,
             Self::Catalog => Access::Catalog,
-            Self::Rebuild
+            Self::OpenApi
+            | Self::ListJobs
+            | Self::ReadJob { .. }
+            | Self::RunJob { .. }
+            | Self::PauseJob { .. }
+            | Self::ResumeJob { .. }
+            | Self::CancelJob { .. }
+            | Self::Usage
+            | Self::RemoveRepository { .. }
+            | Self::TakeDown
+            | Self::LiftTakedown
             | Self::EventEndpoints
             | Self::DeadLetters { .. }
             | Self::ReadDeadLetter { .. }

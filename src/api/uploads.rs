@@ -6,10 +6,10 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use super::{Error, Registry, Request, Response, empty, headers, parameter};
 use crate::{
     auth::{Access, Action},
-    blobs::{Freshness, Located},
+    blobs::Freshness,
     oci::{Algorithm, Digest, RepositoryName, UploadId},
     platform::{Body, ReadError},
-    repository::{LinkReason, catalog::repositories_of},
+    repository::catalog::repositories_of,
     secret::{Keys, Purpose},
     uploads::{CallError, Chunk, DRAIN_TIME, Refused, UploadAt, UploadError, UploadState},
 };
@@ -31,9 +31,8 @@ impl Registry<'_> {
     ) -> Result<Response, Error> {
         let uri = request.uri();
         if let Some(digest) = parameter(uri, "mount").and_then(|mount| mount.parse().ok())
-            && let Some((from, located)) = self.find_mount(&digest, parameter(uri, "from")).await?
+            && self.mount(name, &digest, parameter(uri, "from")).await?
         {
-            self.repository(name).link_blob(&digest, &located, LinkReason::Mount(&from)).await?;
             return Ok(created(name, &digest));
         }
         let digest: Option<Digest> = parameter(uri, "digest").map(|digest| digest.parse()).transpose()?;
@@ -136,26 +135,31 @@ impl Registry<'_> {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    /// Locates the blob of a mount in a repository that the client may pull from: `from`, or any that has the
-    /// blob.
-    async fn find_mount(
+    /// Mounts a blob from a repository that the client may pull from: `from`, or any that has the blob; `false` if none
+    /// has it.
+    async fn mount(
         &self,
+        name: &RepositoryName,
         digest: &Digest,
         from: Option<String>,
-    ) -> Result<Option<(RepositoryName, Located)>, Error> {
-        let sources: Vec<RepositoryName> = match from {
+    ) -> Result<bool, Error> {
+        let mut sources: Vec<RepositoryName> = match from {
             Some(from) => from.parse().into_iter().collect(),
             None => repositories_of(&self.app.store(&self.context), digest, MAX_SOURCES).await?,
         };
-        for from in sources {
-            let access = Access::Repository(&from, Action::Pull);
-            if self.may(access)
-                && let Some(located) = self.repository(&from).locate(digest, Freshness::Strict).await?
-            {
-                return Ok(Some((from, located)));
-            }
+        sources.retain(|from| self.may(Access::Repository(from, Action::Pull)));
+        if sources.is_empty() {
+            return Ok(false);
         }
-        Ok(None)
+        let find = async {
+            for from in sources {
+                if let Some(located) = self.repository(&from).locate(digest, Freshness::Strict).await? {
+                    return Ok(Some((from, located)));
+                }
+            }
+            Ok(None)
+        };
+        Ok(self.app.uploads(name, &self.context).mount(name, digest, find).await?)
     }
 
     async fn keys(&self) -> Result<Keys, Error> {

@@ -11,6 +11,7 @@
 import worker, * as objects from "../../build/index.js";
 import { WorkerEntrypoint } from "cloudflare:workers";
 import policy from "../../policy.toml";
+import retention from "../../retention.toml";
 
 const waiting = new Set();
 
@@ -38,14 +39,14 @@ function internalError() {
   return Response.json({ errors }, { status: 500, headers });
 }
 
-// The environment with the policy. A variable comes before the file. Whatever starts an isolate first, a request or an
-// object, needs it: they share the isolate's state.
-const withPolicy = (env) => ({ POLICY: policy, ...env });
+// The environment with the documents. A variable comes before the file. Whatever starts an isolate first, a request or an
+// object, needs them: they share the isolate's state.
+const withDocuments = (env) => ({ POLICY: policy, RETENTION: retention, ...env });
 
 const object = (Class) =>
   class extends Class {
     constructor(state, env) {
-      super(state, withPolicy(env));
+      super(state, withDocuments(env));
     }
   };
 
@@ -56,7 +57,7 @@ export const UploadSession = object(objects.UploadSession);
 
 class Entrypoint extends WorkerEntrypoint {
   constructor(context, env) {
-    super(context, withPolicy(env));
+    super(context, withDocuments(env));
   }
 
   async fetch(request) {

@@ -12,6 +12,7 @@ mod event_endpoint;
 mod fetch;
 mod http;
 mod kv;
+mod ledger;
 mod metrics;
 mod metrics_aggregate;
 mod objects;

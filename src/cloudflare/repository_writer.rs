@@ -12,6 +12,7 @@ use worker::{DurableObject, Env, ListOptions, Method, Response, State, Storage, 
 use super::{
     clock::{SystemClock, rest, sleep},
     entry::isolate,
+    ledger::DurableLedger,
     writers,
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     repository::writer::{
         Means, Writer,
         journal::{Journal, Rows},
+        ledger::Ledger,
         protocol::Record,
     },
 };
@@ -45,7 +47,8 @@ pub struct RepositoryWriter {
 impl DurableObject for RepositoryWriter {
     fn new(state: State, env: Env) -> Self {
         let state = Rc::new(state);
-        let journal = Rc::new(DurableJournal { state: state.clone(), alarm: Cell::default() });
+        let ledger = DurableLedger(state.clone());
+        let journal = Rc::new(DurableJournal { state: state.clone(), alarm: Cell::default(), ledger });
         Self { state, env, journal, writer: OnceCell::new() }
     }
 
@@ -142,6 +145,7 @@ struct DurableJournal {
     state: Rc<State>,
     /// When the alarm runs, as far as this object has set it.
     alarm: Cell<Option<Timestamp>>,
+    ledger: DurableLedger,
 }
 
 impl DurableJournal {
@@ -202,5 +206,9 @@ impl Journal for DurableJournal {
 
     fn write(&self, rows: Rows, alarm: Option<Timestamp>) -> LocalBoxFuture<'_, Result<(), String>> {
         Box::pin(async move { self.write_rows(rows, alarm).await.map_err(|error| error.to_string()) })
+    }
+
+    fn ledger(&self) -> &dyn Ledger {
+        &self.ledger
     }
 }

@@ -1,4 +1,4 @@
-//! The entry point of the daily cron trigger: runs jobs.
+//! The entry point of the cron trigger: runs jobs, by [`schedule`].
 
 use std::rc::Rc;
 
@@ -11,25 +11,10 @@ use super::{
     entry::isolate,
 };
 use crate::{
-    api::Error,
     auth::Principal,
-    config::PurgeMode,
-    jobs::{self, Job, Purge, Resend},
-    layout::Key,
+    jobs::schedule,
     platform::{Background, Sink},
 };
-
-/// Time to keep an object after its upload has expired, in seconds.
-const PURGE_MARGIN: u64 = 24 * 60 * 60;
-
-/// Limit of steps of one purge: a run has 15 minutes and a limited number of calls.
-const PURGE_STEPS: usize = 10;
-
-/// When only the resend job runs: the same as in `wrangler.toml`.
-const RESEND: &str = "*/5 * * * *";
-
-/// Limit of steps of one run, of 100 messages each.
-const RESEND_STEPS: usize = 10;
 
 /// `waitUntil` of a scheduled event.
 struct WaitUntil(ScheduleContext);
@@ -44,41 +29,17 @@ impl Background for WaitUntil {
     }
 }
 
-/// Runs the resend job, and unless it is its time only, the purge job.
 #[event(scheduled)]
-async fn scheduled(event: ScheduledEvent, env: Env, context: ScheduleContext) {
-    let context = Rc::new(WaitUntil(context));
-    let report = |job: &str, done: Result<(), Error>| {
-        if let Err(error) = done {
-            Console.line(json!({"level": "error", "job": job, "message": error.log_line()}));
+async fn scheduled(_: ScheduledEvent, env: Env, context: ScheduleContext) {
+    let background = Rc::new(WaitUntil(context));
+    let app = match isolate(&env) {
+        Ok(isolate) => isolate.app,
+        Err(error) => {
+            return Console.line(json!({"level": "error", "message": error.log_line()}));
         }
     };
-    report("resend", resend(&env, context.clone()).await);
-    if event.cron() != RESEND {
-        report("purge", purge(&env, context).await);
-    }
-}
-
-async fn resend(env: &Env, background: Rc<WaitUntil>) -> Result<(), Error> {
-    let app = isolate(env)?.app;
-    if app.queue().is_none() {
-        return Ok(());
-    }
-    let job = Resend::now(&*app.clock);
-    let id = uuid::Uuid::new_v4().to_string();
-    let context = app.context(Principal::Job(job.name()), id, background);
-    Ok(jobs::run(&job, Key::ResendCursor, RESEND_STEPS, &app, &context).await?)
-}
-
-async fn purge(env: &Env, background: Rc<WaitUntil>) -> Result<(), Error> {
-    let app = isolate(env)?.app;
-    let uploads = &app.config.uploads;
-    if uploads.purge == PurgeMode::Off {
-        return Ok(());
-    }
-    let before = app.clock.now().minus_seconds(uploads.ttl_seconds + PURGE_MARGIN);
-    let job = Purge { before, mode: uploads.purge };
-    let id = uuid::Uuid::new_v4().to_string();
-    let context = app.context(Principal::Job(job.name()), id, background);
-    Ok(jobs::run(&job, Key::PurgeCursor, PURGE_STEPS, &app, &context).await?)
+    schedule::tick(&app, |job| {
+        app.context(Principal::Job(job), uuid::Uuid::new_v4().to_string(), background.clone())
+    })
+    .await;
 }

@@ -68,6 +68,16 @@ impl WorkersCache {
         fetch::read_response(&answer, false).map_err(|error| error.into())
     }
 
+    async fn purge_class(&self, class: &str, tags: &[String]) -> Result<(), String> {
+        let tags: Array = tags.iter().map(JsValue::from).collect();
+        let purged = self.call(class, "purge", &Array::of1(&tags)).await;
+        let purged = purged.map_err(|error| message(&error))?;
+        match Reflect::get(&purged, &"success".into()).ok().and_then(|success| success.as_bool()) {
+            Some(false) => Err("the platform refused the purge".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     async fn call(&self, class: &str, method: &str, arguments: &Array) -> Result<JsValue, JsValue> {
         let entry_point = Reflect::get(&self.exports, &class.into())?;
         let method: Function = Reflect::get(&entry_point, &method.into())?.dyn_into()?;
@@ -128,14 +138,13 @@ impl EdgeCache for WorkersCache {
     }
 
     fn purge<'a>(&'a self, tags: &'a [String]) -> LocalBoxFuture<'a, Result<(), String>> {
+        Box::pin(self.purge_class(FACTS_CLASS, tags))
+    }
+
+    fn purge_content<'a>(&'a self, tags: &'a [String]) -> LocalBoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
-            let tags: Array = tags.iter().map(JsValue::from).collect();
-            let purged = self.call(FACTS_CLASS, "purge", &Array::of1(&tags)).await;
-            let purged = purged.map_err(|error| message(&error))?;
-            match Reflect::get(&purged, &"success".into()).ok().and_then(|success| success.as_bool()) {
-                Some(false) => Err("the platform refused the purge".to_owned()),
-                _ => Ok(()),
-            }
+            let manifests = self.purge_class(MANIFESTS_CLASS, tags).await;
+            self.purge_class(BLOBS_CLASS, tags).await.and(manifests)
         })
     }
 }

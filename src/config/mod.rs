@@ -4,20 +4,28 @@
 
 mod auth;
 mod cache;
+mod collect;
 mod events;
+mod integrity;
 mod operation;
 mod redirect;
+mod retention;
+mod settle;
 mod storage;
 mod uploads;
 mod vars;
 
 pub use auth::AuthConfig;
 pub use cache::CacheConfig;
+pub use collect::CollectConfig;
 pub use events::EventConfig;
+pub use integrity::IntegrityConfig;
 pub use operation::{Middleware, OperationConfig, Origins};
 pub use redirect::RedirectConfig;
+pub use retention::RetentionConfig;
+pub use settle::SettleConfig;
 pub use storage::{Backend, StorageConfig};
-pub use uploads::{PurgeMode, UploadConfig};
+pub use uploads::{JobMode, UploadConfig};
 pub use vars::seconds;
 
 use self::vars::Vars;
@@ -30,6 +38,14 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Lifetime and purge of uploads.
     pub uploads: UploadConfig,
+    /// The collection of garbage.
+    pub collect: CollectConfig,
+    /// Copies of blobs to their canonical places.
+    pub settle: SettleConfig,
+    /// What repositories keep.
+    pub retention: RetentionConfig,
+    /// The checks for damage.
+    pub integrity: IntegrityConfig,
     /// The storage backend.
     pub storage: StorageConfig,
     /// Redirects of blob pulls.
@@ -66,6 +82,10 @@ impl Config {
         let config = Self {
             auth: AuthConfig::read(vars),
             uploads: UploadConfig::read(vars),
+            collect: CollectConfig::read(vars),
+            settle: SettleConfig::read(vars),
+            retention: RetentionConfig::read(vars),
+            integrity: IntegrityConfig::read(vars),
             storage: StorageConfig::read(vars),
             redirect: RedirectConfig::read(vars),
             cache: CacheConfig::read(vars),
@@ -136,6 +156,10 @@ mod tests {
             ("BLOB_REDIRECT_ORIGIN", "cdn.example.com"),
             ("BLOB_REDIRECT_ORIGIN", "https://cdn.example.com/blobs"),
             ("BLOB_REDIRECT_KEYS", "short"),
+            ("COLLECT", "yes"),
+            ("COLLECT_GRACE", "91d"),
+            ("SETTLE", "yes"),
+            ("SCRUB_MIB_PER_DAY", "200001"),
             ("EDGE_CACHE_MIB", "1G"),
             ("WORKERS_CACHING", "yes"),
             ("TAG_CACHE_SECONDS", "-1"),
@@ -150,6 +174,10 @@ mod tests {
             let ConfigError(errors) = read(&[(name, value)]).unwrap_err();
             assert!(errors.len() == 1 && errors[0].starts_with(&format!("{name} must be ")), "{errors:?}");
         }
+        let rules = "[[rule]]\nrepositories = [\"a\"]\nkeep_last = 0\nkeep_first = 1\n";
+        let ConfigError(errors) = read(&[("RETENTION", rules)]).unwrap_err();
+        assert_eq!(errors.len(), 2);
+        assert_eq!(errors[0], "RETENTION, line 3: keep_last must be a number from 1 to 1000");
         for ttl in ["0s", "59s", "31d", "-1h", "7", "d", "99999999999999999999d", "1w"] {
             assert!(read(&[("UPLOAD_TTL", ttl)]).is_err(), "{ttl}");
         }

@@ -11,12 +11,12 @@ pub struct UploadConfig {
     /// upload 7 days after it began.
     pub ttl_seconds: u64,
     /// `PURGE`: mode of the daily purge job.
-    pub purge: PurgeMode,
+    pub purge: JobMode,
 }
 
-/// The treatment of objects that belong to no blob.
+/// The treatment of what a job finds to be of no use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum PurgeMode {
+pub enum JobMode {
     /// Delete them.
     #[default]
     On,
@@ -26,7 +26,7 @@ pub enum PurgeMode {
     Off,
 }
 
-impl FromStr for PurgeMode {
+impl FromStr for JobMode {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
@@ -41,7 +41,7 @@ impl FromStr for PurgeMode {
 
 impl Default for UploadConfig {
     fn default() -> Self {
-        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: PurgeMode::default() }
+        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: JobMode::default() }
     }
 }
 

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use super::ConfigError;
 
+pub use crate::platform::seconds;
+
 /// The variables, and the errors found so far.
 pub(super) struct Vars<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
@@ -99,16 +101,4 @@ pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
         "off" => Ok(false),
         _ => Err("one of on, off".to_owned()),
     }
-}
-
-/// A number with a unit (`90s`, `30m`, `12h`, `7d`), in seconds; `None` for anything else.
-pub fn seconds(text: &str) -> Option<u64> {
-    let unit = match text.chars().last()? {
-        's' => 1,
-        'm' => 60,
-        'h' => 60 * 60,
-        'd' => 24 * 60 * 60,
-        _ => return None,
-    };
-    text.get(..text.len() - 1)?.parse::<u64>().ok()?.checked_mul(unit)
 }

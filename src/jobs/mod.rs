@@ -1,11 +1,23 @@
 //! Jobs: work over the whole bucket, in bounded steps. Each job is a file.
 //!
-//! A step starts at the cursor of the last one, so a run can end at any time. A scheduled run stores the
-//! cursor in the bucket; a run by request returns it to the client.
+//! A step starts at the cursor of the last one, so work can stop between any two. [`state`] keeps the cursor in the bucket,
+//! [`schedule`] says which jobs there are and when they run, and [`run`] makes their steps: for the schedule, and for
+//! requests.
 
+pub mod collect;
+mod findings;
+mod fsck;
 mod purge;
-mod rebuild;
+mod record;
+pub mod remove;
 mod resend;
+mod retain;
+pub mod run;
+pub mod schedule;
+mod scrub;
+mod settle;
+pub mod state;
+pub mod takedown;
 
 use futures_util::future::LocalBoxFuture;
 use serde_json::{Value, json};
@@ -13,23 +25,24 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     context::Context,
-    layout::Key,
-    platform::{Body, Level, metrics::JobOutcome},
+    platform::{Level, metrics::JobOutcome},
     repository::RepositoryError,
-    storage::{Metadata, PutOptions},
 };
 
+pub use collect::Collect;
+pub use fsck::Fsck;
 pub use purge::Purge;
-pub use rebuild::Rebuild;
+pub use remove::Remove;
 pub use resend::Resend;
-
-/// The metadata name of the cursor in its object.
-const AFTER: &str = "after";
+pub use retain::Retain;
+pub use scrub::Scrub;
+pub use settle::Settle;
 
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// A JSON object for the log.
+    /// A JSON object for the log and the administrator. The state of the job keeps the sums of its numbers, and counts lists
+    /// by their length; texts in a list named `failed` are failures.
     pub report: Value,
     /// The cursor of the next step; `None` at the end.
     pub next: Option<String>,
@@ -49,60 +62,28 @@ pub trait Job {
     ) -> LocalBoxFuture<'a, Result<Step, RepositoryError>>;
 }
 
-/// Runs up to `steps` steps of a job, and logs each. Starts at the cursor that the last run stored at `key`.
-pub async fn run(
-    job: &dyn Job,
-    key: Key<'_>,
-    steps: usize,
-    app: &App,
-    context: &Context,
-) -> Result<(), RepositoryError> {
-    counted(job, app, context, run_steps(job, key, steps, app, context)).await
-}
-
-/// Counts how a run ends.
-async fn counted<T>(
-    job: &dyn Job,
-    app: &App,
-    context: &Context,
-    run: impl Future<Output = Result<T, RepositoryError>>,
-) -> Result<T, RepositoryError> {
-    let result = run.await;
-    app.metrics.count_job(job.name(), if result.is_ok() { JobOutcome::Done } else { JobOutcome::Failed });
-    app.send_metrics(context);
-    result
-}
-
-async fn run_steps(
-    job: &dyn Job,
-    key: Key<'_>,
-    steps: usize,
-    app: &App,
-    context: &Context,
-) -> Result<(), RepositoryError> {
-    let (store, path) = (app.store(context), key.path());
-    let mut cursor = store.head(&path).await?.and_then(|meta| meta.metadata.get(AFTER).cloned());
-    for _ in 0..steps {
-        let next = one_step(job, cursor, app, context).await?;
-        let metadata = next.iter().map(|next| (AFTER.to_owned(), next.clone())).collect::<Metadata>();
-        let options = PutOptions { metadata, ..PutOptions::default() };
-        store.put(&path, Body::Empty, options).await?;
-        cursor = next;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Runs one step of a job and logs its report. Returns the cursor of the next step. Counts as a run.
+/// Runs one step of a job and logs its report, without regard to its state. Returns the cursor of the next step. Counts as a
+/// run.
 pub async fn step(
     job: &dyn Job,
     cursor: Option<String>,
     app: &App,
     context: &Context,
 ) -> Result<Option<String>, RepositoryError> {
-    counted(job, app, context, one_step(job, cursor, app, context)).await
+    counted(job.name(), app, context, async { Ok(one_step(job, cursor, app, context).await?.next) }).await
+}
+
+/// Counts how steps end that are made one after another.
+async fn counted<T>(
+    job: &'static str,
+    app: &App,
+    context: &Context,
+    steps: impl Future<Output = Result<T, RepositoryError>>,
+) -> Result<T, RepositoryError> {
+    let result = steps.await;
+    app.metrics.count_job(job, if result.is_ok() { JobOutcome::Done } else { JobOutcome::Failed });
+    app.send_metrics(context);
+    result
 }
 
 async fn one_step(
@@ -110,11 +91,12 @@ async fn one_step(
     cursor: Option<String>,
     app: &App,
     context: &Context,
-) -> Result<Option<String>, RepositoryError> {
-    let Step { report, next } = job.step(app, context, cursor).await?;
+) -> Result<Step, RepositoryError> {
+    let step = job.step(app, context, cursor).await?;
+    let report = &step.report;
     context.log.write(
         Level::Info,
         || json!({"level": "info", "id": context.log.id, "job": job.name(), "report": report}),
     );
-    Ok(next)
+    Ok(step)
 }

@@ -11,14 +11,17 @@ use serde_json::json;
 use super::{Job, Step};
 use crate::{
     app::App,
-    blobs::{Blobs, Freshness, Located},
-    config::PurgeMode,
+    blobs::{
+        Blobs, Descriptor, Freshness, Located,
+        marker::{Marker, State},
+    },
+    config::JobMode,
     context::Context,
     layout::Key,
     oci::Digest,
     platform::Timestamp,
     repository::{LinkReason, RepositoryError, catalog::repositories_of},
-    storage::{ObjectMeta, Page, Path, StorageError},
+    storage::{ObjectMeta, Page, Path, StorageError, StorageErrorKind},
     uploads::noted_digest,
 };
 
@@ -30,7 +33,7 @@ pub struct Purge {
     /// Only objects last written before this.
     pub before: Timestamp,
     /// Whether to remove them or only report them.
-    pub mode: PurgeMode,
+    pub mode: JobMode,
 }
 
 impl Job for Purge {
@@ -60,7 +63,7 @@ impl Job for Purge {
                     Err(error) => failed.push(error.to_string()),
                 }
             }
-            let is_dry_run = self.mode != PurgeMode::On;
+            let is_dry_run = self.mode != JobMode::On;
             if !is_dry_run {
                 blobs.store().delete(&paths).await?;
             }
@@ -113,9 +116,12 @@ impl Purge {
         digest: &Digest,
     ) -> Result<bool, RepositoryError> {
         let blobs = app.blobs(context);
-        let (store, is_on) = (blobs.store(), self.mode == PurgeMode::On);
+        let (store, is_on) = (blobs.store(), self.mode == JobMode::On);
         if let Some(located) = blobs.locate(digest, Freshness::Strict).await? {
-            let is_unused = located.at.as_ref() != Some(bytes);
+            let described = blobs.described(digest).await?;
+            // What was copied elsewhere, the settle job removes when nobody reads it any more.
+            let is_waiting = described.as_ref().and_then(Descriptor::elsewhere) == Some(bytes);
+            let is_unused = located.at.as_ref() != Some(bytes) && !is_waiting;
             if is_unused && is_on {
                 self.link_again(app, context, digest, &located).await?;
             }
@@ -124,6 +130,16 @@ impl Purge {
         let Some(ObjectMeta { size, .. }) = store.head(bytes).await? else { return Ok(true) };
         let has_digest = store.digest(bytes, digest.algorithm()).await?.as_ref() == Some(digest);
         if has_digest && is_on {
+            let marker = blobs.marker(digest).await?;
+            if let Some(Marker { state: State::TakenDown, .. }) = marker {
+                return Ok(true);
+            }
+            if let Some(Marker { state: State::Sweeping, .. }) = marker {
+                // What is written there may be deleted.
+                let message = "the content is being deleted".to_owned();
+                let kind = StorageErrorKind::Backend { operation: "purge", message, retryable: true };
+                return Err(store.error(bytes, kind).into());
+            }
             blobs.put_descriptor(digest, &Located { size, at: Some(bytes.clone()) }).await?;
         }
         Ok(!has_digest)
@@ -159,6 +175,7 @@ async fn is_leftover(blobs: &Blobs, path: &Path, meta: &ObjectMeta) -> Result<bo
     };
     let digest = note.as_ref().and_then(noted_digest);
     let Some((object, digest)) = object.zip(digest) else { return Ok(true) };
-    let located = blobs.descriptor(&digest).await?;
-    Ok(located.and_then(|Located { at, .. }| at) != Some(object))
+    // What was copied elsewhere, the settle job removes when nobody reads it any more.
+    let described = blobs.described(&digest).await?;
+    Ok(described.as_ref().and_then(Descriptor::elsewhere) != Some(&object))
 }

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::access_log::shortened;
 use crate::{
-    api::{ErrorCode, Handler, MadeKey, Matched, Request, Response, WrongCredentials, route::Route},
+    api::{
+        ErrorCode, Handler, MadeKey, Matched, Request, Response, TakenDown, WrongCredentials, route::Route,
+    },
     auth::{Access, Action, External, Key, Principal},
     context::Context,
     platform::Level,
@@ -38,6 +40,7 @@ impl Handler for Audit {
             // At every level: an operator cannot switch it off by mistake.
             context.log.write(Level::Error, || {
                 let request = &context.notes.request;
+                let taken_down = extensions.get::<TakenDown>();
                 let mut line = json!({
                     "level": "info",
                     "audit": action,
@@ -51,6 +54,8 @@ impl Handler for Audit {
                     "tags": parameters(&query, "tag"),
                     "from": parameters(&query, "from"),
                     "made": extensions.get::<MadeKey>().map(|MadeKey(id)| id),
+                    "digest": taken_down.map(|TakenDown { digest, .. }| digest.to_string()),
+                    "reason": taken_down.and_then(|TakenDown { reason, .. }| reason.as_ref()),
                     "route": matched.route_name(),
                     "method": method.as_str(),
                     "path": path,
