@@ -125,10 +125,15 @@ fn explain(
     if let Reason::Rule(Source::Line(line)) = decision.reason {
         quote(&mut answer, text, line);
     }
+    let quota = name.as_ref().and_then(|name| policy.quota(name));
     let immutable = name.zip(tag).and_then(|(name, tag)| Some((policy.immutable_by(&name, &tag)?, tag)));
     if let Some((line, tag)) = immutable.filter(|_| decision.allowed && action != "pull") {
         let _ = write!(answer, "\nBut the tag {tag}, once it exists, is immutable by line {line}");
         quote(&mut answer, text, line);
+    }
+    if let Some(quota) = quota.filter(|_| decision.allowed && action == "push") {
+        let _ = write!(answer, "\nBut there is a quota, by line {}", quota.line);
+        quote(&mut answer, text, quota.line);
     }
     Ok(answer)
 }

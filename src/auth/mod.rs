@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::oci::RepositoryName;
 
 pub use identity::Identity;
-pub use policy::{Anonymous, Policy};
+pub use policy::{
+    Anonymous, Policy,
+    quota::{OverQuota, Quota},
+};
 pub use principal::{External, Key, KeyScope, Principal};
 
 /// An action on a repository, named as in token scopes.

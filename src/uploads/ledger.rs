@@ -10,6 +10,7 @@ use super::{
     UploadSessions,
 };
 use crate::{
+    blobs::marker::condemn,
     layout::Key,
     oci::{Digest, HashState, UploadId},
     platform::{Body, Buffer},
@@ -36,7 +37,8 @@ pub(super) struct NextPart {
 pub(super) struct Ledger {
     pub store: Store,
     sessions: Rc<dyn UploadSessions>,
-    at: UploadAt,
+    /// Where the upload is.
+    pub at: UploadAt,
     /// The upload with every part that is stored, recorded in the session or not.
     pub upload: Upload,
     /// Staged bytes that are stored elsewhere now.
@@ -278,13 +280,25 @@ impl Ledger {
 
     /// Deletes staged bytes that are stored elsewhere now.
     pub async fn delete_obsolete(&self) -> Result<(), StorageError> {
-        delete_staged(&self.store, &self.at.id, &self.obsolete).await
+        delete_staged(&self.store, &self.at.id, &self.obsolete, None).await
     }
 }
 
-async fn delete_staged(store: &Store, id: &UploadId, staged: &[Staged]) -> Result<(), StorageError> {
-    let ours = staged.iter().filter(|staged| staged.content.is_none());
-    let paths: Vec<_> = ours.map(|staged| staged.path(id)).collect();
+/// Deletes staged bytes. A first chunk is content, which others may have linked: it is condemned, unless it is the
+/// `finished` blob.
+async fn delete_staged(
+    store: &Store,
+    id: &UploadId,
+    staged: &[Staged],
+    finished: Option<&Digest>,
+) -> Result<(), StorageError> {
+    let (ours, content): (Vec<_>, Vec<_>) = staged.iter().partition(|staged| staged.content.is_none());
+    for digest in content.iter().filter_map(|staged| staged.content.as_ref()) {
+        if finished != Some(digest) {
+            condemn(store, digest).await?;
+        }
+    }
+    let paths: Vec<_> = ours.iter().map(|staged| staged.path(id)).collect();
     if paths.is_empty() { Ok(()) } else { store.delete(&paths).await }
 }
 
@@ -300,7 +314,7 @@ pub(super) async fn discard(
     {
         store.abort_multipart(&path, multipart).await?;
     }
-    delete_staged(store, id, &upload.staged).await
+    delete_staged(store, id, &upload.staged, upload.finished.as_ref()).await
 }
 
 /// Removes everything that an abandoned upload may have stored, recorded in its session or not.

@@ -4,13 +4,13 @@ mod document;
 #[cfg(test)]
 #[cfg(not(target_arch = "wasm32"))]
 mod model;
-mod reader;
+pub mod quota;
 mod rule;
 #[cfg(test)]
 #[cfg(not(target_arch = "wasm32"))]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, rc::Rc, str::FromStr};
 
 pub use self::{
     document::Document,
@@ -18,6 +18,7 @@ pub use self::{
 };
 use self::{
     document::Tags,
+    quota::Quota,
     rule::{ALL, Rule, Who},
 };
 use super::{Access, Action, External, Key, Principal, identity::external::Issuer};
@@ -65,6 +66,7 @@ impl Anonymous {
 pub struct Policy {
     rules: Vec<Rule>,
     tags: Vec<Tags>,
+    quotas: Vec<Rc<Quota>>,
     issuers: Vec<Issuer>,
     deletion: bool,
     admin: Option<String>,
@@ -141,13 +143,14 @@ impl Policy {
                 return Err(errors);
             }
         }
-        let Document { issuers, rules, tags } = document;
+        let Document { issuers, rules, tags, quotas } = document;
         let mut policy = Self::simple(anonymous);
         if !rules.is_empty() {
             policy.rules.retain(|rule| rule.source != Source::Users);
             policy.rules.extend(rules);
         }
-        Ok(Self { tags, issuers, deletion, admin: admin.map(str::to_owned), ..policy })
+        let quotas = quotas.into_iter().map(Rc::new).collect();
+        Ok(Self { tags, quotas, issuers, deletion, admin: admin.map(str::to_owned), ..policy })
     }
 
     /// The policy without a document, with deletion and without an administrator.
@@ -155,7 +158,7 @@ impl Policy {
         let all = Permission::NAMES.iter().map(|(_, permission)| *permission).collect();
         let users = Rule::of_all(Source::Users, Who::Users, all);
         let rules = std::iter::once(users).chain(anonymous.rule()).collect();
-        Self { rules, tags: Vec::new(), issuers: Vec::new(), deletion: true, admin: None }
+        Self { rules, tags: Vec::new(), quotas: Vec::new(), issuers: Vec::new(), deletion: true, admin: None }
     }
 
     /// Whether `principal` has `access`.
@@ -259,6 +262,12 @@ impl Policy {
 
     fn tags_of(&self, name: &RepositoryName) -> impl Iterator<Item = &Tags> {
         self.tags.iter().filter(|tags| tags.repositories.iter().any(|glob| glob.matches(name.as_str())))
+    }
+
+    /// The quota of a repository: the most specific entry.
+    pub fn quota(&self, name: &RepositoryName) -> Option<&Rc<Quota>> {
+        let matching = self.quotas.iter().filter_map(|quota| Some((quota.specificity(name)?, quota)));
+        matching.max_by_key(|(specificity, _)| *specificity).map(|(_, quota)| quota)
     }
 
     /// Whether a rule is for this identity by its claims: the issuer may vouch for anybody in the world.

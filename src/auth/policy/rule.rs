@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::document::Tie;
 use crate::{
     auth::{Access, Action, External, Principal},
     oci::{Glob, RepositoryName, Specificity},
@@ -191,10 +192,6 @@ impl Rule {
         if self.who.rank() != other.who.rank() || !self.who.meets(&other.who) {
             return None;
         }
-        let is_tie =
-            |our: &Glob, their: &Glob| our.specificity() == their.specificity() && our.overlaps(their);
-        self.repositories.iter().find_map(|our| {
-            other.repositories.iter().find(|their| is_tie(our, their)).map(|their| (our, their))
-        })
+        Tie::between(&self.repositories, &other.repositories)
     }
 }

@@ -242,6 +242,26 @@ fn entries_of_immutable_tags_add_up() {
 }
 
 #[test]
+fn the_most_specific_quota_decides_alone() {
+    let policy = policy(
+        "[[quota]]\nrepositories = [\"**\"]\nbytes = \"50 GB\"\nmax_repositories = 100\n\
+        [[quota]]\nrepositories = [\"team\", \"team/**\"]\nbytes = \"2 TiB\"\n\
+        [[quota]]\nrepositories = [\"team/*-test\"]\nmax_repositories = 0\n",
+    );
+    for (repository, line, bytes, max_repositories) in [
+        ("a/b", 1, Some(50_000_000_000), Some(100)),
+        ("team", 5, Some(2 << 40), None),
+        ("team/app/web", 5, Some(2 << 40), None),
+        ("team/app-test", 8, None, Some(0)),
+    ] {
+        let quota = policy.quota(&name(repository)).unwrap();
+        let found = (quota.line, quota.bytes, quota.max_repositories);
+        assert_eq!(found, (line, bytes, max_repositories), "{repository}");
+    }
+    assert_eq!(Policy::default().quota(&name("a")), None);
+}
+
+#[test]
 fn the_setting_for_anonymous_clients_is_a_rule_among_the_rules() {
     let rule = |who: &str, repositories: &str| {
         format!("[[rule]]\n{who} = true\nrepositories = [{repositories:?}]\nactions = []\n")
@@ -298,10 +318,38 @@ fn every_error_has_its_line() {
         (
             "a = 1\n\nrule = {}\ntags = 1\nissuer = [1]",
             &[
-                "line 1: unknown field \"a\": expected [[issuer]], [[rule]], [[tags]]",
+                "line 1: unknown field \"a\": expected [[issuer]], [[rule]], [[tags]], [[quota]]",
                 "line 3: rule must be a list of tables: [[rule]]",
                 "line 4: tags must be a list of tables: [[tags]]",
                 "line 5: issuer must be a list of tables: [[issuer]]",
+            ],
+        ),
+        // Quotas.
+        (
+            "[[quota]]\n[[quota]]\nrepositories = [\"a\"]\nbytes = 5\nmax_repositories = \"5\"\nbites = \"5 B\"",
+            &[
+                "line 1: repositories must be set: [\"**\"] is all",
+                "line 1: a quota must have bytes, max_repositories or both",
+                "line 4: bytes must be text",
+                "line 5: max_repositories must be a number from 0 to 1000000",
+                "line 6: unknown field \"bites\": expected repositories, bytes, max_repositories",
+            ],
+        ),
+        (
+            "[[quota]]\nrepositories = [\"a\"]\nbytes = \"5\"\nmax_repositories = 1000001",
+            &[
+                "line 3: bytes must be a size up to 9000 TB, such as \"50 GB\" or \"512 MiB\"",
+                "line 4: max_repositories must be a number from 0 to 1000000",
+            ],
+        ),
+        (
+            "[[quota]]\nrepositories = [\"a\", \"a/*\"]\nbytes = \"5 B\"\n\n\
+            [[quota]]\nrepositories = [\"*/b\"]\nbytes = \"5 B\"\n\n\
+            [[quota]]\nrepositories = [\"a\"]\nmax_repositories = 1",
+            &[
+                "line 5: a tie with the quota in line 1: \"*/b\" and \"a/*\" are equally specific and match the same names. \
+                 Make one more specific",
+                "line 9: a tie with the quota in line 1: both are for \"a\". Merge them, or make one more specific",
             ],
         ),
         // Rules: who.
@@ -528,7 +576,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn no_fields_panic(lines in proptest::collection::vec("(\\[\\[(rule|tags|issuer)\\]\\]|(user|users|key|issuer|claims|repositories|actions|immutable|name|url) = (true|1|\"a\"|\\[\"\\*\\*\"\\]|\\{ a = \"b\" \\}|\\[\\]))", 0..12)) {
+    fn no_fields_panic(lines in proptest::collection::vec("(\\[\\[(rule|tags|issuer|quota)\\]\\]|(user|users|key|issuer|claims|repositories|actions|immutable|name|url|bytes|max_repositories) = (true|1|\"a\"|\\[\"\\*\\*\"\\]|\\{ a = \"b\" \\}|\\[\\]))", 0..12)) {
         let _ = Document::parse(&lines.join("\n"), false);
     }
 }
