@@ -1,7 +1,7 @@
 //! Clients: the operations they choose from, and the requests these become.
 
 use http::Method;
-use pierhead::platform::Body;
+use pierhead::platform::{Body, memory::MemoryStream};
 
 use crate::{
     random::Random,
@@ -22,9 +22,16 @@ pub enum Kind {
     DeleteBlob,
     Rebuild,
     Read,
+    PushInChunks,
+    CancelUpload,
+    MountAnywhere,
+    Head,
+    /// A step of a collection.
+    Collect,
 }
 
 impl Kind {
+    /// The kinds that must meet each other, under each fault.
     pub const ALL: [Self; 11] = [
         Self::PushBlob,
         Self::Mount,
@@ -39,6 +46,9 @@ impl Kind {
         Self::Read,
     ];
 }
+
+/// The bytes in the first of several chunks.
+const FIRST: usize = 3;
 
 /// What is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +70,8 @@ pub struct Operation {
     pub blob: usize,
     pub tags: Vec<usize>,
     pub read: Read,
+    /// Which of the ways in which a client may do it.
+    pub way: usize,
 }
 
 /// How much of the universe is in use: the less, the more operations meet.
@@ -88,7 +100,7 @@ impl Focus {
 impl Operation {
     /// An operation on the first of everything.
     pub fn new(kind: Kind, repository: usize) -> Self {
-        Self { kind, repository, manifest: 0, blob: 0, tags: vec![0], read: Read::Tag }
+        Self { kind, repository, manifest: 0, blob: 0, tags: vec![0], read: Read::Tag, way: 0 }
     }
 
     /// A random operation of this kind.
@@ -105,12 +117,18 @@ impl Operation {
             blob: random.below(focus.blobs),
             tags,
             read: *random.pick(&reads),
+            way: 0,
         }
     }
 
     /// The repository that a mount takes the blob from.
     pub fn source(&self) -> usize {
         1 - self.repository
+    }
+
+    /// Whether it links a blob.
+    pub fn pushes_blob(&self) -> bool {
+        matches!(self.kind, Kind::PushBlob | Kind::PushInChunks | Kind::Mount | Kind::MountAnywhere)
     }
 
     /// Whether it pushes a manifest.
@@ -145,10 +163,14 @@ impl Operation {
                 let tags: Vec<_> = (0..self.tags.len()).map(|n| format!("tag={}", tag(n))).collect();
                 (Method::PUT, format!("{manifests}/{digest}?{}", tags.join("&")))
             }
+            Kind::PushInChunks | Kind::CancelUpload => (Method::POST, format!("/v2/{name}/blobs/uploads/")),
+            Kind::MountAnywhere => (Method::POST, format!("/v2/{name}/blobs/uploads/?mount={blob}")),
+            Kind::Head => (Method::HEAD, format!("/v2/{name}/blobs/{blob}")),
+            Kind::Collect => (Method::POST, "/v2/_pierhead/collect".to_owned()),
             Kind::DeleteTag => (Method::DELETE, format!("{manifests}/{}", tag(0))),
             Kind::DeleteManifest => (Method::DELETE, format!("{manifests}/{digest}")),
             Kind::DeleteBlob => (Method::DELETE, format!("/v2/{name}/blobs/{blob}")),
-            Kind::Rebuild => (Method::POST, "/v2/_pierhead/rebuild".to_owned()),
+            Kind::Rebuild => (Method::POST, "/v2/_pierhead/jobs/fsck/run".to_owned()),
             Kind::Read => match self.read {
                 Read::Tag => (Method::GET, format!("{manifests}/{}", tag(0))),
                 Read::Manifest => (Method::GET, format!("{manifests}/{digest}")),
@@ -163,8 +185,43 @@ impl Operation {
         }
     }
 
-    /// The request.
-    pub fn request(&self) -> http::Request<Body> {
+    /// How many requests it takes, one after another. Only the last one changes what others see.
+    pub fn requests(&self) -> usize {
+        match self.kind {
+            Kind::PushInChunks if self.way % 3 == 2 => 4,
+            Kind::PushInChunks | Kind::CancelUpload => 3,
+            _ => 1,
+        }
+    }
+
+    /// A request after the first one, to the location that the one before was given.
+    fn next_request(&self, n: usize, location: &str) -> http::Request<Body> {
+        let (digest, content) = &UNIVERSE.blobs[self.blob];
+        let first = if self.way.is_multiple_of(3) { content.len() } else { FIRST };
+        let (first, rest) = content.split_at(first);
+        let stream = |bytes: &'static str| Body::Stream(MemoryStream::chunked(bytes).into());
+        let is_last = n + 1 == self.requests();
+        let (method, target, body) = match (is_last, self.kind) {
+            (true, Kind::CancelUpload) => (Method::DELETE, location.to_owned(), Body::Empty),
+            (true, _) => {
+                let target = format!("{location}&digest={digest}");
+                let body = if self.way % 3 == 1 {
+                    Body::Stream(MemoryStream::new(rest).into())
+                } else {
+                    Body::Empty
+                };
+                (Method::PUT, target, body)
+            }
+            (false, _) => (Method::PATCH, location.to_owned(), stream(if n == 1 { first } else { rest })),
+        };
+        http::Request::builder().method(method).uri(target).body(body).unwrap()
+    }
+
+    /// The request `n` of its requests, to the location that the one before was given.
+    pub fn request(&self, n: usize, location: &str) -> http::Request<Body> {
+        if n > 0 {
+            return self.next_request(n, location);
+        }
         let (method, target) = self.line();
         let request = http::Request::builder().method(method).uri(target);
         if self.pushes_manifest() {
@@ -173,7 +230,8 @@ impl Operation {
             return request.header("content-type", manifest.media_type).body(body).unwrap();
         }
         let body = match self.kind {
-            Kind::PushBlob => Body::Bytes(UNIVERSE.blobs[self.blob].1.into()),
+            Kind::PushBlob if self.way.is_multiple_of(2) => Body::Bytes(UNIVERSE.blobs[self.blob].1.into()),
+            Kind::PushBlob => Body::Stream(MemoryStream::new(UNIVERSE.blobs[self.blob].1).into()),
             _ => Body::Empty,
         };
         request.body(body).unwrap()

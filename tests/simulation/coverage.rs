@@ -37,6 +37,30 @@ pub const REFUSED_PUSHES: &str = "pushes that would have moved an immutable tag"
 pub const REFUSED_TAG_DELETIONS: &str = "deletions of immutable tags";
 pub const REFUSED_DELETIONS: &str = "deletions of manifests with immutable tags";
 
+/// What the collection must do, by the fields of its reports.
+pub const COLLECTED: [(&str, &str); 10] = [
+    ("links_condemned", "collections that condemned links"),
+    ("links_revived", "collections that revived links"),
+    ("links_removed", "collections that removed links"),
+    ("content_condemned", "collections that condemned content"),
+    ("content_kept", "sweeps that kept the content"),
+    ("content_deleted", "sweeps that deleted the content"),
+    ("settled", "runs that settled blobs"),
+    ("bytes_hashed", "runs that copied blobs in parts"),
+    ("removed", "runs that removed what was settled"),
+    ("busy", "runs that left condemned blobs alone"),
+];
+pub const MET_SWEEP: &str = "seeds in which a push met a sweep";
+pub const PUSHED_AGAIN: &str = "images that were pushed again";
+pub const CLEAN_AFTER: [&str; 6] = [
+    "clean after 1 run",
+    "clean after 2 runs",
+    "clean after 3 runs",
+    "clean after 4 runs",
+    "clean after 5 runs",
+    "clean after 6 runs",
+];
+
 /// Two kinds, in order.
 type Pair = (Kind, Kind);
 
@@ -94,6 +118,12 @@ impl Coverage {
 
     fn pairs() -> impl Iterator<Item = Pair> {
         Kind::ALL.iter().enumerate().flat_map(|(n, a)| Kind::ALL[n..].iter().map(|b| (*a, *b)))
+    }
+
+    /// What the collection never did.
+    pub fn collecting_gaps(&self) -> Vec<String> {
+        let wanted = COLLECTED.iter().map(|(_, what)| *what).chain([PUSHED_AGAIN, MET_SWEEP]);
+        wanted.filter(|what| !self.counts.contains_key(what)).map(str::to_owned).collect()
     }
 
     /// The pairs that never met, those that never met under some fault, and what else never happened.

@@ -1,6 +1,7 @@
 //! Looks straight into the bucket, past the scheduler.
 
-use pierhead::layout::Key;
+use bytes::Bytes;
+use pierhead::{blobs::Located, layout::Key};
 
 use crate::{
     model::{FOREIGN, Register, Value, Violation, Wrong, violation},
@@ -55,12 +56,54 @@ pub fn structure(bucket: &Bucket, register: Register) -> Result<(), Violation> {
             if is_there && !bucket.has(&keys.reverse_link) {
                 return violation(Wrong::ReverseLinkMissing, format!("{register:?}"));
             }
-            if is_there && !bucket.has(&keys.content) {
+            if is_there && bytes(bucket, repository, blob).is_none() {
                 return violation(Wrong::BlobGone, format!("{register:?} has no bytes"));
             }
         }
     }
     Ok(())
+}
+
+/// The bytes of a blob that a repository links, as a pull finds them: where its link says, or else where they are.
+pub fn bytes(bucket: &Bucket, repository: usize, blob: usize) -> Option<Bytes> {
+    let (keys, digest) = (UNIVERSE.blob(repository, blob), &UNIVERSE.blobs[blob].0);
+    let located = Located::from_metadata(&bucket.meta(&keys.link)?.metadata);
+    let described = bucket.meta(&Key::Descriptor(digest).path());
+    let described = described.and_then(|meta| Located::from_metadata(&meta.metadata));
+    let at = |located: Option<Located>| bucket.content(&located?.path(digest));
+    at(located).or_else(|| bucket.content(&keys.content)).or_else(|| at(described))
+}
+
+/// What must hold at any time of a blob that is promised.
+pub fn blob(bucket: &Bucket, repository: usize, blob: usize) -> Result<(), String> {
+    let keys = UNIVERSE.blob(repository, blob);
+    if !bucket.has(&keys.link) {
+        return Err(format!("repository {repository} has no link to blob {blob}"));
+    }
+    match bytes(bucket, repository, blob) {
+        Some(bytes) if bytes == UNIVERSE.blobs[blob].1.as_bytes() => Ok(()),
+        Some(_) => Err(format!("blob {blob} of repository {repository} has other bytes")),
+        None => Err(format!("blob {blob} of repository {repository} has no bytes")),
+    }
+}
+
+/// What must hold at any time of a manifest that is acknowledged, and of those of its blobs that must be there.
+pub fn image(
+    bucket: &Bucket,
+    repository: usize,
+    manifest: usize,
+    must_be_there: impl Fn(usize) -> bool,
+) -> Result<(), String> {
+    let (keys, of) = (UNIVERSE.manifest(repository, manifest), &UNIVERSE.manifests[manifest]);
+    if !bucket.has(&keys.link) {
+        return Err(format!("repository {repository} has no link to manifest {manifest}"));
+    }
+    if bucket.content(&keys.content).is_none_or(|content| content != of.content.as_bytes()) {
+        return Err(format!("manifest {manifest} of repository {repository} has no content"));
+    }
+    of.blobs.iter().filter(|other| must_be_there(**other)).try_for_each(|other| {
+        blob(bucket, repository, *other).map_err(|what| format!("for manifest {manifest}: {what}"))
+    })
 }
 
 /// What must hold of a whole repository when nothing is in flight: a tag points to a manifest that is there, and

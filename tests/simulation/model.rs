@@ -85,6 +85,31 @@ pub enum Wrong {
     ImmutableChanged,
     /// By the sequence of events, something is there that is not, or the other way round.
     EventStale,
+    /// An acknowledged manifest lacks its content, or the link or the bytes of a blob.
+    ImageBroken,
+    /// A blob that was pushed within the grace time is gone, and no deletion explains it.
+    BlobCollected,
+    /// An image was refused although each of its blobs was pushed within the grace time.
+    ImageRefused,
+    /// A request or a collection failed, although storage did not.
+    Unavailable,
+    /// Nothing references it, and it is not collected.
+    Garbage,
+}
+
+impl Wrong {
+    /// Whether something acknowledged is gone.
+    pub fn is_loss(self) -> bool {
+        matches!(
+            self,
+            Self::ImageBroken
+                | Self::BlobCollected
+                | Self::ImageRefused
+                | Self::BlobGone
+                | Self::ManifestIncomplete
+                | Self::ReverseLinkMissing
+        )
+    }
 }
 
 /// What was found.
@@ -124,6 +149,8 @@ struct History {
     open: Vec<Option<(u64, Write)>>,
     /// Operations without an answer.
     loose: Vec<Write>,
+    /// Whether it may be absent at any time: what is collected.
+    vanishes: bool,
 }
 
 impl History {
@@ -144,7 +171,8 @@ impl History {
                 (applied & (1 << n) == 0).then(|| (write.apply(value), applied | 1 << n))
             });
             let loose = self.loose.iter().map(|write| (write.apply(value), applied));
-            for state in open.chain(loose) {
+            let vanished = self.vanishes.then_some((None, applied));
+            for state in open.chain(loose).chain(vanished) {
                 if reached.insert(state) {
                     new.push(state);
                 }
@@ -154,7 +182,7 @@ impl History {
     }
 
     fn possible(&self) -> BTreeSet<Value> {
-        if self.open.iter().all(Option::is_none) && self.loose.is_empty() {
+        if self.open.iter().all(Option::is_none) && self.loose.is_empty() && !self.vanishes {
             return self.states.iter().map(|(value, _)| *value).collect();
         }
         self.reachable().into_iter().map(|(value, _)| value).collect()
@@ -235,11 +263,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Everything is absent. The first `immutable` tags of the first repository are immutable.
-    pub fn new(immutable: usize) -> Self {
-        let absent = || History { states: BTreeSet::from([(None, 0)]), ..History::default() };
+    /// Everything is absent. The first `immutable` tags of the first repository are immutable. If it `collects`, blobs
+    /// may go at any time: [`Promises`](crate::promises::Promises) tells which may not.
+    pub fn new(immutable: usize, collects: bool) -> Self {
+        let absent = |register| History {
+            states: BTreeSet::from([(None, 0)]),
+            vanishes: collects && matches!(register, Register::Blob(..)),
+            ..History::default()
+        };
         Self {
-            histories: Register::all().map(|register| (register, absent())).collect(),
+            histories: Register::all().map(|register| (register, absent(register))).collect(),
             watches: Vec::new(),
             immutable,
         }
@@ -259,12 +292,19 @@ impl Model {
         self.histories[&register].possible()
     }
 
+    /// Whether something must be there, whatever has taken effect.
+    pub fn is_there(&self, register: Register) -> bool {
+        self.possible(register).iter().all(Option::is_some)
+    }
+
     fn writes(operation: &Operation) -> Vec<(Register, Write)> {
         let Operation { repository, manifest, blob, tags, .. } = operation;
         let (here, gone) = (Write::Set(Some(0)), Write::Set(None));
         let manifest_register = Register::Manifest(*repository, *manifest);
         match operation.kind {
-            Kind::PushBlob | Kind::Mount => vec![(Register::Blob(*repository, *blob), here)],
+            Kind::PushBlob | Kind::PushInChunks | Kind::Mount | Kind::MountAnywhere => {
+                vec![(Register::Blob(*repository, *blob), here)]
+            }
             Kind::DeleteBlob => vec![(Register::Blob(*repository, *blob), gone)],
             Kind::DeleteTag => vec![(Register::Tag(*repository, tags[0]), gone)],
             Kind::DeleteManifest => {
@@ -272,7 +312,7 @@ impl Model {
                     (0..TAGS).map(|tag| (Register::Tag(*repository, tag), Write::Clear(*manifest as u8)));
                 tags.chain([(manifest_register, gone)]).collect()
             }
-            Kind::Rebuild | Kind::Read => Vec::new(),
+            Kind::Rebuild | Kind::Read | Kind::Head | Kind::CancelUpload | Kind::Collect => Vec::new(),
             Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag => {
                 let moved = operation.moved_tags().iter();
                 let tags =
@@ -291,6 +331,7 @@ impl Model {
         };
         match operation.kind {
             Kind::Mount => vec![Register::Blob(operation.source(), *blob)],
+            Kind::Head => vec![Register::Blob(*repository, *blob)],
             Kind::DeleteBlob => (0..MANIFESTS)
                 .filter(|manifest| UNIVERSE.manifests[*manifest].blobs.contains(blob))
                 .map(|manifest| Register::Manifest(*repository, manifest))
@@ -408,7 +449,8 @@ impl Model {
     /// The registry has come to rest: from now on, what is there is there.
     pub fn settle(&mut self, register: Register, found: Value) {
         let history = self.histories.get_mut(&register).unwrap();
-        *history = History { states: BTreeSet::from([(found, 0)]), ..History::default() };
+        let vanishes = history.vanishes;
+        *history = History { states: BTreeSet::from([(found, 0)]), vanishes, ..History::default() };
     }
 }
 
@@ -433,7 +475,12 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
     let own = operation.manifest as u8;
     match (operation.kind, status) {
         (_, 503) => Ok(()),
-        (Kind::PushBlob, 201) | (Kind::Rebuild, 200) => Ok(()),
+        (Kind::PushBlob | Kind::PushInChunks, 201) | (Kind::Rebuild | Kind::Collect, 200) => Ok(()),
+        // The session has ended, or has lost an answer.
+        (Kind::PushInChunks | Kind::CancelUpload, 404 | 416) | (Kind::CancelUpload, 204) => Ok(()),
+        (Kind::MountAnywhere, 201 | 202) => Ok(()),
+        (Kind::Head, 200) if all_there() => Ok(()),
+        (Kind::Head, 404) if all_perhaps_absent() => Ok(()),
         (Kind::DeleteTag | Kind::DeleteManifest, 202 | 404) => Ok(()),
         (Kind::DeleteBlob, 202 | 404) => Ok(()),
         (Kind::DeleteTag, 403) if is_held(&|_| true) => Ok(()),
@@ -464,6 +511,9 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
                 };
                 let register = Register::Tag(operation.repository, operation.tags[0]);
                 if may_be(register, Some(manifest)) { Ok(()) } else { wrong(Wrong::UnexplainedRead, "stale") }
+            }
+            Read::Blob if *body != UNIVERSE.blobs[operation.blob].1.as_bytes() => {
+                wrong(Wrong::UnexplainedRead, "other bytes")
             }
             Read::Manifest | Read::Blob if all_there() => Ok(()),
             Read::Manifest | Read::Blob => wrong(Wrong::UnexplainedRead, "deleted"),
@@ -512,7 +562,7 @@ mod tests {
 
     /// The model after these steps: an operation begins, or ends with a status (0: never).
     fn after(steps: &[(u64, Result<Operation, u16>)]) -> Model {
-        let mut model = Model::new(1);
+        let mut model = Model::new(1, false);
         for blob in 0..BLOBS {
             model.settle(Register::Blob(0, blob), Some(0));
         }

@@ -24,6 +24,7 @@ use pierhead::{
         writer::{
             Means, Writer,
             journal::{Journal, MemoryJournal, Rows},
+            ledger::Ledger,
             order::SETTLE,
             protocol::{Call, CallError, Command, Record, Refused, Reply, Writers},
         },
@@ -237,7 +238,7 @@ impl Objects {
     async fn check_early(&self, name: &RepositoryName, command: &mut Command) -> Result<(), CallError> {
         let (immutable, tags, own) = match command {
             Command::Push { entry, tags, immutable, .. } => (immutable, tags.clone(), Some(&entry.digest)),
-            Command::DeleteTag { tag, immutable } => (immutable, vec![tag.clone()], None),
+            Command::DeleteTag { tag, immutable, .. } => (immutable, vec![tag.clone()], None),
             _ => return Ok(()),
         };
         let immutable = std::mem::take(immutable);
@@ -360,5 +361,9 @@ impl Journal for SimulatedJournal {
         }
         let write = move || memory.write(rows, alarm).now_or_never().expect("memory answers at once");
         Box::pin(self.calls.make_fenced("journal", self.name.clone(), true, write, FAILED.to_owned()))
+    }
+
+    fn ledger(&self) -> &dyn Ledger {
+        self.memory.ledger()
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     clients::{Focus, Kind},
+    collection::Collection,
     random::Random,
     universe::TAGS,
 };
@@ -20,7 +21,7 @@ pub struct Weather {
 }
 
 impl Weather {
-    fn choose(random: &mut Random) -> Self {
+    pub fn choose(random: &mut Random) -> Self {
         match random.below(4) {
             0 => CALM,
             1 => CRASHES,
@@ -36,7 +37,12 @@ const CRASHES: Weather = Weather { crash: 20, ..CALM };
 const FAULTS: Weather = Weather { fault: 80, outage: 200, late: 400, crash: 0 };
 const STORM: Weather = Weather { fault: 120, outage: 100, late: 600, crash: 20 };
 
+/// Calls land late.
+pub const LATE: Weather = Weather { fault: 150, outage: 0, late: 900, crash: 0 };
+
 const HURRICANE: Weather = Weather { fault: 200, outage: 50, late: 600, crash: 40 };
+
+const COLLAPSE: Weather = Weather { crash: 200, ..HURRICANE };
 
 /// How long an outage of a key lasts, in seconds: longer than anything is repeated.
 pub const OUTAGE: u64 = 30;
@@ -57,6 +63,8 @@ pub struct Setup {
     pub forgets: bool,
     /// The first so many tags of the first repository are immutable.
     pub immutable: usize,
+    /// What collects, if anything does.
+    pub collection: Option<Collection>,
 }
 
 impl Setup {
@@ -80,6 +88,7 @@ impl Setup {
             rounds: 3,
             forgets: random.chance(500),
             immutable: if random.chance(400) { 1 + random.below(TAGS) } else { 0 },
+            collection: None,
         }
     }
 }
@@ -189,7 +198,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     // Reads run beside everything, in bad weather.
     Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE, immutable: 0 },
-    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: HURRICANE, immutable: 0 },
+    Scenario { mix: BESIDE_READS, focus: Focus::ALL, weather: COLLAPSE, immutable: 0 },
     // Rebuilds run beside deletions of referrers.
     Scenario {
         mix: &[Kind::Rebuild, Kind::DeleteManifest, Kind::PushByDigest],
@@ -226,6 +235,7 @@ impl Scenario {
             rounds: 2,
             forgets: random.chance(500),
             immutable: self.immutable,
+            collection: None,
         }
     }
 }
@@ -257,6 +267,18 @@ pub enum Guard {
     Name,
     /// The answer waits for the events: without it, the queue says that it has what it may never get.
     Answer,
+    /// A sweep looks at the reverse links when its marker says so: without it, they seem to be gone.
+    Look,
+    /// A push reads the marker: without it, there seems to be none.
+    Marker,
+    /// It writes a reverse link: without it, the bucket loses that.
+    ReverseLink,
+    /// A sweep of links looks at the manifests pushed since: without it, there seem to be none.
+    Mentioned,
+    /// Deletions are made once: without it, they are repeated.
+    Once,
+    /// Nobody goes on while a sweep has its lease: without it, it seems to be over.
+    Lease,
 }
 
 impl Guard {
@@ -264,10 +286,20 @@ impl Guard {
     pub fn turn(self) -> Option<u64> {
         match self {
             Self::Blobs => Some(6),
+            Self::Answer => Some(11),
             Self::Immutable | Self::Turn => Some(13),
             _ => None,
         }
     }
+
+    /// Whether it takes hundreds of seeds to miss it, or thousands: a push must meet a sweep, and a call land late.
+    pub fn is_seldom_missed(self) -> bool {
+        matches!(self, Self::Once | Self::Lease)
+    }
+
+    /// The guards of the collection.
+    pub const COLLECTING: [Self; 6] =
+        [Self::Look, Self::Marker, Self::ReverseLink, Self::Mentioned, Self::Once, Self::Lease];
 
     pub const ALL: [Self; 12] = [
         Self::Order,

@@ -4,9 +4,9 @@
 //! see that a key changed twice.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
-    hash::{DefaultHasher, Hash, Hasher},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher as _},
     rc::Rc,
 };
 
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use pierhead::{
     layout::Key,
-    oci::{Algorithm, Digest},
+    oci::{Algorithm, Digest, Hasher},
     platform::{Body, ByteRange, Clock},
     storage::{
         Answer, Capabilities, Condition, Copied, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
@@ -22,16 +22,41 @@ use pierhead::{
     },
 };
 
-use crate::{calls::Calls, setup::Guard};
+use crate::{
+    calls::Calls,
+    executor::Group,
+    missing::{Missing, meets_sweep},
+    setup::Guard,
+};
 
 /// The result of an operation.
 type Done<T> = Result<T, StorageError>;
 
 /// A bucket in memory with etags by content. Its operations end at once.
-#[derive(Default)]
 pub struct Bucket {
     memory: Memory,
     etags: RefCell<HashMap<String, String>>,
+    /// The number of changes.
+    pub changes: Cell<u64>,
+    parts: RefCell<BTreeMap<(String, u16, Digest), Part>>,
+    /// How often a request has found a sweep under way.
+    pub met: Cell<u64>,
+    /// The paths that a descriptor has named.
+    pub described: RefCell<BTreeSet<String>>,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        // Parts may be as small as blobs are here.
+        Self {
+            memory: Memory::with_min_part(1),
+            etags: RefCell::default(),
+            changes: Cell::default(),
+            parts: RefCell::default(),
+            described: RefCell::default(),
+            met: Cell::default(),
+        }
+    }
 }
 
 fn at_once<T>(answer: Answer<'_, T>) -> Done<T> {
@@ -50,6 +75,7 @@ impl Bucket {
 
     /// Notes the etag of what was just written.
     fn written(&self, path: &Path, meta: ObjectMeta) -> Done<ObjectMeta> {
+        self.changes.set(self.changes.get() + 1);
         let content = self.content(path).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
@@ -65,7 +91,13 @@ impl Bucket {
 
     /// Whether there is an object.
     pub fn has(&self, path: &Path) -> bool {
-        at_once(self.memory.head(path)).unwrap().is_some()
+        self.meta(path).is_some()
+    }
+
+    /// What is known of an object.
+    pub fn meta(&self, path: &Path) -> Option<ObjectMeta> {
+        let meta = at_once(self.memory.head(path)).unwrap()?;
+        Some(self.with_etag(path.as_str(), meta))
     }
 
     /// Removes an object.
@@ -90,10 +122,31 @@ impl Bucket {
             condition => condition.clone(),
         };
         let meta = at_once(self.memory.put(path, body, PutOptions { condition, ..options }))?;
+        if path.as_str().starts_with(DESCRIPTORS) {
+            self.described.borrow_mut().extend(meta.metadata.get("at").cloned());
+        }
         self.written(path, meta)
     }
 
+    /// The etag of a part is a function of its content too: the same one written again changes nothing.
+    fn put_part(&self, path: &Path, id: &MultipartId, number: u16, body: Body) -> Done<Part> {
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        match &body {
+            Body::Bytes(bytes) => hasher.update(bytes),
+            Body::Buffer { buffer, range } => buffer.hash(range.clone(), &mut hasher).unwrap(),
+            _ => {}
+        }
+        let key = (id.0.clone(), number, hasher.finish());
+        if let Some(part) = self.parts.borrow().get(&key) {
+            return Ok(part.clone());
+        }
+        let part = at_once(self.memory.put_part(path, id, number, body))?;
+        self.parts.borrow_mut().insert(key, part.clone());
+        Ok(part)
+    }
+
     fn delete(&self, paths: &[Path]) -> Done<()> {
+        self.changes.set(self.changes.get() + 1);
         for path in paths {
             self.etags.borrow_mut().remove(path.as_str());
         }
@@ -115,15 +168,26 @@ pub struct Simulated {
     pub bucket: Rc<Bucket>,
     pub calls: Rc<Calls>,
     pub without: Option<Guard>,
+    pub missing: Missing,
 }
 
-/// The path of a call. Entries of the outbox have one for all: they have random names, and fail together.
+/// The path of a call. What has a random name has one path for all of its kind: they fail together.
 fn path_of_call(path: &str) -> String {
-    let outbox = Key::Outbox.path();
-    if path.starts_with(outbox.as_str()) { outbox.to_string() } else { path.to_owned() }
+    let kinds =
+        [Key::Outbox.path().to_string(), NOTES.to_owned(), Key::Uploads.path().to_string(), BLOBS.to_owned()];
+    kinds.into_iter().find(|kind| path.starts_with(kind)).unwrap_or_else(|| path.to_owned())
 }
+
+/// The folders of blobs of several parts, of their descriptors, and of their notes.
+const BLOBS: &str = "pierhead/blobs/";
+const DESCRIPTORS: &str = "pierhead/descriptors/";
+const NOTES: &str = "pierhead/uploads/blobs/";
 
 impl Simulated {
+    fn caller(&self) -> (Group, u64) {
+        self.calls.executor.current()
+    }
+
     fn call<'a, T: 'static>(
         &'a self,
         operation: &'static str,
@@ -157,10 +221,11 @@ impl StorageDriver for Simulated {
     }
 
     fn head<'a>(&'a self, path: &'a Path) -> Answer<'a, Option<ObjectMeta>> {
-        let key = path.clone();
+        let (key, missing, caller) = (path.clone(), self.missing, self.caller());
         self.call("head", path.as_str(), false, move |bucket| {
-            let meta = at_once(bucket.memory.head(&key))?;
-            Ok(meta.map(|meta| bucket.with_etag(key.as_str(), meta)))
+            let found = bucket.meta(&key);
+            bucket.met.set(bucket.met.get() + u64::from(meets_sweep(&caller, &key, found.as_ref())));
+            Ok(missing.head(&caller, &key, found))
         })
     }
 
@@ -177,7 +242,9 @@ impl StorageDriver for Simulated {
         let key = path.clone();
         let PutOptions { digest, media_type, metadata, condition } = options;
         let (digest, media_type) = (digest.cloned(), media_type.map(str::to_owned));
-        let is_lost = self.without == Some(Guard::Outbox) && path_of_call(path.as_str()) != path.as_str();
+        let is_entry = path.as_str().starts_with(Key::Outbox.path().as_str());
+        let is_lost =
+            self.without == Some(Guard::Outbox) && is_entry || self.missing.loses(&self.caller(), path);
         self.call("put", path.as_str(), true, move |bucket| {
             let (digest, media_type) = (digest.as_ref(), media_type.as_deref());
             let meta = bucket.put(&key, body, PutOptions { digest, media_type, metadata, condition });
@@ -190,15 +257,27 @@ impl StorageDriver for Simulated {
 
     fn delete<'a>(&'a self, paths: &'a [Path]) -> Answer<'a, ()> {
         let keys = paths.to_vec();
-        let first = paths.first().map_or("", Path::as_str);
-        self.call("delete", first, true, move |bucket| bucket.delete(&keys))
+        let first = paths.first().map_or("", Path::as_str).to_owned();
+        Box::pin(async move {
+            let mut repeats = self.missing.repeats();
+            loop {
+                let keys = keys.clone();
+                match self.call("delete", &first, true, move |bucket| bucket.delete(&keys)).await {
+                    Err(error) if error.is_retryable() && repeats > 0 => repeats -= 1,
+                    done => return done,
+                }
+                self.calls.clock.sleep(1000).await;
+            }
+        })
     }
 
     fn list<'a>(&'a self, prefix: &'a str, page: Page<'a>) -> Answer<'a, Listing> {
         let (folder, after) = (prefix.to_owned(), page.after.map(str::to_owned));
         let Page { limit, folders, .. } = page;
+        let (missing, caller) = (self.missing, self.caller());
         self.call("list", prefix, false, move |bucket| {
-            bucket.list(&folder, Page { after: after.as_deref(), limit, folders })
+            let listing = bucket.list(&folder, Page { after: after.as_deref(), limit, folders })?;
+            Ok(missing.list(&caller, &folder, listing, bucket))
         })
     }
 
@@ -217,9 +296,7 @@ impl StorageDriver for Simulated {
         body: Body,
     ) -> Answer<'a, Part> {
         let (key, id) = (path.clone(), id.clone());
-        self.call("put_part", path.as_str(), true, move |bucket| {
-            at_once(bucket.memory.put_part(&key, &id, number, body))
-        })
+        self.call("put_part", path.as_str(), true, move |bucket| bucket.put_part(&key, &id, number, body))
     }
 
     fn complete_multipart<'a>(

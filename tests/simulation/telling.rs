@@ -75,12 +75,17 @@ impl Said {
         let Operation { manifest, blob, tags, .. } = operation;
         let (manifest, blob) = (*manifest, *blob);
         match operation.kind {
-            Kind::PushBlob => BTreeSet::from([Self::BlobPushed(blob)]),
+            Kind::PushBlob | Kind::PushInChunks => BTreeSet::from([Self::BlobPushed(blob)]),
             Kind::Mount => BTreeSet::from([Self::BlobMounted { blob, from: operation.source() }]),
             Kind::DeleteTag => BTreeSet::from([Self::TagDeleted(tags[0])]),
             Kind::DeleteManifest => BTreeSet::from([Self::ManifestDeleted(manifest)]),
             Kind::DeleteBlob => BTreeSet::from([Self::BlobDeleted(blob)]),
-            Kind::Rebuild | Kind::Read => BTreeSet::new(),
+            Kind::Rebuild
+            | Kind::Read
+            | Kind::CancelUpload
+            | Kind::MountAnywhere
+            | Kind::Head
+            | Kind::Collect => BTreeSet::new(),
             Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag => {
                 let moved = operation.moved_tags();
                 let by_tag = moved.iter().map(|tag| Self::Pushed { manifest, tag: Some(*tag) });
@@ -95,7 +100,9 @@ impl Said {
         match self {
             // It had it.
             Self::TagDeleted(_) => operation.kind == Kind::DeleteManifest,
-            Self::Pulled => operation.kind == Kind::Read,
+            Self::Pulled => matches!(operation.kind, Kind::Read | Kind::Head),
+            // From whichever repository has it.
+            Self::BlobMounted { blob, .. } => operation.kind == Kind::MountAnywhere && operation.blob == blob,
             _ => false,
         }
     }

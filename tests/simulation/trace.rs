@@ -30,6 +30,11 @@ pub fn point(note: &Note) -> String {
         ("pierhead/repositories", "catalog"),
         ("pierhead/outbox", "outbox"),
         ("queue", "queue"),
+        ("pierhead/gc/", "marker"),
+        ("pierhead/descriptors/", "descriptor"),
+        ("pierhead/uploads", "upload"),
+        ("pierhead/blobs/", "bytes"),
+        ("pierhead/collection", "collection"),
     ];
     let kind = kinds.iter().find(|(part, _)| path.contains(part)).map_or("other", |(_, kind)| kind);
     format!("{} {kind}", note.operation)

@@ -1,5 +1,6 @@
 //! The simulation of one seed: isolates and clients over one bucket.
 
+mod collecting;
 mod harness;
 mod schedule;
 
@@ -31,13 +32,18 @@ use crate::{
     calls::Calls,
     clients::{Kind, Operation},
     clock::VirtualClock,
+    collection::RUNNERS,
     coverage::{self, Coverage},
     executor::{Executor, Group},
+    images::Image,
     inspect,
+    missing::Missing,
     model::{Model, Outcome, Register, Value, Violation, Wrong, violation},
     objects::{Client, Objects, Work},
+    promises::{Moment, Promises},
     queue::SimulatedQueue,
     random::Random,
+    sessions::Sessions,
     setup::{Guard, Setup},
     store::{Bucket, Simulated},
     telling::{Telling, add_outbox},
@@ -45,8 +51,8 @@ use crate::{
     universe::UNIVERSE,
 };
 
-/// The number of isolates.
-const ISOLATES: usize = 2;
+/// The number of isolates of clients. Each collection has another one.
+pub const ISOLATES: usize = 2;
 
 /// Limit of steps until what is waited for must have happened.
 const PATIENCE: u64 = 20_000;
@@ -108,7 +114,16 @@ struct InFlight {
     isolate: usize,
     /// Whether its manifest was there at any moment since it was sent.
     has_been_there: bool,
+    /// When it was sent.
+    started: Moment,
+    /// How many of its requests are answered.
+    answered: usize,
+    /// Whether it belongs to the client's first image.
+    is_of_image: bool,
 }
+
+/// An operation, its outcome, and where it goes on: a location, or a cursor.
+type Answer = (u64, Outcome, String);
 
 /// What a run found.
 pub struct Report {
@@ -130,13 +145,25 @@ pub struct World {
     objects: Rc<Objects>,
     isolates: Vec<Isolate>,
     model: Model,
+    sessions: Sessions,
     queue: SimulatedQueue,
     telling: Telling,
     /// The immutable tags that have been there, with their manifests.
     fixed: BTreeMap<Register, Value>,
+    promises: Promises,
+    /// The changes of the bucket that were looked at.
+    seen: u64,
+    /// The images that each client has still to push.
+    images: Vec<Vec<Image>>,
+    /// How far each collection has come.
+    cursors: [Option<String>; RUNNERS],
+    /// Operations of several requests, between two of them, with the location of the next one.
+    ready: Vec<(u64, String)>,
+    /// Nobody begins anything until a long time has passed.
+    is_leaping: bool,
     in_flight: BTreeMap<u64, InFlight>,
     /// Answers that arrived in the last step.
-    answers: Rc<RefCell<Vec<(u64, Outcome)>>>,
+    answers: Rc<RefCell<Vec<Answer>>>,
     /// The operations that each client has still to send.
     queues: Vec<Vec<Operation>>,
     next_operation: u64,
@@ -184,6 +211,9 @@ impl World {
     pub fn run(seed: u64, setup: Setup, without: Option<Guard>, with_trace: bool) -> Report {
         let mut world = Self::new(seed, setup, without, with_trace);
         let result = world.all_rounds();
+        if world.bucket.met.get() > 0 {
+            world.coverage.count(coverage::MET_SWEEP);
+        }
         Report {
             steps: world.steps,
             coverage: world.coverage,
@@ -195,16 +225,29 @@ impl World {
     fn new(seed: u64, setup: Setup, without: Option<Guard>, with_trace: bool) -> Self {
         let (clock, executor) = (VirtualClock::default(), Rc::new(Executor::default()));
         let calls = Rc::new(Calls::new(executor.clone(), clock.clone()));
+        let bucket = Rc::new(Bucket::default());
+        let (driver_calls, driver_bucket) = (calls.clone(), bucket.clone());
+        let driver =
+            Simulated { bucket: driver_bucket, calls: driver_calls, without, missing: Missing(without) };
+        let store = Store::new(driver).retrying(Rc::new(clock.clone()));
+        let sessions = Rc::new(MemorySessions::new(clock.clone(), store));
         let mut world = Self {
-            queues: vec![Vec::new(); setup.clients],
-            model: Model::new(setup.immutable),
+            queues: vec![Vec::new(); setup.clients + RUNNERS],
+            model: Model::new(setup.immutable, setup.collection.is_some()),
+            promises: Promises::new(setup.collection.as_ref().map_or(0, |collection| collection.grace)),
+            seen: 0,
+            images: vec![Vec::new(); setup.clients],
+            cursors: Default::default(),
+            ready: Vec::new(),
+            is_leaping: false,
+            sessions: Sessions { inner: sessions, calls: calls.clone() },
             fixed: BTreeMap::new(),
             setup,
             random: Random::new(seed),
             clock,
             executor,
             calls: calls.clone(),
-            bucket: Rc::default(),
+            bucket,
             objects: Objects::new(calls.clone(), without),
             without,
             isolates: Vec::new(),
@@ -223,7 +266,8 @@ impl World {
             coverage: Coverage::default(),
             trace: with_trace.then(Vec::new),
         };
-        world.isolates = (0..ISOLATES).map(|_| world.isolate()).collect();
+        let runners = if world.setup.collection.is_some() { RUNNERS } else { 0 };
+        world.isolates = (0..ISOLATES + runners).map(|_| world.isolate()).collect();
         let app = world.isolate().app;
         world.objects.run_in(Rc::new(move || app.clone()));
         world
@@ -249,15 +293,17 @@ impl World {
         };
         let config = Config::from_vars(variable).unwrap();
         let (bucket, calls) = (self.bucket.clone(), self.calls.clone());
-        let store = Store::new(Simulated { bucket, calls, without: self.without });
+        let missing = Missing(self.without);
+        let store = Store::new(Simulated { bucket, calls, without: self.without, missing });
+        let part_size = self.setup.collection.as_ref().map_or(1024, |collection| collection.part_size);
         let platform = Platform {
-            sessions: Rc::new(MemorySessions::new(self.clock.clone(), store.clone())),
+            sessions: Rc::new(self.sessions.clone()),
             writers: Rc::new(Client(self.objects.clone())),
             lanes: Rc::new(NoLanes),
             store,
             kv: None,
             queue: Some(Rc::new(self.queue.clone())),
-            buffers: Rc::new(MemoryBuffers { part_size: 1024 }),
+            buffers: Rc::new(MemoryBuffers { part_size }),
             edge_cache: Rc::new(NoCache),
             clock: Rc::new(self.clock.clone()),
             sink: Rc::new(NoLog),
@@ -285,21 +331,29 @@ impl World {
             self.plan_round();
             self.calm = false;
             let is_busy = |world: &Self| {
-                world.queues.iter().any(|queue| !queue.is_empty()) || !world.in_flight.is_empty()
+                let has_more = world.queues.iter().any(|queue| !queue.is_empty())
+                    || world.images.iter().any(|images| !images.is_empty());
+                has_more || !world.in_flight.is_empty()
             };
             self.step_while(is_busy)?;
             self.rest()?;
         }
-        self.tear_down()
+        self.collect_all()?;
+        self.tear_down()?;
+        self.collect_all()
     }
     fn plan_round(&mut self) {
         let weights: Vec<u32> = self.setup.mix.iter().map(|(_, weight)| *weight).collect();
         for _ in 0..self.setup.operations {
             let Some(kind) = self.random.weighted(&weights) else { return };
-            let operation = Operation::choose(self.setup.mix[kind].0, self.setup.focus, &mut self.random);
-            let client = self.random.below(self.queues.len());
+            let mut operation = Operation::choose(self.setup.mix[kind].0, self.setup.focus, &mut self.random);
+            if self.setup.collection.is_some() {
+                operation.way = self.random.below(6);
+            }
+            let client = self.random.below(self.setup.clients);
             self.queues[client].push(operation);
         }
+        self.plan_collection();
     }
 
     /// Lets the registry come to rest: every call lands or is lost, every task ends.
@@ -325,6 +379,7 @@ impl World {
             self.look_at_structure(register)?;
         }
         self.look_at_events()?;
+        self.promises.rest(self.moment());
         (0..UNIVERSE.repositories.len())
             .try_for_each(|repository| inspect::repository(&self.bucket, repository))
     }
@@ -400,7 +455,7 @@ impl World {
     fn lift_immutability(&mut self) {
         self.setup.immutable = 0;
         self.model.lift();
-        self.isolates = (0..ISOLATES).map(|_| self.isolate()).collect();
+        self.isolates = (0..self.isolates.len()).map(|_| self.isolate()).collect();
     }
 
     fn look_at_pushes(&mut self) {
@@ -419,40 +474,100 @@ impl World {
         self.objects.next_alarm().filter(|_| self.without != Some(Guard::Alarm))
     }
 
-    /// A client sends a request.
+    fn moment(&self) -> Moment {
+        Moment { step: self.steps, seconds: self.clock.seconds() }
+    }
+
+    /// A client begins an operation.
     fn begin(&mut self, operation: Operation, client: usize) {
+        self.begin_of(operation, client, false);
+    }
+
+    fn begin_of(&mut self, operation: Operation, client: usize, is_of_image: bool) {
+        let is_collection = operation.kind == Kind::Collect;
         let id = self.next_operation;
         self.next_operation += 1;
-        let n = self.random.below(ISOLATES);
+        self.coverage.begin(operation.kind, self.in_flight.values().map(|other| other.operation.kind));
+        self.model.begin(id, &operation);
+        self.promises.begin(&operation);
+        self.telling.begin(id, &operation);
+        let (started, isolate) = (self.moment(), usize::MAX);
+        let (has_been_there, answered) = (false, 0);
+        let flight = InFlight { operation, client, isolate, has_been_there, started, answered, is_of_image };
+        self.in_flight.insert(id, flight);
+        self.send(id, "");
+        let speed = 4 << (2 * self.random.below(4));
+        let is_slow = is_collection && self.setup.collects_slowly();
+        self.speeds.insert(id, if is_slow { 4 } else { speed });
+    }
+
+    /// A client sends the next request of an operation, to the location that the last one was given.
+    fn send(&mut self, id: u64, location: &str) {
+        let Some(InFlight { operation, client, answered, .. }) = self.in_flight.get(&id) else { return };
+        let (operation, client, answered) = (operation.clone(), *client, *answered);
+        let is_collection = operation.kind == Kind::Collect;
+        let n = match is_collection {
+            true => ISOLATES + self.runner_of(client),
+            false => self.random.below(ISOLATES),
+        };
         self.note(|| {
             let who = if client == HARNESS { "the harness".to_owned() } else { format!("client {client}") };
             let (method, target) = operation.line();
-            format!("{who} sends {id}: {method} {} to isolate {n}", short(&target))
+            let of = if answered > 0 { format!("request {answered} of ") } else { String::new() };
+            format!("{who} sends {of}{id}: {method} {} to isolate {n}", short(&target))
         });
-        self.coverage.begin(operation.kind, self.in_flight.values().map(|other| other.operation.kind));
-        self.model.begin(id, &operation);
-        self.telling.begin(id, &operation);
-        self.speeds.insert(id, 4 << (2 * self.random.below(4)));
-        let group = Group::Isolate(n);
+        if let Some(flight) = self.in_flight.get_mut(&id) {
+            flight.isolate = n;
+        }
+        let (group, answers) = (Group::Isolate(n), self.answers.clone());
+        if is_collection {
+            let step = self.collect(id, self.runner_of(client), client == HARNESS);
+            let task = async move {
+                let (outcome, next) = step.await;
+                answers.borrow_mut().push((id, outcome, next));
+            };
+            return self.executor.spawn(group, id, Box::pin(task));
+        }
         let work = Work { calls: self.calls.clone(), group: group.clone(), operation: id };
         let Isolate { app, handler } = &self.isolates[n];
         let context = app.context(Principal::Anonymous, id.to_string(), Rc::new(work));
-        let (handler, request, answers) = (handler.clone(), operation.request(), self.answers.clone());
-        self.in_flight.insert(id, InFlight { operation, client, isolate: n, has_been_there: false });
+        let (handler, request) = (handler.clone(), operation.request(answered, location));
         let task = async move {
             let (parts, body) = handler.handle(request, context).await.into_parts();
             let body = body.read(usize::MAX).await.unwrap_or_default().to_vec();
-            let digest = parts.headers.get("docker-content-digest");
-            let digest = digest.and_then(|digest| digest.to_str().ok()).unwrap_or_default().to_owned();
+            let text = |name: &str| {
+                let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+                value.unwrap_or_default().to_owned()
+            };
+            let (digest, location) = (text("docker-content-digest"), text("location"));
             let outcome = Outcome::Answer { status: parts.status.as_u16(), digest, body };
-            answers.borrow_mut().push((id, outcome));
+            answers.borrow_mut().push((id, outcome, location));
         };
         self.executor.spawn(group, id, Box::pin(task));
     }
 
+    /// An operation of several requests goes on when its client likes to.
+    fn wait_for_next(&mut self, id: u64, outcome: &Outcome, location: &str) -> bool {
+        let Some(flight) = self.in_flight.get_mut(&id) else { return false };
+        let is_last = flight.answered + 1 == flight.operation.requests();
+        if is_last || outcome.status() != Some(202) {
+            return false;
+        }
+        flight.answered += 1;
+        flight.isolate = usize::MAX;
+        self.ready.push((id, location.to_owned()));
+        true
+    }
+
     /// A client has its answer, or never will.
-    fn end(&mut self, id: u64, outcome: Outcome) -> Result<(), Violation> {
-        let Some(InFlight { operation, client, .. }) = self.in_flight.remove(&id) else { return Ok(()) };
+    fn end(&mut self, id: u64, outcome: Outcome, next: &str) -> Result<(), Violation> {
+        if self.wait_for_next(id, &outcome, next) {
+            return Ok(());
+        }
+        let Some(InFlight { operation, client, started, is_of_image, .. }) = self.in_flight.remove(&id)
+        else {
+            return Ok(());
+        };
         self.speeds.remove(&id);
         self.note(|| match &outcome {
             Outcome::Answer { status, digest, body } => {
@@ -469,7 +584,7 @@ impl World {
         };
         let is_late = self.late_links.remove(&id);
         let failed = outcome.status().is_none_or(|status| status >= 500);
-        if let Kind::PushBlob | Kind::Mount = operation.kind {
+        if operation.pushes_blob() {
             let blob = Register::Blob(operation.repository, operation.blob);
             if failed {
                 self.unfinished.insert(blob);
@@ -484,6 +599,8 @@ impl World {
             (Some(201), _) => self.look_at_acknowledged(&operation)?,
             _ => {}
         }
+        self.look_at_fairness(&operation, &outcome, started)?;
+        self.promises.end(&operation, &outcome, started, self.moment());
         self.model.end(id, &operation, &outcome, is_late, is_ahead)?;
         self.telling.end(id, outcome.status(), self.objects.is_unclear(id))?;
         // While nothing else goes on, it is enough to look when all of it has come to rest.
@@ -493,8 +610,13 @@ impl World {
                 self.look_at_structure(register)?;
             }
         }
+        if operation.kind == Kind::Collect {
+            self.collected(self.runner_of(client), &outcome, next)?;
+        }
         if client == HARNESS {
             self.asked = Some(outcome);
+        } else if is_of_image {
+            self.carry_image_on(client, &operation, &outcome, started)?;
         } else if failed && self.random.chance(500) {
             self.queues[client].insert(0, operation);
         }

@@ -33,7 +33,7 @@ impl World {
     }
 
     /// Sends a request while nothing goes wrong, and waits for its answer.
-    fn ask(&mut self, operation: Operation) -> Result<Outcome, Violation> {
+    pub(super) fn ask(&mut self, operation: Operation) -> Result<Outcome, Violation> {
         self.calm = true;
         self.asked = None;
         self.begin(operation, HARNESS);

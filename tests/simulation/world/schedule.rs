@@ -11,6 +11,9 @@ use crate::{
     trace::{point, text},
 };
 
+/// Steps at which a long time is to pass as soon as nobody waits for anything, of a thousand.
+const LEAPS: u32 = 6;
+
 impl World {
     /// One step: something happens, then every task that it woke runs until it waits again.
     pub(super) fn step(&mut self) -> Result<(), Violation> {
@@ -27,10 +30,10 @@ impl World {
         for event in self.queue.sent() {
             self.telling.send(&event, &self.bucket, &self.model, &mut self.coverage)?;
         }
-        for (id, outcome) in self.answers.take() {
-            self.end(id, outcome)?;
+        for (id, outcome, next) in self.answers.take() {
+            self.end(id, outcome, &next)?;
         }
-        Ok(())
+        self.look_at_promises()
     }
 
     fn happen(&mut self) {
@@ -46,27 +49,78 @@ impl World {
         let calls = weights.len();
         let busy = |client: &usize| self.in_flight.values().any(|other| other.client == *client);
         let idle: Vec<usize> = (0..self.queues.len())
-            .filter(|client| !self.queues[*client].is_empty() && !busy(client))
+            .filter(|client| !busy(client) && (!self.queues[*client].is_empty() || self.has_image(*client)))
             .collect();
-        weights.extend(idle.iter().map(|_| 32));
+        if !self.calm && self.setup.collection.is_some() {
+            self.is_leaping |= self.random.chance(LEAPS);
+        }
+        let begins = if self.is_leaping { 0 } else { 32 };
+        weights.extend(idle.iter().map(|_| begins));
+        let ready = self.ready.len();
+        weights.extend(self.ready.iter().map(|_| begins));
         let due = if self.without == Some(Guard::Alarm) { Vec::new() } else { self.objects.due() };
         weights.extend(due.iter().map(|_| 16));
         // Time passes, mostly when there is nothing else to do.
-        weights.push(if weights.iter().all(|weight| *weight == 1) { 8 } else { 1 });
+        let leaps = self.may_leap();
+        weights.push(match weights.iter().all(|weight| *weight == 1) {
+            _ if leaps => 16,
+            // Storage is fast while nothing goes wrong: nobody gives up waiting for others.
+            _ if self.setup.collection.is_some() && self.is_fair() && self.is_answering() => 0,
+            true => 8,
+            false => 1,
+        });
         match self.random.weighted(&weights) {
             Some(n) if n < calls => self.carry_on(n, false),
             Some(n) if n < calls + idle.len() => {
                 let client = idle[n - calls];
-                let operation = self.queues[client].remove(0);
-                self.begin(operation, client);
+                self.go_on(client);
             }
-            Some(n) if n < calls + idle.len() + due.len() => {
-                let name = &due[n - calls - idle.len()];
+            Some(n) if n < calls + idle.len() + ready => {
+                let (id, location) = self.ready.remove(n - calls - idle.len());
+                self.send(id, &location);
+            }
+            Some(n) if n < calls + idle.len() + ready + due.len() => {
+                let name = &due[n - calls - idle.len() - ready];
                 self.note(|| format!("the alarm of {name} rings"));
                 self.objects.ring(name);
             }
+            _ if leaps => self.leap(),
             _ => self.pass_time(),
         }
+    }
+
+    fn has_image(&self, client: usize) -> bool {
+        self.images.get(client).is_some_and(|images| !images.is_empty())
+    }
+
+    /// A client begins its next operation.
+    fn go_on(&mut self, client: usize) {
+        let is_of_image =
+            self.has_image(client) && (self.queues[client].is_empty() || self.random.chance(700));
+        let operation = match is_of_image {
+            true => self.images[client][0].operation(),
+            false => self.queues[client].remove(0),
+        };
+        self.begin_of(operation, client, is_of_image);
+    }
+
+    /// Whether a long time may pass: nobody waits for anything.
+    fn may_leap(&self) -> bool {
+        let is_quiet = || self.calls.pending.borrow().is_empty() && self.clock.next_timer().is_none();
+        !self.calm && self.setup.collection.is_some() && is_quiet()
+    }
+
+    fn is_answering(&self) -> bool {
+        self.calls.pending.borrow().iter().any(Call::is_awaited)
+    }
+
+    /// A long time passes.
+    fn leap(&mut self) {
+        let Some(leaps) = self.setup.collection.as_ref().map(|collection| collection.leaps) else { return };
+        let seconds = *self.random.pick(leaps);
+        self.is_leaping = false;
+        self.clock.advance_to(self.clock.seconds() + seconds);
+        self.note(|| format!("{seconds} seconds pass"));
     }
 
     /// Moves the clock to the next timer, or by a few seconds, but not beyond the end of a call.
@@ -208,7 +262,7 @@ impl World {
             Group::Isolate(n) => {
                 self.isolates[n] = self.isolate();
                 let lost = self.in_flight.iter().filter(|(_, other)| other.isolate == n);
-                self.answers.borrow_mut().extend(lost.map(|(id, _)| (*id, Outcome::Lost)));
+                self.answers.borrow_mut().extend(lost.map(|(id, _)| (*id, Outcome::Lost, String::new())));
             }
         }
     }
