@@ -1,9 +1,9 @@
 // Real clients push, list, inspect, pull and delete, with each kind of storage and redirect.
 import assert from "node:assert/strict";
-import { readdir, readFile, rm, mkdir, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm } from "node:fs/promises";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { containersTool, daemon, find, needs, run } from "../support/clients.mjs";
+import { containersTool, needs, run, startContainerd, startDocker } from "../support/clients.mjs";
 import { writeLayout } from "../support/images.mjs";
 import { INDEX, Registry, digestOf, root, temporaryFolder } from "../support/registry.mjs";
 import { S3Server } from "../support/s3.mjs";
@@ -121,33 +121,13 @@ for (const [name, vars] of Object.entries(REGISTRIES))
     }
 
     test("docker", needs("dockerd", "docker", "skopeo"), async () => {
-      const socket = `unix://${folder}/docker.sock`;
-      const docker = (...args) =>
-        run(find("docker"), ["-H", socket, ...args], { env: { ...process.env, DOCKER_CONFIG: "" } });
-      const options = [
-        "--storage-driver=vfs",
-        "--bridge=none",
-        "--iptables=false",
-        "-H",
-        socket,
-        "--data-root",
-        path.join(folder, "docker"),
-      ];
-      options.push("--exec-root", path.join(folder, "docker-exec"), "--pidfile", path.join(folder, "docker.pid"));
-      const stop = await daemon(find("dockerd"), options, () => docker("version"));
+      const { docker, stop } = await startDocker(folder, layout);
       try {
-        const archive = path.join(folder, "docker.tar");
-        await run("skopeo", [
-          "--insecure-policy",
-          "copy",
-          `oci:${layout}:latest`,
-          `docker-archive:${archive}:${registry.host}/clients/docker:v1`,
-        ]);
-        await docker("load", "-i", archive);
         const image = `${registry.host}/clients/docker:v1`;
+        await docker("tag", "base:v1", image);
         const pushed = (await docker("push", image)).match(/digest: (sha256:[0-9a-f]{64})/)[1];
         const id = await docker("image", "inspect", "-f", "{{.Id}}", image);
-        await docker("rmi", image);
+        await docker("rmi", image, "base:v1");
         for (const reference of [image, `${registry.host}/clients/docker@${pushed}`]) {
           await docker("pull", reference);
           assert.equal(await docker("image", "inspect", "-f", "{{.Id}}", reference), id);
@@ -160,23 +140,10 @@ for (const [name, vars] of Object.entries(REGISTRIES))
     });
 
     test("containerd", needs("containerd", "ctr"), async () => {
-      const state = path.join(folder, "containerd");
-      await mkdir(state, { recursive: true });
-      const config = path.join(state, "config.toml");
-      const address = path.join(state, "containerd.sock");
-      await writeFile(
-        config,
-        `version = 2\nroot = "${state}/root"\nstate = "${state}/state"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "${address}"\n`,
-      );
-      const ctr = (...args) => run("ctr", ["-a", address, ...args]);
-      const stop = await daemon("containerd", ["-c", config], () => ctr("version"));
+      const { ctr, load, stop } = await startContainerd(path.join(folder, "containerd"));
       try {
-        const archive = path.join(folder, "containerd.tar");
-        await run("tar", ["-C", layout, "-cf", archive, "."]);
         const image = `${registry.host}/clients/containerd:v1`;
-        await ctr("images", "import", "--index-name", image, "--no-unpack", archive).catch(() =>
-          ctr("images", "import", "--index-name", image, archive),
-        );
+        await load(layout, image);
         await ctr("images", "push", "--plain-http", image);
         await ctr("images", "rm", image);
         await ctr("content", "prune", "references").catch(() => {});

@@ -66,7 +66,7 @@ test("an abandoned upload is removed from R2 and from S3 when it expires", async
   }
 });
 
-test("the daily purge logs a report", async () => {
+test("the cron trigger runs the purge, which logs a report", async () => {
   const registry = await Registry.start({ vars: { ANONYMOUS: "push", PURGE: "dry-run" } });
   try {
     // The second chunk is staged.

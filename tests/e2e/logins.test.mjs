@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
-import { containersTool, daemon, find, needs, run } from "../support/clients.mjs";
+import { containersTool, find, needs, run, startContainerd, startDocker } from "../support/clients.mjs";
 import { writeLayout } from "../support/images.mjs";
 import { INDEX, Registry, digestOf, temporaryFolder, withoutLoginLimit } from "../support/registry.mjs";
 
@@ -26,19 +26,6 @@ after(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-// A daemon that holds the image base:v1, for all tests.
-async function startDocker() {
-  const socket = `unix://${folder}/docker.sock`;
-  const options = ["--storage-driver=vfs", "--bridge=none", "--iptables=false", "-H", socket];
-  options.push("--data-root", path.join(folder, "docker"), "--exec-root", path.join(folder, "docker-exec"));
-  options.push("--pidfile", path.join(folder, "docker.pid"));
-  const stop = await daemon(find("dockerd"), options, () => run(DOCKERS[0], ["-H", socket, "version"]));
-  docker = { socket, stop };
-  const archive = path.join(folder, "docker.tar");
-  await run("skopeo", ["--insecure-policy", "copy", `oci:${layout}:latest`, `docker-archive:${archive}:base:v1`]);
-  await run(DOCKERS[0], ["-H", socket, "load", "-i", archive]);
-}
-
 for (const anonymous of ["none", "pull", "push"]) {
   describe(`ANONYMOUS = ${anonymous}`, () => {
     let registry;
@@ -52,7 +39,7 @@ for (const anonymous of ["none", "pull", "push"]) {
     after(() => registry?.stop());
 
     test("docker", needs("dockerd", "docker", "skopeo", "htpasswd"), async (t) => {
-      if (!docker) await startDocker();
+      docker ??= await startDocker(folder, layout);
       for (const client of DOCKERS) {
         const version = (await run(client, ["--version"])).match(/version ([\d.]+)/)[1];
         await t.test(version, async () => {
@@ -127,21 +114,10 @@ for (const anonymous of ["none", "pull", "push"]) {
     });
 
     test("containerd", needs("containerd", "ctr", "htpasswd"), async () => {
-      const state = path.join(folder, `containerd-${anonymous}`);
-      await mkdir(state, { recursive: true });
-      const address = path.join(state, "containerd.sock");
-      const config = path.join(state, "config.toml");
-      const lines = [`version = 2`, `root = "${state}/root"`, `state = "${state}/state"`];
-      lines.push(`disabled_plugins = ["io.containerd.grpc.v1.cri"]`, `[grpc]`, `  address = "${address}"`);
-      await writeFile(config, `${lines.join("\n")}\n`);
-      const ctr = (...args) => run("ctr", ["-a", address, ...args]);
-      const stop = await daemon("containerd", ["-c", config], () => ctr("version"));
+      const { ctr, load, stop } = await startContainerd(path.join(folder, `containerd-${anonymous}`));
       try {
-        const archive = path.join(folder, "containerd.tar");
-        await run("tar", ["-C", layout, "-cf", archive, "."]);
         const image = `${registry.host}/containerd:v1`;
-        const names = ["images", "import", "--index-name", image];
-        await ctr(...names, "--no-unpack", archive).catch(() => ctr(...names, archive));
+        await load(layout, image);
         const push = (user) => ctr("images", "push", "--plain-http", "--user", user, image);
         if (anonymous !== "push") await assert.rejects(push("ann:wrong"));
         await push(`ann:${ANN}`);
@@ -225,7 +201,7 @@ for (const anonymous of ["none", "pull", "push"]) {
 }
 
 test("docker says what is not allowed, and does not try again", needs("dockerd", "docker", "skopeo"), async () => {
-  if (!docker) await startDocker();
+  docker ??= await startDocker(folder, layout);
   const policy = `
     [[rule]]
     user = "ann"

@@ -71,7 +71,7 @@ fn lines() -> Vec<(&'static str, String)> {
     let mut lines = vec![
         ("GET", "/v2/".to_owned()),
         ("GET", "/v2/_catalog?n=1&last=a".into()),
-        ("POST", "/v2/_pierhead/rebuild?after=docker/registry".into()),
+        ("POST", "/v2/_pierhead/jobs/fsck/run?dry-run=false".into()),
         ("GET", "/v2/a/tags/list?n=1&last=v1".into()),
         ("POST", "/v2/a/blobs/uploads/".into()),
         ("POST", "/v2/a/blobs/uploads/?digest-algorithm=sha512".into()),

@@ -15,9 +15,11 @@ pub const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE",
 fn paths() -> Vec<String> {
     let (digest, id) = (&digests()[0], UploadId::unique([1; 32]));
     let [algorithm, hex] = digest.split(':').collect::<Vec<_>>()[..] else { unreachable!() };
-    let fixed = ["/v2", "/v2/", "/v2/_catalog", "/v2/_pierhead/rebuild", "/metrics", "/healthz", "/readyz"];
+    let fixed =
+        ["/v2", "/v2/", "/v2/_catalog", "/v2/_pierhead/jobs/fsck/run", "/metrics", "/healthz", "/readyz"];
     let mut paths = fixed.map(str::to_owned).to_vec();
     paths.push(format!("/v2/_pierhead/blobs/{algorithm}/{hex}"));
+    paths.extend(["takedown", "repositories/a/b"].map(|path| format!("/v2/_pierhead/{path}")));
     for path in ["", "/ci/dead", "/ci/dead/1700000000000-0d8f0eb4-9f2a-4b5e-a1d2-3c4b5a697887"] {
         paths.push(format!("/v2/_pierhead/events{path}"));
     }
@@ -47,7 +49,17 @@ fn printed(route: &Route) -> (&'static [&'static str], String) {
     match route {
         Route::Base => (&["GET", "HEAD"], "/v2/".into()),
         Route::Catalog => (&["GET", "HEAD"], "/v2/_catalog".into()),
-        Route::Rebuild => (&["POST"], "/v2/_pierhead/rebuild".into()),
+        Route::OpenApi => (&["GET", "HEAD"], "/v2/_pierhead/openapi.json".into()),
+        Route::ListJobs => (&["GET", "HEAD"], "/v2/_pierhead/jobs".into()),
+        Route::ReadJob { job } => (&["GET", "HEAD"], format!("/v2/_pierhead/jobs/{job}")),
+        Route::RunJob { job } => (&["POST"], format!("/v2/_pierhead/jobs/{job}/run")),
+        Route::PauseJob { job } => (&["POST"], format!("/v2/_pierhead/jobs/{job}/pause")),
+        Route::ResumeJob { job } => (&["POST"], format!("/v2/_pierhead/jobs/{job}/resume")),
+        Route::CancelJob { job } => (&["POST"], format!("/v2/_pierhead/jobs/{job}/cancel")),
+        Route::Usage => (&["GET", "HEAD"], "/v2/_pierhead/usage".into()),
+        Route::RemoveRepository { name } => (&["DELETE"], format!("/v2/_pierhead/repositories/{name}")),
+        Route::TakeDown => (&["POST"], "/v2/_pierhead/takedown".into()),
+        Route::LiftTakedown => (&["DELETE"], "/v2/_pierhead/takedown".into()),
         Route::EventEndpoints => (&["GET", "HEAD"], "/v2/_pierhead/events".into()),
         Route::DeadLetters { endpoint } => (&["GET", "HEAD"], letters(endpoint, None)),
         Route::ReadDeadLetter { endpoint, id } => (&["GET", "HEAD"], letters(endpoint, Some(id))),

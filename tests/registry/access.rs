@@ -45,7 +45,7 @@ fn writes() -> Vec<(String, u16)> {
         ("DELETE /v2/a/manifests/x".to_owned(), 404),
         (format!("DELETE /v2/a/manifests/{digest}"), 404),
         (format!("DELETE /v2/a/blobs/{digest}"), 404),
-        ("POST /v2/_pierhead/rebuild".to_owned(), 200),
+        ("POST /v2/_pierhead/jobs/fsck/run".to_owned(), 200),
         ("GET /v2/_pierhead/events".to_owned(), 200),
         ("GET /v2/_pierhead/events/ci/dead".to_owned(), 404),
         ("POST /v2/_pierhead/events/ci/dead/1".to_owned(), 404),

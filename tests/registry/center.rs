@@ -154,6 +154,11 @@ impl EdgeCache for At {
             }
         }))
     }
+
+    fn purge_content<'a>(&'a self, tags: &'a [String]) -> LocalBoxFuture<'a, Result<(), String>> {
+        self.0.entries.borrow_mut().retain(|_, entry| !tags.contains(&entry.tag));
+        Box::pin(ready(Ok(())))
+    }
 }
 
 pub fn isolate(vars: &[(&str, &str)], persistent: &Persistent) -> TestRegistry {

@@ -315,7 +315,7 @@ fn a_blob_that_is_pushed_twice_is_stored_once() {
 }
 
 #[test]
-fn a_blob_in_one_request_costs_one_write_and_two_links() {
+fn a_blob_in_one_request_costs_one_write_two_links_and_a_look_up() {
     let registry = TestRegistry::new();
     let location = registry.start_upload("");
     let digest = Algorithm::Sha256.digest(b"blob");
@@ -323,7 +323,8 @@ fn a_blob_in_one_request_costs_one_write_and_two_links() {
     let answer =
         registry.send(&format!("PUT {location}&digest={digest}"), &[], Some(MemoryStream::new("blob")));
     assert_eq!(answer.status, 201);
-    assert_eq!(*registry.storage.calls.borrow(), ["put", "put", "put"]);
+    // The bytes and the reverse link; the marker; the link.
+    assert_eq!(*registry.storage.calls.borrow(), ["put", "put", "head", "put"]);
     assert_eq!(registry.sessions.open(), 0);
 
     registry.storage.fail_at(None);

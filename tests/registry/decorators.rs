@@ -8,8 +8,8 @@ use pierhead::{
     blobs::{Cache, Edge, Freshness, Located},
     oci::{Algorithm, Manifest, Reference, media_type},
     repository::{
-        Answer, LinkReason, NewManifest, Repository, RepositoryError, UnlinkReason, cached::Cached,
-        facts::Facts, ordered::Ordered,
+        Answer, LinkReason, NewManifest, Repository, RepositoryError, cached::Cached, facts::Facts,
+        ordered::Ordered,
     },
 };
 
@@ -61,10 +61,7 @@ async fn check_every_method(repository: &dyn Repository) -> Result<(), Repositor
     let located = Located { size: 1, at: None };
     repository.link_blob(digest, &located, LinkReason::Push).await?;
     assert_eq!(repository.locate(digest, Freshness::Strict).await?, Some(located));
-    assert!(
-        repository.unlink_blob(digest, UnlinkReason::Delete).await?
-            && !repository.unlink_blob(digest, UnlinkReason::Delete).await?
-    );
+    assert!(repository.unlink_blob(digest).await? && !repository.unlink_blob(digest).await?);
     assert!(repository.delete_tag(&tag).await? && !repository.delete_tag(&tag).await?);
     assert!(repository.delete_manifest(digest).await? && !repository.delete_manifest(digest).await?);
     assert_eq!(repository.revision(&reference).await?, None);
@@ -78,12 +75,14 @@ fn every_slot_accepts_a_no_op_decorator() {
     let name: pierhead::oci::RepositoryName = "a".parse().unwrap();
     let blobs = registry.app.blobs(&context);
     let ordered: Rc<dyn Repository> = Rc::new(Ordered {
+        quota: None,
         name: name.clone(),
         stored: registry.app.stored(&name, &context),
         blobs: blobs.clone(),
         writers: registry.writers.clone(),
         deployment: Rc::default(),
         immutable: Vec::new(),
+        removal: None,
         told: None,
     });
 

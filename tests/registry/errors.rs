@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use futures_executor::block_on;
 use pierhead::{
     api::{Error, ErrorCode},
-    oci::{Digest, InvalidDigest, InvalidJson, InvalidManifest, InvalidName, InvalidTag, Manifest},
+    auth::OverQuota,
+    oci::{Digest, Glob, InvalidDigest, InvalidJson, InvalidManifest, InvalidName, InvalidTag, Manifest},
     platform::{ReadError, memory::MemoryStream},
     uploads::plan::WrongLength,
 };
@@ -96,10 +97,23 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("unauthenticated", Error::Unauthenticated { challenge, message: "authentication required".into() }),
         ("denied", Error::Denied { who: "ann".to_owned(), what: "push to this repository" }),
         ("immutable", Error::Immutable { tag: "v1".parse().unwrap(), digest: digest("manifest") }),
+        ("over_quota", {
+            let repository = "team/app".parse().unwrap();
+            let (bytes, quota) = (52_100_000_000, 50_000_000_000);
+            Error::OverQuota(OverQuota::Bytes { repository, bytes, quota })
+        }),
+        ("over_quota_of_repositories", {
+            let (repository, patterns) = ("team/app".parse().unwrap(), vec![Glob::new("team/**").unwrap()]);
+            Error::OverQuota(OverQuota::Repositories { repository, patterns, quota: 20 })
+        }),
         ("not_signed", Error::NotSigned),
+        ("removing", Error::Removing),
+        ("taken_down", Error::TakenDown),
+        ("goes_on", Error::GoesOn),
         ("unsupported", Error::Unsupported { allow: "GET, HEAD" }),
         ("too_many_requests", Error::TooManyRequests { seconds: 60 }),
         ("absent", Error::Absent("dead letter")),
+        ("conflict", Error::Conflict("the job purge is paused".to_owned())),
         ("lane_full", Error::LaneFull),
         ("no_such_endpoint", Error::NoSuchEndpoint),
         ("busy", Error::Busy("the operator's text".to_owned())),
@@ -286,10 +300,15 @@ fn unsupported_methods_are_refused_with_allow() {
     for (path, allow, refused) in [
         ("/v2/", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"][..]),
         ("/v2/_catalog", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/usage", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ("/v2/_pierhead/events", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ("/v2/_pierhead/events/ci/dead", "GET, HEAD, POST, DELETE", &["PUT", "PATCH", "OPTIONS"]),
         ("/v2/_pierhead/events/ci/dead/1", "GET, HEAD, POST, DELETE", &["PUT", "PATCH", "OPTIONS"]),
-        ("/v2/_pierhead/rebuild", "POST", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/openapi.json", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/jobs", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/jobs/purge", "GET, HEAD", &["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/jobs/purge/pause", "POST", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]),
+        ("/v2/_pierhead/jobs/fsck/run", "POST", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         (&signed, "GET", &["HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ("/v2/a/blobs/uploads/", "POST", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         ("/v2/a/blobs/uploads", "POST", &["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]),

@@ -226,7 +226,7 @@ fn an_interrupted_push_wins_or_never_was() {
 #[test]
 fn commands_grow_only_where_there_are_patterns() {
     let tag = "v1".parse().unwrap();
-    let command = Command::DeleteTag { tag, immutable: Vec::new() };
+    let command = Command::DeleteTag { tag, immutable: Vec::new(), seen: None };
     let old = json!({"DeleteTag": {"tag": "v1"}});
     assert_eq!(serde_json::to_value(&command).unwrap(), old);
     assert_eq!(serde_json::from_value::<Command>(old).unwrap(), command);

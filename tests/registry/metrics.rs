@@ -218,14 +218,15 @@ fn jobs_are_counted_by_outcome() {
     let persistent = pushed();
     let place = Place::new(&[], persistent.clone());
     let run = || {
-        let context = place.registry.context(Principal::Job("rebuild"));
-        block_on(jobs::step(&jobs::Rebuild, None, &place.registry.app, &context)).is_ok()
+        let context = place.registry.context(Principal::Job("fsck"));
+        let job = jobs::Fsck { is_dry_run: true, calls: 500 };
+        block_on(jobs::step(&job, None, &place.registry.app, &context)).is_ok()
     };
     assert!(run());
     persistent.storage.fail_at(Some((0, Fault::Error)));
     assert!(!run());
     assert_eq!(place.send().len(), 1);
-    let count = |outcome| place.count(Family::Jobs, &["rebuild", outcome]);
+    let count = |outcome| place.count(Family::Jobs, &["fsck", outcome]);
     assert_eq!((count("done"), count("failed")), (1, 1));
 }
 

@@ -477,7 +477,7 @@ fn changes_refusals_and_logins_are_audited_and_pulls_are_not() {
         ("GET /token?scope=repository:public/a:pull", basic("ann:wrong"), "login", "refused"),
         ("GET /v2/secret/tags/list", as_user("bob"), "pull", "refused"),
         ("GET /v2/_pierhead/keys", as_user("bob"), "administer", "refused"),
-        ("POST /v2/_pierhead/rebuild", as_user("admin"), "administer", "done"),
+        ("POST /v2/_pierhead/jobs/fsck/run", as_user("admin"), "administer", "done"),
     ] {
         let lines = send(line, &who);
         assert_eq!(lines.len(), 1, "{line}");

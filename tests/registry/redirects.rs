@@ -230,7 +230,7 @@ fn a_signed_url_serves_its_blob_to_anyone() {
     assert_eq!(cold(&[], &persistent).get(&format!("GET {target}")).status, 404);
 }
 
-const S3: [(&str, &str); 4] = [
+pub const S3: [(&str, &str); 4] = [
     ("S3_ENDPOINT", "https://account.r2.cloudflarestorage.com"),
     ("S3_BUCKET", "images"),
     ("S3_ACCESS_KEY_ID", "AKID"),

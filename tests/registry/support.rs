@@ -47,6 +47,9 @@ use crate::{
     receiver::Receiver,
 };
 
+#[path = "openapi.rs"]
+pub mod openapi;
+
 /// The size of a part in these tests, in bytes.
 pub const PART: usize = 64;
 
@@ -60,6 +63,8 @@ pub struct Faulty {
     pub fails_below: Rc<RefCell<Option<&'static str>>>,
     /// Whether listings omit metadata, like those of S3.
     pub hides_metadata: Rc<Cell<bool>>,
+    /// Whether writes cannot have conditions, like those to KV.
+    pub lacks_conditions: Rc<Cell<bool>>,
     /// Pages of listings have at most this many entries.
     pub short_pages: Rc<Cell<Option<usize>>>,
     /// Objects are cut off while they are read.
@@ -127,7 +132,11 @@ impl StorageDriver for Faulty {
         "faulty"
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { lists_metadata: !self.hides_metadata.get(), ..self.memory.capabilities() }
+        Capabilities {
+            lists_metadata: !self.hides_metadata.get(),
+            conditional_put: !self.lacks_conditions.get(),
+            ..self.memory.capabilities()
+        }
     }
     fn head<'a>(&'a self, path: &'a Path) -> Call<'a, Option<ObjectMeta>> {
         self.call("head", path.as_str(), self.memory.head(path))
@@ -347,7 +356,7 @@ fn opened(storage: &Faulty, clock: &ManualClock, queue: Option<Rc<MemoryQueue>>,
             notes: Rc::default(),
         };
         let cache = Cache::new(0, None, Edge::new(0, clock.clone()));
-        let blobs = Blobs::new(store.clone(), cache, context);
+        let blobs = Blobs::new(store.clone(), cache, clock.clone(), context);
         Means { stored: Stored::new(name.clone(), blobs, Rc::default()), events: events.clone() }
     })
 }
@@ -571,9 +580,12 @@ impl TestRegistry {
     }
 
     fn answer_to(&self, request: Request) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let (parts, body) = block_on(self.handle(request)).into_parts();
         let body = block_on(body.read(usize::MAX)).unwrap().to_vec();
-        Answer { status: parts.status, headers: parts.headers, body }
+        let answer = Answer { status: parts.status, headers: parts.headers, body };
+        openapi::check(&method, &path, &answer);
+        answer
     }
 
     pub fn get(&self, line: &str) -> Answer {

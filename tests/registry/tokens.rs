@@ -432,12 +432,19 @@ fn malformed_requests_for_keys_are_refused_with_what_is_expected() {
 }
 
 /// Requests that only whoever administers may send, and their status in an empty registry.
-const ADMINISTRATION: [(&str, u16); 12] = [
+const ADMINISTRATION: [(&str, u16); 19] = [
     ("GET /v2/_pierhead/keys", 200),
     ("POST /v2/_pierhead/keys", 400),
     ("GET /v2/_pierhead/keys/0123456789abcdef", 404),
     ("DELETE /v2/_pierhead/keys/0123456789abcdef", 404),
-    ("POST /v2/_pierhead/rebuild", 200),
+    ("GET /v2/_pierhead/openapi.json", 200),
+    ("GET /v2/_pierhead/jobs", 200),
+    ("GET /v2/_pierhead/jobs/purge", 200),
+    ("POST /v2/_pierhead/jobs/fsck/run", 200),
+    ("POST /v2/_pierhead/jobs/fsck/pause", 200),
+    ("POST /v2/_pierhead/jobs/fsck/resume", 200),
+    ("POST /v2/_pierhead/jobs/fsck/cancel", 200),
+    ("GET /v2/_pierhead/usage", 200),
     ("GET /v2/_pierhead/events", 200),
     ("GET /v2/_pierhead/events/ci/dead", 404),
     ("GET /v2/_pierhead/events/ci/dead/1", 404),
@@ -475,7 +482,7 @@ fn nobody_touches_keys_without_a_login_even_where_anybody_may_push() {
     let (id, key) = make_key(&admin, &json!({"name": "ci", "scopes": scope}));
     let open = TestRegistry::with(&[("ANONYMOUS", "push")], persistent.clone());
     for (registry, status) in [(open, 403), (with_users("push", "", persistent.clone()), 401)] {
-        for line in ["POST /v2/a/blobs/uploads/", "POST /v2/_pierhead/rebuild"] {
+        for line in ["POST /v2/a/blobs/uploads/", "POST /v2/_pierhead/jobs/fsck/run"] {
             assert!(send(&registry, line, "").status.is_success(), "{line}");
         }
         let request = json!({"name": "mine", "scopes": scope}).to_string();

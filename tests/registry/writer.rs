@@ -8,11 +8,12 @@ use pierhead::{
     auth::Principal,
     blobs::Freshness,
     layout::Key,
-    oci::RepositoryName,
+    oci::{Digest, RepositoryName},
     platform::{Body, Clock, Timestamp, memory::MemoryStream},
     repository::writer::{
         Means, Writer,
         journal::{Journal, MemoryJournal, Rows},
+        ledger::Ledger,
         order::SETTLE,
         protocol::{Call, Command, Entry, Record, Refused, Reply, Stage, Writers},
     },
@@ -21,7 +22,8 @@ use pierhead::{
 use serde_json::json;
 
 use crate::{
-    fixtures::{IMAGE, INDEX, sha256},
+    collect::{DAY, collection},
+    fixtures::{EMPTY_INDEX, IMAGE, INDEX, sha256},
     support::{Fault, Persistent, TestRegistry},
 };
 
@@ -104,7 +106,8 @@ fn what_a_push_has_looked_up_may_have_been_removed_since() {
         let entry = Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None };
         let (tags, blobs) = (vec!["v2".parse().unwrap()], vec![blob.clone()]);
         let (stage, referrer, immutable) = (Stage::Complete, None, Vec::new());
-        let command = Command::Push { entry, tags, blobs, stage, referrer, immutable };
+        let (held, quota) = (None, None);
+        let command = Command::Push { entry, tags, blobs, stage, referrer, immutable, held, quota };
         block_on(registry.writers.call(&name, command.into()))
     };
     assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);
@@ -148,8 +151,9 @@ fn a_deletion_goes_on_where_it_was_interrupted() {
         assert_eq!(registry.get("GET /v2/a/manifests/t007").body, other.as_bytes());
         (first, calls)
     };
+    // It is more than a request deletes.
     let (deleted, calls) = delete(None);
-    assert_eq!(deleted, 202);
+    assert_eq!(deleted, 503);
     for at in [2, calls / 4, calls / 2, calls - 20, calls - 1] {
         assert_eq!(delete(Some(at)).0, 503, "at {at} of {calls}");
     }
@@ -205,7 +209,7 @@ fn a_manifest_keeps_the_media_type_of_its_push() {
     let paths: Vec<_> = entries.iter().map(|path| path.parse().unwrap()).collect();
     block_on(registry.storage.delete(&paths)).unwrap();
     assert_eq!(referrers(), json!([]));
-    assert_eq!(status(&registry, "POST /v2/_pierhead/rebuild"), 200);
+    assert_eq!(status(&registry, "POST /v2/_pierhead/jobs/fsck/run"), 200);
     assert_eq!(referrers()[0]["mediaType"], LIST);
     assert_eq!(registry.get("GET /v2/a/manifests/v").header("content-type"), LIST);
     // Its entry goes with it.
@@ -214,7 +218,7 @@ fn a_manifest_keeps_the_media_type_of_its_push() {
 }
 
 #[test]
-fn a_rebuild_brings_nothing_back() {
+fn an_index_brings_nothing_back() {
     let registry = TestRegistry::new();
     let name = "a".parse().unwrap();
     let (manifest, subject) = (referring("subject"), Some(sha256("subject")));
@@ -223,7 +227,7 @@ fn a_rebuild_brings_nothing_back() {
     assert_eq!(status(&registry, &format!("DELETE /v2/a/manifests/{digest}")), 202);
     // A step of the job that had read the manifest before.
     let entry = Entry { digest, size, media_type: INDEX.to_owned(), subject };
-    let index = Command::Index { entry, referrer: None };
+    let index = Command::Index { entry, tags: Vec::new(), referrer: None };
     assert_eq!(block_on(registry.writers.call(&name, index.into())), Ok(Reply::Absent));
     let blob = registry.push_blob("a", "layer");
     let context = registry.context(Principal::Anonymous);
@@ -232,7 +236,48 @@ fn a_rebuild_brings_nothing_back() {
     assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);
     block_on(repository.index_blob(&blob, &located)).unwrap();
     assert_eq!(status(&registry, &format!("GET /v2/a/blobs/{blob}")), 404);
-    check_listed(&registry, "after the rebuild");
+    check_listed(&registry, "after the index");
+}
+
+#[test]
+fn a_link_that_the_collection_has_marked_is_not_indexed() {
+    let (registry, name) = (TestRegistry::new(), "a".parse().unwrap());
+    let blob = registry.push_blob("a", "never named");
+    let repository = registry.app.repository(&name, &registry.context(Principal::Anonymous));
+    let located = block_on(repository.locate(&blob, Freshness::Strict)).unwrap().unwrap();
+    registry.pass(DAY);
+    registry.collect(&collection());
+    let link = || block_on(registry.storage.memory.head(&Key::Layer(&name, &blob).path())).unwrap();
+    let condemned = link();
+    assert_eq!(status(&registry, &format!("HEAD /v2/a/blobs/{blob}")), 404);
+    block_on(repository.index_blob(&blob, &located)).unwrap();
+    assert_eq!(link(), condemned);
+}
+
+#[test]
+fn a_tag_is_indexed_if_it_points_to_the_manifest() {
+    let (registry, name) = (TestRegistry::new(), "a".parse().unwrap());
+    let tag = "v".parse().unwrap();
+    let (digest, other) = (
+        registry.push_manifest("a", "v", INDEX, EMPTY_INDEX),
+        registry.push_manifest("a", "w", INDEX, &referring("subject")),
+    );
+    registry.run_background();
+    let repository = registry.app.repository(&name, &registry.context(Principal::Anonymous));
+    let index = |digest: &Digest| block_on(repository.index_tag(&tag, digest)).unwrap();
+    let path = |digest: &Digest| Key::TagIndex(&name, &tag, digest).path();
+    let is_indexed =
+        |digest: &Digest| block_on(registry.storage.memory.head(&path(digest))).unwrap().is_some();
+    index(&other);
+    assert_eq!((is_indexed(&digest), is_indexed(&other)), (true, false));
+    block_on(registry.storage.memory.delete(&[path(&digest)])).unwrap();
+    index(&digest);
+    assert!(is_indexed(&digest));
+    // A tag that is deleted stays so.
+    assert_eq!(status(&registry, "DELETE /v2/a/manifests/v"), 202);
+    index(&digest);
+    assert!(!is_indexed(&digest));
+    assert_eq!(registry.get("GET /v2/a/tags/list").json()["tags"], json!(["w"]));
 }
 
 /// A journal that fails so many times, without effect.
@@ -256,6 +301,10 @@ impl Journal for FailingJournal {
             }
         }
     }
+
+    fn ledger(&self) -> &dyn Ledger {
+        self.memory.ledger()
+    }
 }
 
 #[test]
@@ -271,8 +320,8 @@ fn the_events_of_a_call_are_logged_as_its_own() {
         let context = registry.app.context(Principal::Job("writer"), tag.into(), registry.later.clone());
         let means =
             Means { stored: registry.app.stored(&name, &context), events: registry.app.events(&context) };
-        let command = Command::DeleteTag { tag: tag.parse().unwrap(), immutable: Vec::new() };
-        let call = Call { command, origin: Some(context.origin()) };
+        let command = Command::DeleteTag { tag: tag.parse().unwrap(), immutable: Vec::new(), seen: None };
+        let call = Call { command, origin: Some(context.origin()), removal: None };
         registry.lines.0.take();
         block_on(writer.carry_out(&means, &*context.background, call)).unwrap();
         let lines = registry.lines.0.take();
@@ -304,7 +353,7 @@ fn nothing_is_written_before_the_journal_has_the_intent() {
     registry.storage.calls.borrow_mut().clear();
     // The intent, its removal, and the intent again.
     journal.failures.set(3);
-    let command = Command::DeleteTag { tag: "old".parse().unwrap(), immutable: Vec::new() };
+    let command = Command::DeleteTag { tag: "old".parse().unwrap(), immutable: Vec::new(), seen: None };
     block_on(writer.carry_out(&means, &*context.background, command.into())).unwrap_err();
     for _ in 0..3 {
         registry.clock.0.set(registry.clock.0.get() + SETTLE * 1000);

@@ -309,21 +309,7 @@ export function changesOf(registry) {
     },
   };
 
-  // A step over this repository, and those with names behind it.
-  const rebuild = {
-    ...manifest(({ name, base, referrer }) => ({
-      line: `POST /v2/_pierhead/rebuild?after=docker/registry/v2/repositories/${name}`,
-      statuses: [200],
-      kept: { v1: base.digest, old: base.digest, referrer: referrer.digest },
-      after: {},
-    })),
-    statuses: [200],
-    // A short listing would end the step anywhere.
-    rules: { listing: "full" },
-  };
-
   return {
-    rebuild,
     offsetOf,
     finishAndCheck,
     ofParts,

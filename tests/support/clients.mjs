@@ -1,7 +1,7 @@
 // Runs real clients. A missing one skips its tests; in CI it fails them.
 import { execFile, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
 import { freePort } from "./registry.mjs";
@@ -60,6 +60,57 @@ export async function daemon(command, args, isReady, options = {}) {
   }
   await stop();
   throw new Error(`${command} did not start:\n${log}`);
+}
+
+// Starts a docker daemon with its storage in this folder, which has the image of a layout as base:v1.
+export async function startDocker(folder, layout) {
+  // Not in the folder: the path of a socket has 107 characters at most.
+  const state = await mkdtemp("/tmp/run-");
+  const socket = `unix://${state}/docker.sock`;
+  const options = ["--storage-driver=vfs", "--bridge=none", "--iptables=false", "-H", socket];
+  options.push("--data-root", path.join(folder, "docker"), "--exec-root", path.join(state, "exec"));
+  options.push("--pidfile", path.join(state, "docker.pid"));
+  const env = { ...process.env, DOCKER_CONFIG: "" };
+  const docker = (...args) => run(find("docker"), ["-H", socket, ...args], { env });
+  const stopDaemon = await daemon(find("dockerd"), options, () => docker("version"));
+  const stop = async () => {
+    await stopDaemon();
+    await rm(state, { recursive: true, force: true });
+  };
+  try {
+    const archive = path.join(folder, "docker.tar");
+    await run("skopeo", ["--insecure-policy", "copy", `oci:${layout}:latest`, `docker-archive:${archive}:base:v1`]);
+    await docker("load", "-i", archive);
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return { socket, docker, stop };
+}
+
+// Starts containerd with its storage in this folder.
+export async function startContainerd(folder) {
+  const state = await mkdtemp("/tmp/run-");
+  await mkdir(folder, { recursive: true });
+  const config = path.join(folder, "config.toml");
+  const address = path.join(state, "containerd.sock");
+  const lines = ["version = 2", `root = "${folder}/root"`, `state = "${state}/state"`];
+  lines.push(`disabled_plugins = ["io.containerd.grpc.v1.cri"]`, "[grpc]", `  address = "${address}"`);
+  await writeFile(config, `${lines.join("\n")}\n`);
+  const ctr = (...args) => run("ctr", ["-a", address, ...args]);
+  const stopDaemon = await daemon("containerd", ["-c", config], () => ctr("version"));
+  const stop = async () => {
+    await stopDaemon();
+    await rm(state, { recursive: true, force: true });
+  };
+  // Gives the image of a layout this name.
+  const load = async (layout, image) => {
+    const archive = path.join(folder, "image.tar");
+    await run("tar", ["-C", layout, "-cf", archive, "."]);
+    const names = ["images", "import", "--index-name", image];
+    await ctr(...names, "--no-unpack", archive).catch(() => ctr(...names, archive));
+  };
+  return { ctr, load, stop };
 }
 
 // Starts docker-registry, with its storage in this folder.
