@@ -91,5 +91,7 @@ build=
 [ $status = 0 ] || cat target/worker.log >&2
 took $worker_started $status "$worker (in the background)"
 step "node scripts/size.mjs"
+# What waits for what depends on how fast a body is read: nothing else may keep the machine busy.
+step "node --test --test-concurrency=1 --test-reporter=spec 'tests/e2e/alone/*.test.mjs'"
 # Files start in the order of their names: a long one must not be the last.
 step "node --test --test-concurrency=2 --test-reporter=spec 'tests/e2e/*.test.mjs'"
