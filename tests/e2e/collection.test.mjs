@@ -39,6 +39,8 @@ class Place {
     // What is under way, and whether the clock is about to leap: no request lasts for minutes.
     this.busy = 0;
     this.isLeaping = false;
+    // When what somebody repeats now was begun.
+    this.begun = new Set();
   }
 
   // Does something of a client, not while the clock leaps.
@@ -63,16 +65,21 @@ class Place {
 
   // Repeats until the runtime is there, and what `isPassing` says is over. A restart takes seconds, and others follow.
   async patiently(attempt, isPassing = () => false) {
-    const until = Date.now() + 90_000;
-    for (let refused = 0; ;) {
-      try {
-        return await attempt();
-      } catch (error) {
-        const isGone = error.cause?.code !== undefined || error instanceof TypeError;
-        if (isGone ? Date.now() > until : !isPassing(error) || ++refused === 60) throw error;
-        if (!isGone) this.counts.pushedAgain++;
-        await pause(250);
+    const call = { time: Date.now() };
+    this.begun.add(call);
+    try {
+      for (let refused = 0; ;) {
+        try {
+          return await attempt();
+        } catch (error) {
+          const isGone = error.cause?.code !== undefined || error instanceof TypeError;
+          if (isGone ? Date.now() > call.time + 90_000 : !isPassing(error) || ++refused === 60) throw error;
+          if (!isGone) this.counts.pushedAgain++;
+          await pause(250);
+        }
       }
+    } finally {
+      this.begun.delete(call);
     }
   }
 
@@ -157,9 +164,12 @@ class Place {
     }
   }
 
+  // Kills at any moment, but not what was killed for so long that a slow machine would never finish it.
   async killer() {
+    const isStarved = ({ time }) => Date.now() > time + 15_000;
     while (!this.isOver) {
       await pause(2000 + this.chance() * 4000);
+      while ([...this.begun].some(isStarved)) await pause(100);
       await this.registry.restart();
       this.counts.kills++;
     }

@@ -127,7 +127,7 @@ export class Registry {
     const deadline = Date.now() + 60_000;
     while (Date.now() < deadline) {
       if (this.process.exitCode !== null) break;
-      const answer = await fetch(`${this.url}/v2/`).catch(() => null);
+      const answer = await fetch(`${this.url}/v2/`, { signal: AbortSignal.timeout(20_000) }).catch(() => null);
       await answer?.arrayBuffer();
       if (answer && (this.config || answer.headers.get("content-type") === "application/json")) return;
       await new Promise((resolve) => setTimeout(resolve, 100));
