@@ -34,7 +34,7 @@ describe("far from the bucket", () => {
   let registry, rows;
   before(async () => {
     registry = await Registry.start({ edge: { profile: "far", rule: "A", leaps: false } });
-    rows = await measure(registry, { profile: "far", rule: "A", leaps: false }, { tries: 3, enough: WAITING });
+    rows = await measure(registry, { profile: "far", rule: "A", leaps: false }, { tries: 5, enough: WAITING });
   });
   after(() => registry?.stop());
 
