@@ -319,6 +319,7 @@ impl App {
             deployment: self.deployment.clone(),
             immutable,
             quota: self.policy.quota(name).cloned(),
+            missing_blobs: self.config.repositories.missing_blobs.of(name),
             removal,
             told: self.queue.is_some().then(|| context.clone()),
         };

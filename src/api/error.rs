@@ -94,6 +94,14 @@ pub enum Error {
     /// The repository does not have the manifest or tag.
     #[error("manifest unknown: {0}")]
     ManifestUnknown(Reference),
+    /// What is asked for can be no tag and no digest: no repository has it.
+    #[error("manifest unknown: {why}")]
+    ImpossibleReference {
+        /// The text in the path.
+        reference: String,
+        /// Why it is none.
+        why: InvalidReference,
+    },
     /// Nothing was ever pushed to the repository.
     #[error("repository name not known to registry: {0}")]
     NameUnknown(RepositoryName),
@@ -360,7 +368,9 @@ impl Error {
     pub fn wire(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::BlobUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
-            Self::ManifestUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown),
+            Self::ManifestUnknown(_) | Self::ImpossibleReference { .. } => {
+                (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)
+            }
             Self::NameUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
             Self::ManifestBlobUnknown(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown),
             Self::InvalidName(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
@@ -445,6 +455,7 @@ impl Error {
             }
             Self::OverQuota(OverQuota::Repositories { quota, .. }) => vec![entry(json!({"quota": quota}))],
             Self::ManifestUnknown(reference) => vec![entry(json!({"reference": reference.to_string()}))],
+            Self::ImpossibleReference { reference, .. } => vec![entry(json!({"reference": reference}))],
             _ => vec![entry(serde_json::Value::Null)],
         };
         let body = Bytes::from(json!({"errors": entries}).to_string());

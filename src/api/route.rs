@@ -102,6 +102,12 @@ fn name(segments: &[&str]) -> Result<RepositoryName, Error> {
     Ok(segments.join("/").parse()?)
 }
 
+/// The reference of a pull. What can be no reference names nothing that could be there (distribution-spec, "Pulling
+/// manifests").
+fn pulled(reference: &str) -> Result<Reference, Error> {
+    reference.parse().map_err(|why| Error::ImpossibleReference { reference: reference.to_owned(), why })
+}
+
 fn upload(id: &str) -> Result<UploadId, Error> {
     id.parse().map_err(|_| Error::UploadUnknown)
 }
@@ -189,7 +195,7 @@ impl Route {
             ("DELETE", [n @ .., "blobs", "uploads", id]) => Self::CancelUpload { name: name(n)?, id: upload(id)? }, // end-14
             ("GET", [n @ .., "blobs", digest]) => Self::GetBlob { name: name(n)?, digest: digest.parse()? }, // end-2
             ("DELETE", [n @ .., "blobs", digest]) => Self::DeleteBlob { name: name(n)?, digest: digest.parse()? }, // end-10
-            ("GET", [n @ .., "manifests", r]) => Self::GetManifest { name: name(n)?, reference: r.parse()? }, // end-3
+            ("GET", [n @ .., "manifests", r]) => Self::GetManifest { name: name(n)?, reference: pulled(r)? }, // end-3
             ("PUT", [n @ .., "manifests", r]) => Self::PutManifest { name: name(n)?, reference: r.parse()? }, // end-7a, end-7b
             ("DELETE", [n @ .., "manifests", r]) => Self::DeleteManifest { name: name(n)?, reference: r.parse()? }, // end-9
             ("GET", [n @ .., "tags", "list"]) => Self::ListTags { name: name(n)? }, // end-8a, end-8b
@@ -346,8 +352,13 @@ mod tests {
         for (line, code) in [
             ("GET /v2/A/manifests/latest", "NAME_INVALID"),
             ("GET /v2/manifests/latest", "NAME_INVALID"),
-            ("GET /v2/a/manifests/.x", "MANIFEST_INVALID"),
-            ("GET /v2/a/manifests/sha256:x", "DIGEST_INVALID"),
+            ("GET /v2/A/manifests/.x", "NAME_INVALID"),
+            ("GET /v2/a/manifests/.x", "MANIFEST_UNKNOWN"),
+            ("HEAD /v2/a/manifests/sha256:x", "MANIFEST_UNKNOWN"),
+            ("PUT /v2/a/manifests/.x", "MANIFEST_INVALID"),
+            ("PUT /v2/a/manifests/sha256:x", "DIGEST_INVALID"),
+            ("DELETE /v2/a/manifests/.x", "MANIFEST_INVALID"),
+            ("DELETE /v2/a/manifests/sha256:x", "DIGEST_INVALID"),
             ("GET /v2/a/blobs/latest", "DIGEST_INVALID"),
             ("PATCH /v2/a/blobs/uploads/1", "BLOB_UPLOAD_UNKNOWN"),
             ("POST /v2/a/manifests/latest", "UNSUPPORTED"),

@@ -9,6 +9,7 @@ mod events;
 mod integrity;
 mod operation;
 mod redirect;
+mod repositories;
 mod retention;
 mod settle;
 mod storage;
@@ -22,6 +23,7 @@ pub use events::EventConfig;
 pub use integrity::IntegrityConfig;
 pub use operation::{Middleware, OperationConfig, Origins};
 pub use redirect::RedirectConfig;
+pub use repositories::RepositoryConfig;
 pub use retention::RetentionConfig;
 pub use settle::SettleConfig;
 pub use storage::{Backend, StorageConfig};
@@ -38,6 +40,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Lifetime and purge of uploads.
     pub uploads: UploadConfig,
+    /// What repositories take.
+    pub repositories: RepositoryConfig,
     /// The collection of garbage.
     pub collect: CollectConfig,
     /// Copies of blobs to their canonical places.
@@ -82,6 +86,7 @@ impl Config {
         let config = Self {
             auth: AuthConfig::read(vars),
             uploads: UploadConfig::read(vars),
+            repositories: RepositoryConfig::read(vars),
             collect: CollectConfig::read(vars),
             settle: SettleConfig::read(vars),
             retention: RetentionConfig::read(vars),
@@ -156,6 +161,9 @@ mod tests {
             ("BLOB_REDIRECT_ORIGIN", "cdn.example.com"),
             ("BLOB_REDIRECT_ORIGIN", "https://cdn.example.com/blobs"),
             ("BLOB_REDIRECT_KEYS", "short"),
+            ("MISSING_BLOBS", "yes"),
+            ("MISSING_BLOBS_REPOSITORIES", "mirror/*"),
+            ("MISSING_BLOBS_REPOSITORIES", "mirror/*=yes"),
             ("COLLECT", "yes"),
             ("COLLECT_GRACE", "91d"),
             ("SETTLE", "yes"),

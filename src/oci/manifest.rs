@@ -74,6 +74,8 @@ pub(super) struct Fields<'a> {
     pub config: Option<Raw<'a>>,
     pub layers: Option<Raw<'a>>,
     pub manifests: Option<Raw<'a>>,
+    /// Whether there is a list of manifests. A `null` is an empty one: Go's encoder writes empty lists so.
+    lists_manifests: bool,
     subject: Option<Raw<'a>>,
     annotations: Option<Raw<'a>>,
     /// Of Docker's schema 1.
@@ -83,7 +85,7 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub fn of(manifest: Raw<'a>) -> Result<Self, InvalidJson> {
         let [media_type, artifact_type, config, layers, manifests, subject, annotations, signatures] =
-            manifest.fields([
+            manifest.fields_or_null([
                 "mediaType",
                 "artifactType",
                 "config",
@@ -93,7 +95,18 @@ impl<'a> Fields<'a> {
                 "annotations",
                 "signatures",
             ])?;
-        Ok(Self { media_type, artifact_type, config, layers, manifests, subject, annotations, signatures })
+        let present = |field: Option<Raw<'a>>| field.and_then(Raw::present);
+        Ok(Self {
+            media_type: present(media_type),
+            artifact_type: present(artifact_type),
+            config: present(config),
+            layers: present(layers),
+            manifests: present(manifests),
+            lists_manifests: manifests.is_some(),
+            subject: present(subject),
+            annotations: present(annotations),
+            signatures: present(signatures),
+        })
     }
 }
 
@@ -159,7 +172,9 @@ impl Manifest {
             (Shape::Image, Fields { manifests: Some(_), .. }) => {
                 Some("an image manifest must not have manifests: they belong in an index")
             }
-            (Shape::Index, Fields { manifests: None, .. }) => Some("an index must have manifests"),
+            (Shape::Index, Fields { lists_manifests: false, .. }) => {
+                Some("an index must have manifests: an empty list is accepted")
+            }
             (Shape::Index, Fields { config: Some(_), .. } | Fields { layers: Some(_), .. }) => {
                 Some("an index must not have a config or layers: they belong in an image")
             }
@@ -246,6 +261,7 @@ impl Manifest {
             (Some(field), _) if media_type::is_media_type(field) => field,
             (_, Fields { manifests: Some(_), .. }) => media_type::OCI_INDEX,
             (_, Fields { signatures: Some(_), .. }) => media_type::DOCKER_SIGNED_MANIFEST,
+            (_, Fields { config: None, layers: None, lists_manifests: true, .. }) => media_type::OCI_INDEX,
             _ => media_type::OCI_MANIFEST,
         };
         detected.to_owned()
@@ -420,9 +436,29 @@ mod tests {
         assert_eq!((manifest.subject, manifest.artifact_type.as_deref()), (None, Some("application/x")));
         let index = json!({"manifests": [blob], "config": null, "layers": null});
         assert!(parse(Some(media_type::OCI_INDEX), index).is_ok());
-        assert!(parse(Some(media_type::OCI_INDEX), json!({"manifests": null})).is_err());
+        let image = json!({"config": descriptor("c"), "layers": null});
+        assert_eq!(parse(Some(media_type::DOCKER_MANIFEST), image).unwrap().blobs.len(), 1);
         let other = json!({"subject": null, "annotations": null, "artifactType": null});
         assert!(parse(Some("application/vnd.example+json"), other).is_ok());
+    }
+
+    #[test]
+    fn an_index_has_a_list_of_manifests_which_may_be_empty() {
+        for media_type in [media_type::OCI_INDEX, media_type::DOCKER_MANIFEST_LIST] {
+            for empty in [json!([]), json!(null)] {
+                let index = json!({"schemaVersion": 2, "manifests": empty});
+                assert_eq!(parse(Some(media_type), index).unwrap().blobs, []);
+            }
+            let error = parse(Some(media_type), json!({"schemaVersion": 2})).unwrap_err().to_string();
+            assert_eq!(error, "an index must have manifests: an empty list is accepted");
+        }
+        assert_eq!(Manifest::detect_media_type(br#"{"manifests":null}"#), media_type::OCI_INDEX);
+        assert_eq!(
+            Manifest::detect_media_type(br#"{"manifests":null,"layers":[]}"#),
+            media_type::OCI_MANIFEST
+        );
+        assert_eq!(Manifest::children_of(br#"{"manifests":null}"#), []);
+        assert_eq!(Manifest::references_of(br#"{"manifests":null}"#), []);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod descriptor;
 mod digest;
+mod exceptions;
 mod glob;
 mod manifest;
 pub mod media_type;
@@ -14,6 +15,7 @@ mod upload_id;
 
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHashState};
+pub use exceptions::{ByRepository, Exceptions};
 pub use glob::{Glob, InvalidGlob, Specificity};
 pub use manifest::{InvalidManifest, Manifest};
 pub use mentions::mentions;

@@ -87,12 +87,20 @@ impl<'a> Raw<'a> {
     }
 
     /// The value unless it is `null`.
-    fn present(self) -> Option<Self> {
+    pub fn present(self) -> Option<Self> {
         (self.json != "null").then_some(self)
     }
 
     /// The fields of an object that have these names, each of which may be there once. `null` counts as absent.
     pub fn fields<const N: usize>(self, names: [&'static str; N]) -> Result<[Option<Self>; N], InvalidJson> {
+        Ok(self.fields_or_null(names)?.map(|field| field.and_then(Self::present)))
+    }
+
+    /// The same, where `null` counts as a value.
+    pub fn fields_or_null<const N: usize>(
+        self,
+        names: [&'static str; N],
+    ) -> Result<[Option<Self>; N], InvalidJson> {
         let mut fields = [None; N];
         self.object(|name, value| {
             let name = name.name();
@@ -103,7 +111,7 @@ impl<'a> Raw<'a> {
                 _ => Ok(()),
             }
         })?;
-        Ok(fields.map(|field| field.and_then(Self::present)))
+        Ok(fields)
     }
 
     /// Passes the name and the value of each field of an object to `field`.

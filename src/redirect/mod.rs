@@ -3,7 +3,6 @@
 //! [`presigned`] makes URLs of the S3 store; [`signed`] makes URLs that this registry, or a CDN in front of
 //! it, verifies. To add a kind, add a file here, a [`Mode`], and an arm in [`Redirects::url`].
 
-mod exceptions;
 pub mod presigned;
 pub mod signed;
 
@@ -11,11 +10,9 @@ use std::str::FromStr;
 
 use self::{presigned::Presigned, signed::Signed};
 use crate::{
-    oci::{Digest, RepositoryName},
+    oci::{ByRepository, Digest, Exceptions, RepositoryName},
     storage::{Path, StorageError},
 };
-
-pub use exceptions::Exceptions;
 
 /// The source of a blob's bytes for a client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -42,13 +39,17 @@ impl FromStr for Mode {
     }
 }
 
+impl ByRepository for Mode {
+    const EXAMPLE: &'static str = "team/app=off internal/*=signed";
+}
+
 /// The rules that choose a [`Mode`] by repository and client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RedirectRules {
     /// The mode for all repositories without an exception.
     pub mode: Mode,
     /// The repositories with another mode.
-    pub exceptions: Exceptions,
+    pub exceptions: Exceptions<Mode>,
     /// Substrings of the `User-Agent`s that are never redirected, in lower case.
     pub skip_agents: Vec<String>,
 }
@@ -56,7 +57,7 @@ pub struct RedirectRules {
 impl RedirectRules {
     /// The mode for a repository and a `User-Agent`.
     pub fn mode(&self, name: &RepositoryName, agent: Option<&str>) -> Mode {
-        let mode = self.exceptions.mode(name).unwrap_or(self.mode);
+        let mode = self.exceptions.of(name).unwrap_or(self.mode);
         if mode == Mode::Off || self.skip_agents.is_empty() {
             return mode;
         }
@@ -66,7 +67,7 @@ impl RedirectRules {
 
     /// Whether any repository uses this mode.
     pub fn uses(&self, mode: Mode) -> bool {
-        self.mode == mode || self.exceptions.modes().any(|other| other == mode)
+        self.mode == mode || self.exceptions.values().any(|other| other == mode)
     }
 }
 

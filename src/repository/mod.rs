@@ -16,6 +16,7 @@ pub mod catalog;
 pub mod deployment;
 pub mod facts;
 pub mod listening;
+pub mod missing;
 pub mod ordered;
 pub mod pulls;
 mod purges;

@@ -9,6 +9,7 @@ use super::{
     Answer, LinkReason, ListPage, NewManifest, Referrer, Repository, RepositoryError, Revision, Seen,
     catalog::has_matching,
     deployment::Deployment,
+    missing::MissingBlobs,
     stored::{Stored, referrer_entry},
     writer::protocol::{self, Call, Command, Entry, Reply, Stage, Writers},
 };
@@ -41,6 +42,8 @@ pub struct Ordered {
     pub immutable: Vec<Glob>,
     /// The quota of the repository.
     pub quota: Option<Rc<Quota>>,
+    /// What happens to manifests whose blobs are missing.
+    pub missing_blobs: MissingBlobs,
     /// The removal of the repository that makes the changes.
     pub removal: Option<Uuid>,
     /// The request or job whose changes are told of; `None` if events are off.
@@ -155,14 +158,25 @@ impl Repository for Ordered {
             let push = async || {
                 let begun = self.blobs.now();
                 let checks = both(self.check(), self.check_number());
-                let (stage, _) = both(stored.store_manifest(new), checks).await?;
+                let (stage, _) = both(stored.store_manifest(new, self.missing_blobs), checks).await?;
                 let entry = new.entry();
                 let referrer = entry.subject.as_ref().map(|_| referrer_entry(&entry, &new.manifest));
                 let (tags, blobs) = (tags.to_vec(), new.manifest.blobs.clone());
                 let (immutable, held) = (self.immutable.clone(), (stage == Stage::New).then_some(begun));
                 let quota = self.quota_of(new);
-                self.change(Command::Push { entry, tags, blobs, stage, referrer, immutable, held, quota })
-                    .await
+                let accepts_missing = self.missing_blobs == MissingBlobs::Accept;
+                self.change(Command::Push {
+                    entry,
+                    tags,
+                    blobs,
+                    stage,
+                    referrer,
+                    immutable,
+                    held,
+                    quota,
+                    accepts_missing,
+                })
+                .await
             };
             match push().await {
                 Err(RepositoryError::ContentGone) => push().await?,

@@ -9,7 +9,7 @@ use pierhead::{
     oci::{Algorithm, Manifest, Reference, media_type},
     repository::{
         Answer, LinkReason, NewManifest, Repository, RepositoryError, cached::Cached, facts::Facts,
-        ordered::Ordered,
+        missing::MissingBlobs, ordered::Ordered,
     },
 };
 
@@ -76,6 +76,7 @@ fn every_slot_accepts_a_no_op_decorator() {
     let blobs = registry.app.blobs(&context);
     let ordered: Rc<dyn Repository> = Rc::new(Ordered {
         quota: None,
+        missing_blobs: MissingBlobs::Refuse,
         name: name.clone(),
         stored: registry.app.stored(&name, &context),
         blobs: blobs.clone(),

@@ -51,6 +51,14 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("blob_unknown", Error::BlobUnknown(digest("blob"))),
         ("manifest_unknown", Error::ManifestUnknown("latest".parse().unwrap())),
         ("manifest_unknown_digest", Error::ManifestUnknown(digest("manifest").to_string().parse().unwrap())),
+        ("impossible_reference_tag", {
+            let reference = ".latest".to_owned();
+            Error::ImpossibleReference { why: InvalidTag(reference.clone()).into(), reference }
+        }),
+        ("impossible_reference_digest", {
+            let reference = "sha256:bad".to_owned();
+            Error::ImpossibleReference { why: reference.parse::<Digest>().unwrap_err().into(), reference }
+        }),
         ("name_unknown", Error::NameUnknown("team/app".parse().unwrap())),
         ("manifest_blob_unknown", Error::ManifestBlobUnknown(vec![digest("one"), digest("two")])),
         ("invalid_name", InvalidName("Team/App".to_owned()).into()),
@@ -236,11 +244,15 @@ fn errors_have_the_codes_and_statuses_of_the_specification() {
         ("GET /v2/none/manifests/latest", 404, "MANIFEST_UNKNOWN"),
         ("GET /v2/none/manifests/{sha256:x}", 404, "MANIFEST_UNKNOWN"),
         ("GET /v2/none/manifests/{sha512:x}", 404, "MANIFEST_UNKNOWN"),
-        ("GET /v2/none/manifests/sha256:bad", 400, "DIGEST_INVALID"),
+        ("GET /v2/none/manifests/sha256:bad", 404, "MANIFEST_UNKNOWN"),
+        ("GET /v2/none/manifests/.INVALID_MANIFEST_NAME", 404, "MANIFEST_UNKNOWN"),
+        ("GET /v2/none/manifests/", 404, "MANIFEST_UNKNOWN"),
         ("PUT /v2/none/manifests/sha256:bad", 400, "DIGEST_INVALID"),
         ("DELETE /v2/none/manifests/sha256:bad", 400, "DIGEST_INVALID"),
-        ("GET /v2/none/manifests/md5:d41d8cd98f00b204e9800998ecf8427e", 400, "DIGEST_INVALID"),
-        ("GET /v2/none/manifests/-x", 400, "MANIFEST_INVALID"),
+        ("GET /v2/none/manifests/md5:d41d8cd98f00b204e9800998ecf8427e", 404, "MANIFEST_UNKNOWN"),
+        ("PUT /v2/none/manifests/md5:d41d8cd98f00b204e9800998ecf8427e", 400, "DIGEST_INVALID"),
+        ("GET /v2/none/manifests/-x", 404, "MANIFEST_UNKNOWN"),
+        ("DELETE /v2/none/manifests/-x", 400, "MANIFEST_INVALID"),
         ("PUT /v2/none/manifests/-x", 400, "MANIFEST_INVALID"),
         ("PUT /v2/none/manifests/latest", 400, "MANIFEST_INVALID"),
         ("PUT /v2/none/manifests/latest?tag=-x", 400, "MANIFEST_INVALID"),
@@ -278,6 +290,8 @@ fn error_details_name_the_subject() {
     for (request, status, detail) in [
         ("GET /v2/none/tags/list", 404, json!({"name": "none"})),
         ("GET /v2/none/manifests/latest", 404, json!({"reference": "latest"})),
+        ("GET /v2/none/manifests/.x", 404, json!({"reference": ".x"})),
+        ("GET /v2/none/manifests/sha256:x", 404, json!({"reference": "sha256:x"})),
         ("GET /v2/none/blobs/{}", 404, json!({"digest": sha256("x")})),
         ("DELETE /v2/none/blobs/{}", 404, json!({"digest": sha256("x")})),
         ("DELETE /v2/none/manifests/{}", 404, json!({"reference": sha256("x")})),
@@ -371,6 +385,7 @@ fn head_has_the_status_and_headers_of_get_without_a_body() {
         "/v2/a/manifests/v1",
         &format!("/v2/a/manifests/{manifest}"),
         "/v2/a/manifests/none",
+        "/v2/a/manifests/.none",
         &format!("/v2/a/blobs/{}", sha256("layer")),
         &format!("/v2/a/blobs/{}", sha256("none")),
         "/v2/a/blobs/none",

@@ -11,9 +11,9 @@ use pierhead::{
 use serde_json::{Value, json};
 
 use crate::{
-    fixtures::{IMAGE, INDEX, descriptor, sha256},
+    fixtures::{EMPTY_INDEX, IMAGE, INDEX, descriptor, sha256},
     support::{Answer, TestRegistry},
-    table::assert_well_formed,
+    table::{OF_INDEX, assert_well_formed},
 };
 
 const DOCUMENT: &str = include_str!("../../docs/limits.md");
@@ -71,10 +71,13 @@ const LIMITS: &[Limit] = &[
     Limit {
         name: "tag",
         edge: 128,
-        within: 404,
+        within: 201,
         beyond: (400, "MANIFEST_INVALID"),
         message: "1 to 128 characters",
-        send: |registry, n| registry.get(&format!("GET /v2/a/manifests/{}", "t".repeat(n))),
+        send: |registry, n| {
+            let body = MemoryStream::new(EMPTY_INDEX);
+            registry.send(&format!("PUT /v2/a/manifests/{}", "t".repeat(n)), OF_INDEX, Some(body))
+        },
     },
     Limit {
         name: "path and query",
@@ -367,8 +370,8 @@ fn malformed_targets_get_an_error_of_the_registry() {
     for (target, status) in [
         ("/v2/%ff/manifests/v1", 400),
         ("/v2/a%00b/manifests/v1", 400),
-        ("/v2/a/manifests/%zz", 400),
-        ("/v2/a/manifests/%", 400),
+        ("/v2/a/manifests/%zz", 404),
+        ("/v2/a/manifests/%", 404),
         ("/v2/a/blobs/sha256:%ff", 400),
         ("/v2/a%2Fb/manifests/v1", 404),
         ("/v2/a/tags/list?last=%00", 400),
@@ -376,7 +379,7 @@ fn malformed_targets_get_an_error_of_the_registry() {
         ("/v2/a/tags/list?n=%ff", 400),
         ("/v2/_catalog?last=%0a", 400),
         (&format!("/v2/{long}/manifests/v1"), 400),
-        (&format!("/v2/a/manifests/{long}"), 400),
+        (&format!("/v2/a/manifests/{long}"), 404),
         (&format!("/v2/a/blobs/sha256:{long}"), 400),
         (&format!("/v2/a/tags/list?last={long}"), 400),
         ("/v2/a/unknown", 404),

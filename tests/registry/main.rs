@@ -46,6 +46,7 @@ mod retention;
 mod rights;
 mod scrub;
 mod settle;
+mod sparse;
 mod support;
 mod table;
 mod tags;

@@ -10,6 +10,7 @@ use crate::{
     platform::{Body, Timestamp},
     repository::{
         NewManifest, RepositoryError, Revision,
+        missing::MissingBlobs,
         writer::protocol::{Entry, Stage},
     },
     storage::{Metadata, ObjectMeta, StorageError, all, both},
@@ -41,15 +42,20 @@ impl Stored {
     }
 
     /// Stores the content of a manifest, unlinked, while its blobs are looked up, but for those that this isolate has just
-    /// linked. Unlinked content is held. A key takes one write per second, so what is there is not written.
+    /// linked. Unlinked content is held. A key takes one write per second, so what is there is not written. Blobs that may
+    /// be missing are looked up all the same: the links of those that are there become live.
     pub(in crate::repository) async fn store_manifest(
         &self,
         new: &NewManifest,
+        missing_blobs: MissingBlobs,
     ) -> Result<Stage, RepositoryError> {
         let blobs = new.manifest.blobs.iter().filter(|blob| !self.blobs.has_linked(&self.name, blob));
         let blobs: Vec<Digest> = blobs.cloned().collect();
         let (missing, stage) = both(self.missing(&blobs), self.put_content(new)).await?;
-        if missing.is_empty() { Ok(stage) } else { Err(RepositoryError::BlobsMissing(missing)) }
+        match missing_blobs {
+            MissingBlobs::Refuse if !missing.is_empty() => Err(RepositoryError::BlobsMissing(missing)),
+            MissingBlobs::Refuse | MissingBlobs::Accept => Ok(stage),
+        }
     }
 
     async fn put_content(&self, new: &NewManifest) -> Result<Stage, StorageError> {

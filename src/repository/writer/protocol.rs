@@ -67,7 +67,7 @@ pub enum Command {
         entry: Entry,
         /// The tags.
         tags: Vec<Tag>,
-        /// The blobs that it needs. The repository had them when the command was sent.
+        /// The blobs that it needs. The repository had them when the command was sent, unless they may be missing.
         blobs: Vec<Digest>,
         /// What the repository had of the manifest when the command was sent.
         stage: Stage,
@@ -83,6 +83,9 @@ pub enum Command {
         /// `None` if there is no quota. A writer of an earlier version ignores it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quota: Option<Quota>,
+        /// Whether its blobs may be missing. A writer of an earlier version refuses a manifest if one was removed since.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        accepts_missing: bool,
     },
     /// Writes the index entries of a manifest, if the repository has it.
     Index {
