@@ -11,6 +11,10 @@ pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-co
 pub const DOCKER_API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 /// An upload's id.
 pub const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+/// The shortest chunk that costs no more than it must, except for the last one, in bytes.
+pub const OCI_CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
+/// The longest chunk that the front door lets through, in bytes.
+pub const OCI_CHUNK_MAX_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-max-length");
 /// The subject of the pushed manifest.
 pub const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// The tags that a push by digest set.

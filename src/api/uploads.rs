@@ -46,11 +46,24 @@ impl Registry<'_> {
         let at = UploadAt { repository: name.clone(), id: self.app.new_upload_id()?, state };
         match digest {
             Some(digest) => self.finish(at, &digest, request, true).await,
-            None => self.progress(&at, 0, StatusCode::ACCEPTED).await,
+            None => {
+                let mut response = self.progress(&at, 0, StatusCode::ACCEPTED).await?;
+                self.advise(response.headers_mut());
+                Ok(response)
+            }
         }
     }
 
-    /// end-5: `PATCH /v2/<name>/blobs/uploads/<id>`: a chunk of any length.
+    /// Tells clients that can choose how long their chunks should be. Any length is taken: one below a part is staged and
+    /// read back, and one above the limit of the domain's plan does not get here.
+    fn advise(&self, fields: &mut HeaderMap) {
+        let (part, most) = (self.app.buffers().part_size() as u64, self.app.config.uploads.max_body);
+        headers::set(fields, headers::OCI_CHUNK_MIN_LENGTH, part.min(most));
+        headers::set(fields, headers::OCI_CHUNK_MAX_LENGTH, most);
+    }
+
+    /// end-5: `PATCH /v2/<name>/blobs/uploads/<id>`: a chunk of any length. A `digest` in the URL is ignored: clients that
+    /// try a `PUT` first, and fall back to chunks, leave it there.
     pub(super) async fn patch_upload(
         &self,
         name: &RepositoryName,

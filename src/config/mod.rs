@@ -134,6 +134,7 @@ mod tests {
         let config = read(&[("ANONYMOUS", "pull"), ("UPLOAD_TTL", "12h")]).unwrap();
         assert_eq!(config.auth.policy, Policy::simple(Anonymous::Pull));
         assert_eq!(config.uploads.ttl_seconds, 43_200);
+        assert_eq!(read(&[("MAX_BODY", "5 GB")]).unwrap().uploads.max_body, 5_000_000_000);
         let config = read(&[("MIDDLEWARE", "server-timing"), ("EDGE_CACHE_MIB", "3")]).unwrap();
         assert_eq!(config.operation.middleware, [Middleware::ServerTiming]);
         assert_eq!(config.cache.edge_bytes, 3 << 20);
@@ -161,6 +162,9 @@ mod tests {
             ("BLOB_REDIRECT_ORIGIN", "cdn.example.com"),
             ("BLOB_REDIRECT_ORIGIN", "https://cdn.example.com/blobs"),
             ("BLOB_REDIRECT_KEYS", "short"),
+            ("MAX_BODY", "100"),
+            ("MAX_BODY", "9 MB"),
+            ("MAX_BODY", "5001 MB"),
             ("MISSING_BLOBS", "yes"),
             ("MISSING_BLOBS_REPOSITORIES", "mirror/*"),
             ("MISSING_BLOBS_REPOSITORIES", "mirror/*=yes"),

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::{Vars, vars::seconds};
+use crate::platform::size;
 
 /// Lifetime of uploads, and purge of abandoned ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,9 @@ pub struct UploadConfig {
     pub ttl_seconds: u64,
     /// `PURGE`: mode of the daily purge job.
     pub purge: JobMode,
+    /// `MAX_BODY`: the longest body that the domain's plan lets through, in bytes; 10 MB, which holds a part, to 5 GB. Clients
+    /// are told, and a longer one is taken all the same.
+    pub max_body: u64,
 }
 
 /// The treatment of what a job finds to be of no use.
@@ -41,7 +45,7 @@ impl FromStr for JobMode {
 
 impl Default for UploadConfig {
     fn default() -> Self {
-        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: JobMode::default() }
+        Self { ttl_seconds: 7 * 24 * 60 * 60, purge: JobMode::default(), max_body: 100_000_000 }
     }
 }
 
@@ -51,6 +55,7 @@ impl UploadConfig {
         Self {
             ttl_seconds: vars.read("UPLOAD_TTL", default.ttl_seconds, ttl),
             purge: vars.parse("PURGE", default.purge),
+            max_body: vars.read("MAX_BODY", default.max_body, max_body),
         }
     }
 }
@@ -58,4 +63,9 @@ impl UploadConfig {
 fn ttl(text: &str) -> Result<u64, String> {
     let valid = seconds(text).filter(|seconds| (60..=604_800).contains(seconds));
     valid.ok_or_else(|| "a time between 1m and 7d, such as 90s, 30m, 12h or 7d".to_owned())
+}
+
+fn max_body(text: &str) -> Result<u64, String> {
+    let valid = size::bytes(text).filter(|bytes| (10_000_000..=5_000_000_000).contains(bytes));
+    valid.ok_or_else(|| "a size between 10 MB and 5 GB, such as 100 MB".to_owned())
 }

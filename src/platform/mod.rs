@@ -13,6 +13,7 @@ mod limiter;
 pub mod log;
 pub mod memory;
 pub mod metrics;
+pub mod size;
 pub mod verifier;
 pub mod webhook_client;
 

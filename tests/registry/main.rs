@@ -7,6 +7,7 @@ mod architecture;
 mod blobs;
 mod catalog;
 mod center;
+mod chunk_limits;
 mod chunked_uploads;
 mod collect;
 mod collect_costs;
