@@ -105,6 +105,11 @@ pub enum Error {
     /// Nothing was ever pushed to the repository.
     #[error("repository name not known to registry: {0}")]
     NameUnknown(RepositoryName),
+    /// The query parameter `ns` of a pull names a host that the registry has nothing of.
+    #[error(
+        "this registry has nothing of {0:?}, which ?ns= names: pull from there, or let the operator add it to NAMESPACES"
+    )]
+    NamespaceUnknown(String),
     /// The manifest refers to these blobs, which the repository does not have.
     #[error("the manifest refers to blobs that this repository does not have: push them first")]
     ManifestBlobUnknown(Vec<Digest>),
@@ -371,7 +376,9 @@ impl Error {
             Self::ManifestUnknown(_) | Self::ImpossibleReference { .. } => {
                 (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)
             }
-            Self::NameUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::NameUnknown),
+            Self::NameUnknown(_) | Self::NamespaceUnknown(_) => {
+                (StatusCode::NOT_FOUND, ErrorCode::NameUnknown)
+            }
             Self::ManifestBlobUnknown(_) => (StatusCode::BAD_REQUEST, ErrorCode::ManifestBlobUnknown),
             Self::InvalidName(_) => (StatusCode::BAD_REQUEST, ErrorCode::NameInvalid),
             Self::InvalidDigest(_) | Self::DigestMismatch(_) | Self::DigestMissing => {
@@ -449,6 +456,7 @@ impl Error {
                 vec![entry(json!({"digest": digest}))]
             }
             Self::NameUnknown(name) => vec![entry(json!({"name": name}))],
+            Self::NamespaceUnknown(namespace) => vec![entry(json!({"namespace": namespace}))],
             Self::Immutable { tag, digest } => vec![entry(json!({"tag": tag, "digest": digest}))],
             Self::OverQuota(OverQuota::Bytes { bytes, quota, .. }) => {
                 vec![entry(json!({"bytes": bytes, "quota": quota}))]

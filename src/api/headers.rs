@@ -15,6 +15,8 @@ pub const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-uploa
 pub const OCI_CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
 /// The longest chunk that the front door lets through, in bytes.
 pub const OCI_CHUNK_MAX_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-max-length");
+/// The namespace that a pull was for.
+pub const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 /// The subject of the pushed manifest.
 pub const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// The tags that a push by digest set.

@@ -12,6 +12,7 @@ mod jobs;
 mod keys;
 mod manifests;
 mod metrics;
+mod namespace;
 mod page;
 mod referrers;
 mod removal;
@@ -89,6 +90,8 @@ pub struct Matched {
     pub route: Option<Route>,
     /// The identity that the request acts for, if it is known.
     pub principal: Option<Principal>,
+    /// The namespace that a pull is for, if it is one of the list.
+    pub namespace: Option<String>,
 }
 
 impl Matched {
@@ -122,6 +125,9 @@ impl Handler for Api {
             let mut matched = Matched::default();
             let answer = self.dispatch(request, context, &mut matched).await;
             let mut response = answer.unwrap_or_else(|error| respond(&error));
+            if let Some(namespace) = &matched.namespace {
+                headers::set(response.headers_mut(), headers::OCI_NAMESPACE, namespace);
+            }
             response.extensions_mut().insert(matched);
             if is_head {
                 *response.body_mut() = Body::Empty;
@@ -151,6 +157,7 @@ impl Api {
             }
             None => Registry { app: &self.app, context },
         };
+        matched.namespace = registry.namespace(route, request.headers(), request.uri())?;
         match route {
             Route::Base => Ok(registry.base()),
             Route::GetBlob { name, digest } => registry.get_blob(name, digest, &request).await,

@@ -263,6 +263,17 @@ impl Route {
         }
     }
 
+    /// Whether this is a pull operation of the specification.
+    pub fn is_pull(&self) -> bool {
+        matches!(
+            self,
+            Self::GetBlob { .. }
+                | Self::GetManifest { .. }
+                | Self::ListTags { .. }
+                | Self::ListReferrers { .. }
+        )
+    }
+
     /// The required access; `None` if the URL itself is signed, for tokens, and for health. A mount also requires pull access to its
     /// source, which `api::uploads` checks.
     pub fn access(&self) -> Option<Access<'_>> {

@@ -40,7 +40,7 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Lifetime and purge of uploads.
     pub uploads: UploadConfig,
-    /// What repositories take.
+    /// What repositories take, and for which hosts they answer.
     pub repositories: RepositoryConfig,
     /// The collection of garbage.
     pub collect: CollectConfig,
@@ -168,6 +168,8 @@ mod tests {
             ("MISSING_BLOBS", "yes"),
             ("MISSING_BLOBS_REPOSITORIES", "mirror/*"),
             ("MISSING_BLOBS_REPOSITORIES", "mirror/*=yes"),
+            ("NAMESPACES", "https://docker.io"),
+            ("NAMESPACES", "docker.io *"),
             ("COLLECT", "yes"),
             ("COLLECT_GRACE", "91d"),
             ("SETTLE", "yes"),

@@ -16,7 +16,8 @@ use crate::{
 /// What a page may read of an answer, beside the headers that every page may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "Content-Length, Content-Range, Docker-Content-Digest, Docker-Distribution-Api-Version, Docker-Upload-UUID, ETag, \
-     Link, Location, OCI-Filters-Applied, OCI-Subject, OCI-Tag, Range, Retry-After, WWW-Authenticate, X-Request-Id",
+     Link, Location, OCI-Chunk-Max-Length, OCI-Chunk-Min-Length, OCI-Filters-Applied, OCI-Namespace, OCI-Subject, \
+     OCI-Tag, Range, Retry-After, WWW-Authenticate, X-Request-Id",
 );
 
 /// What a page may send.

@@ -60,6 +60,7 @@ fn errors() -> Vec<(&'static str, Error)> {
             Error::ImpossibleReference { why: reference.parse::<Digest>().unwrap_err().into(), reference }
         }),
         ("name_unknown", Error::NameUnknown("team/app".parse().unwrap())),
+        ("namespace_unknown", Error::NamespaceUnknown("docker.io".to_owned())),
         ("manifest_blob_unknown", Error::ManifestBlobUnknown(vec![digest("one"), digest("two")])),
         ("invalid_name", InvalidName("Team/App".to_owned()).into()),
         ("invalid_digest_form", InvalidDigest::Form("latest".to_owned()).into()),

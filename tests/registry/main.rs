@@ -34,6 +34,7 @@ mod manifests;
 mod markers;
 mod metrics;
 mod mounts;
+mod namespaces;
 mod near;
 mod permissions;
 mod quotas;
