@@ -118,6 +118,11 @@ fn dropped(size: usize) -> Vec<(&'static str, Vec<u8>)> {
     let zero = |_| "0".to_owned();
     vec![
         ("annotations that are an array of objects", filled(size, r#"{"annotations":["#, object, "]}")),
+        ("annotations without a subject, short", filled(size, r#"{"annotations":{"#, empty_text, "}}")),
+        (
+            "annotations without a subject, one escaped",
+            repeated(size, r#"{"annotations":{"a":""#, "\\n", "\"}}"),
+        ),
         ("a subject that is an array of numbers", filled(size, r#"{"subject":["#, zero, "]}")),
         ("config, an array", filled(size, r#"{"config":["#, zero, "]}")),
         ("layers, a million", filled(size, &image, |_| "{}".to_owned(), "]}")),

@@ -16,11 +16,12 @@ use super::{
 pub struct Manifest {
     /// The media type to store and serve it with, in lower case.
     pub media_type: String,
-    /// The blobs that must be in the repository: config and layers, less those with `urls`. Sorted, each once.
+    /// The blobs that must be in the repository: config and layers, or the blobs of an artifact, less those with `urls`.
+    /// Sorted, each once.
     pub blobs: Vec<Digest>,
     /// The manifest that it refers to.
     pub subject: Option<Digest>,
-    /// The artifact type for the referrers list: the manifest's own, or an image's config type.
+    /// The artifact type for the referrers list: the manifest's own, or else the type of an image's config.
     pub artifact_type: Option<String>,
     /// The annotations for the referrers list; none without a subject.
     pub annotations: BTreeMap<String, String>,
@@ -73,6 +74,8 @@ pub(super) struct Fields<'a> {
     artifact_type: Option<Raw<'a>>,
     pub config: Option<Raw<'a>>,
     pub layers: Option<Raw<'a>>,
+    /// Of artifact manifests.
+    pub blobs: Option<Raw<'a>>,
     pub manifests: Option<Raw<'a>>,
     /// Whether there is a list of manifests. A `null` is an empty one: Go's encoder writes empty lists so.
     lists_manifests: bool,
@@ -84,12 +87,13 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub fn of(manifest: Raw<'a>) -> Result<Self, InvalidJson> {
-        let [media_type, artifact_type, config, layers, manifests, subject, annotations, signatures] =
+        let [media_type, artifact_type, config, layers, blobs, manifests, subject, annotations, signatures] =
             manifest.fields_or_null([
                 "mediaType",
                 "artifactType",
                 "config",
                 "layers",
+                "blobs",
                 "manifests",
                 "subject",
                 "annotations",
@@ -101,6 +105,7 @@ impl<'a> Fields<'a> {
             artifact_type: present(artifact_type),
             config: present(config),
             layers: present(layers),
+            blobs: present(blobs),
             manifests: present(manifests),
             lists_manifests: manifests.is_some(),
             subject: present(subject),
@@ -121,13 +126,13 @@ pub(super) struct Described {
 impl Manifest {
     /// Size limit of a manifest, in bytes: the lowest limit that the specification allows.
     pub const MAX_BYTES: usize = 4 * 1024 * 1024;
-    /// Limit of an image's config and layers together.
+    /// Limit of an image's config and layers together, and of an artifact's blobs.
     pub const MAX_BLOBS: usize = 4096;
     /// Limit of the manifests of an index.
     pub const MAX_CHILDREN: usize = 4096;
-    /// Limit of a manifest's own annotations.
+    /// Limit of a manifest's own annotations, if it has a subject: the referrers list has them.
     pub const MAX_ANNOTATIONS: usize = 4096;
-    /// Size limit of a manifest's own annotations, names and values together, as they are written, in bytes.
+    /// Size limit of the same, names and values together, as they are written, in bytes.
     pub const MAX_ANNOTATION_BYTES: usize = 256 * 1024;
     /// Limit of the nesting of arrays and objects.
     pub const MAX_DEPTH: usize = Raw::MAX_DEPTH;
@@ -168,7 +173,12 @@ impl Manifest {
 
     fn parse_known(media_type: String, shape: Shape, fields: &Fields<'_>) -> Result<Self, InvalidManifest> {
         let wrong = match (shape, fields) {
-            (Shape::Image, Fields { config: None, .. }) => Some("an image manifest must have a config"),
+            (Shape::Image, Fields { config: None, .. }) if media_type == media_type::DOCKER_MANIFEST => {
+                Some("a Docker image manifest must have a config: those of the OCI may have none")
+            }
+            (Shape::Image, Fields { config: None, layers: None, artifact_type: None, .. }) => {
+                Some("an image manifest must have a config, layers or an artifactType")
+            }
             (Shape::Image, Fields { manifests: Some(_), .. }) => {
                 Some("an image manifest must not have manifests: they belong in an index")
             }
@@ -189,23 +199,27 @@ impl Manifest {
         if let Some(field) = fields.annotations {
             manifest.annotations = annotations(field, manifest.subject.is_some())?;
         }
+        let (blobs, too_many) = match shape {
+            Shape::Artifact => (fields.blobs, "too many blobs in an artifact"),
+            _ => (fields.layers, "too many layers, counting the config"),
+        };
         let mut count = 0;
         let mut add = |blob: &Described| {
             count += 1;
-            within(count, Self::MAX_BLOBS, "too many layers, counting the config")?;
+            within(count, Self::MAX_BLOBS, too_many)?;
             if !blob.has_urls {
                 manifest.blobs.push(blob.digest.clone());
             }
             Ok::<_, InvalidManifest>(())
         };
-        let config = fields.config.map(descriptor).transpose()?;
+        let config = fields.config.filter(|_| shape == Shape::Image).map(descriptor).transpose()?;
         config.iter().try_for_each(&mut add)?;
-        if let Some(layers) = fields.layers {
-            layers.array(|layer| add(&descriptor(layer)?))?;
+        if let Some(blobs) = blobs {
+            blobs.array(|blob| add(&descriptor(blob)?))?;
         }
         manifest.blobs.sort_unstable();
         manifest.blobs.dedup();
-        if let Some(manifests) = fields.manifests {
+        if let Some(manifests) = fields.manifests.filter(|_| shape == Shape::Index) {
             let mut count = 0;
             manifests.array(|child| {
                 count += 1;
@@ -318,17 +332,17 @@ fn checked_artifact_type(text: String) -> Result<Option<String>, InvalidManifest
     }
 }
 
-/// Reads annotations, and keeps them if `is_kept`.
+/// Reads annotations, and keeps them if `is_kept`. Only what is kept is limited.
 fn annotations(field: Raw<'_>, is_kept: bool) -> Result<BTreeMap<String, String>, InvalidManifest> {
     const LIMIT: usize = Manifest::MAX_ANNOTATION_BYTES;
     let mut annotations = BTreeMap::new();
     let (mut count, mut length) = (0, 0);
     field.object(|name, value| {
         count += 1;
-        within(count, Manifest::MAX_ANNOTATIONS, "too many annotations")?;
         length += name.escaped()?.len() + value.escaped()?.len();
-        within(length, LIMIT, "the annotations are too long, in bytes")?;
         if is_kept {
+            within(count, Manifest::MAX_ANNOTATIONS, "too many annotations")?;
+            within(length, LIMIT, "the annotations are too long, in bytes")?;
             let text = |field| text(field, LIMIT, "the annotations are too long, in bytes");
             annotations.insert(text(name)?, text(value)?);
         }
@@ -411,13 +425,75 @@ mod tests {
     }
 
     #[test]
-    fn annotations_count_with_their_escapes() {
+    fn annotations_of_referrers_count_with_their_escapes() {
         let most = Manifest::MAX_ANNOTATION_BYTES / r"\u0061".len();
-        for (length, is_accepted) in [(most - 1, true), (most + 1, false)] {
-            let content =
-                format!(r#"{{"manifests":[],"annotations":{{"":"{}"}}}}"#, r"\u0061".repeat(length));
+        let subject = format!(r#""subject":{},"#, descriptor("s"));
+        for (subject, length, is_accepted) in [
+            (&*subject, most - 1, true),
+            (&*subject, most + 1, false),
+            ("", most + 1, true),
+            ("", 10 * most, true),
+        ] {
+            let annotation = r"\u0061".repeat(length);
+            let content = format!(r#"{{"manifests":[],{subject}"annotations":{{"":"{annotation}"}}}}"#);
             let parsed = Manifest::parse(Some(media_type::OCI_INDEX), content.as_bytes());
             assert_eq!(parsed.is_ok(), is_accepted, "{length}");
+        }
+        let many: serde_json::Map<_, _> =
+            (0..=Manifest::MAX_ANNOTATIONS).map(|n| (n.to_string(), "".into())).collect();
+        let mut index = json!({"manifests": [], "annotations": many});
+        assert!(parse(Some(media_type::OCI_INDEX), index.clone()).unwrap().annotations.is_empty());
+        index["subject"] = descriptor("s");
+        assert!(matches!(parse(Some(media_type::OCI_INDEX), index), Err(InvalidManifest::Limit { .. })));
+        // They must be texts all the same.
+        assert!(
+            parse(Some(media_type::OCI_INDEX), json!({"manifests": [], "annotations": {"a": 1}})).is_err()
+        );
+    }
+
+    #[test]
+    fn an_image_of_the_oci_may_have_no_config() {
+        let (layer, of_oci) = (descriptor("l"), Some(media_type::OCI_MANIFEST));
+        for (content, blobs, artifact_type) in [
+            (json!({"layers": [layer]}), 1, None),
+            (json!({"config": null, "layers": [layer]}), 1, None),
+            (json!({"layers": []}), 0, None),
+            (json!({"artifactType": "application/y"}), 0, Some("application/y")),
+            (
+                json!({"artifactType": "application/y", "layers": [layer], "subject": descriptor("s")}),
+                1,
+                Some("application/y"),
+            ),
+        ] {
+            let manifest = parse(of_oci, content.clone()).unwrap();
+            assert_eq!(
+                (manifest.blobs.len(), manifest.artifact_type.as_deref()),
+                (blobs, artifact_type),
+                "{content}"
+            );
+            assert!(parse(Some(media_type::DOCKER_MANIFEST), content).is_err());
+        }
+        for nothing in [json!({}), json!({"schemaVersion": 2, "subject": descriptor("s"), "layers": null})] {
+            assert!(matches!(parse(of_oci, nothing), Err(InvalidManifest::Shape(_))));
+        }
+    }
+
+    #[test]
+    fn an_artifact_points_to_its_blobs_and_has_its_own_type_only() {
+        for media_type in [media_type::OCI_ARTIFACT, media_type::ORAS_ARTIFACT] {
+            let content = json!({"mediaType": media_type, "artifactType": "application/y", "blobs": [descriptor("b")],
+                "config": 1, "manifests": "none", "layers": {}, "subject": descriptor("s"), "annotations": {"k": "v"}});
+            let manifest = parse(Some(media_type), content).unwrap();
+            assert_eq!(manifest.blobs, [Algorithm::Sha256.digest(b"b")]);
+            assert_eq!(
+                (manifest.artifact_type.as_deref(), &*manifest.annotations["k"]),
+                (Some("application/y"), "v")
+            );
+            for none in [json!({"blobs": null}), json!({}), json!({"config": descriptor("c")})] {
+                let manifest = parse(Some(media_type), none).unwrap();
+                assert_eq!((manifest.blobs.len(), manifest.artifact_type), (0, None));
+            }
+            assert!(parse(Some(media_type), json!({"blobs": [{"digest": "sha256:x"}]})).is_err());
         }
     }
 

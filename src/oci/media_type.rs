@@ -12,6 +12,10 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker image manifest, version 2, schema 1, signed.
 pub const DOCKER_SIGNED_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// Artifact manifest of the release candidates of image-spec 1.1: the releases have none.
+pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
+/// Artifact manifest of ORAS, before that one.
+pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
 /// Arbitrary bytes: the type of every blob response.
 pub const OCTET_STREAM: &str = "application/octet-stream";
 
@@ -21,8 +25,10 @@ pub const MAX_LEN: usize = 255;
 /// The structure of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// A config and layers.
+    /// A config and layers. One of the OCI may have no config.
     Image,
+    /// A list of blobs.
+    Artifact,
     /// A list of manifests.
     Index,
     /// An unknown type: any JSON object.
@@ -34,6 +40,7 @@ pub fn shape(media_type: &str) -> Shape {
     match media_type {
         OCI_MANIFEST | DOCKER_MANIFEST => Shape::Image,
         OCI_INDEX | DOCKER_MANIFEST_LIST => Shape::Index,
+        OCI_ARTIFACT | ORAS_ARTIFACT => Shape::Artifact,
         _ => Shape::Other,
     }
 }

@@ -61,7 +61,7 @@ impl Referenced {
 }
 
 impl Manifest {
-    /// The descriptors that stored content names: config and layers, or manifests. One that cannot be read is left out, and
+    /// The descriptors that stored content names: config and layers, blobs, or manifests. One that cannot be read is left out, and
     /// so are URLs and annotations beyond 256 KiB, and descriptors beyond 1 MiB of media types and digests.
     pub fn references_of(content: &[u8]) -> Vec<Referenced> {
         let Ok(fields) = Raw::stored(content, "the manifest").and_then(Fields::of) else { return Vec::new() };
@@ -78,7 +78,7 @@ impl Manifest {
         };
         // What is not a list has nothing to name.
         let _read = fields.config.map(&mut add);
-        for list in [fields.layers, fields.manifests].into_iter().flatten() {
+        for list in [fields.layers, fields.blobs, fields.manifests].into_iter().flatten() {
             let _read = list.array(&mut add);
         }
         references
@@ -134,6 +134,10 @@ mod tests {
         assert_eq!((found[1].size, &*found[1].annotations["a"]), (2, "y"));
         assert_eq!(found[2].urls, ["https://example.com/y"]);
         assert_eq!(referenced(&json!({"manifests": [descriptor(1, ""), {"digest": 7}]})).len(), 1);
+        assert_eq!(
+            referenced(&json!({"layers": null, "blobs": [descriptor(1, ""), descriptor(2, "")]})).len(),
+            2
+        );
         for other in [json!({}), json!([]), json!({"layers": "none", "config": 7})] {
             assert_eq!(referenced(&other), [], "{other}");
         }

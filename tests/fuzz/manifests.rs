@@ -13,7 +13,7 @@ use crate::{
     mutate::{mutated, text},
 };
 
-pub const TYPES: [&str; 7] = [
+pub const TYPES: [&str; 9] = [
     IMAGE,
     INDEX,
     media_type::DOCKER_MANIFEST,
@@ -21,6 +21,8 @@ pub const TYPES: [&str; 7] = [
     "application/json",
     "application/octet-stream",
     "application/vnd.example+json; charset=utf-8",
+    media_type::OCI_ARTIFACT,
+    media_type::ORAS_ARTIFACT,
 ];
 
 fn artifact() -> Value {
@@ -44,12 +46,26 @@ fn list() -> Value {
     json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child, descriptor(INDEX, "index")], "subject": descriptor(IMAGE, "subject")})
 }
 
+/// An image without a config.
+fn configless() -> Value {
+    let layers = [descriptor("application/x", "layer")];
+    json!({"mediaType": IMAGE, "artifactType": "application/x", "layers": layers, "subject": descriptor(IMAGE, "subject")})
+}
+
+fn of_blobs() -> Value {
+    let mut foreign = descriptor("application/x", "foreign");
+    foreign["urls"] = json!(["https://example.com/blob"]);
+    let blobs = [descriptor("application/x", "blob"), foreign];
+    json!({"mediaType": media_type::OCI_ARTIFACT, "artifactType": "application/x", "blobs": blobs, "subject": descriptor(IMAGE, "subject")})
+}
+
 pub fn manifests() -> Vec<String> {
     let escaped = artifact().to_string().replace("layers", "l\\u0061yers");
     let other = json!({"mediaType": "application/vnd.example+json", "subject": descriptor(IMAGE, "x"), "deep": [[[[]]]]});
     let schema_1 = json!({"schemaVersion": 1, "name": "a", "tag": "v1", "fsLayers": [], "signatures": []});
     let texts = [EMPTY_INDEX.to_owned(), image(&["layer", "another"]), escaped];
-    let values = [artifact(), list(), other, schema_1].map(|value| value.to_string());
+    let values =
+        [artifact(), list(), configless(), of_blobs(), other, schema_1].map(|value| value.to_string());
     texts.into_iter().chain(values).collect()
 }
 
@@ -90,7 +106,8 @@ fn check(manifest: &Manifest, sent_as: Option<&str>, content: &[u8]) {
 
     let is_image = [IMAGE, media_type::DOCKER_MANIFEST].iter().any(|of| is_type(of));
     let is_index = [INDEX, media_type::DOCKER_MANIFEST_LIST].iter().any(|of| is_type(of));
-    if !is_image && !is_index {
+    let is_artifact = [media_type::OCI_ARTIFACT, media_type::ORAS_ARTIFACT].iter().any(|of| is_type(of));
+    if !is_image && !is_index && !is_artifact {
         assert!(manifest.blobs.is_empty());
         if let Some(subject) = &manifest.subject {
             assert_eq!(&digests(&tree["subject"])[0], subject);
@@ -99,7 +116,7 @@ fn check(manifest: &Manifest, sent_as: Option<&str>, content: &[u8]) {
     }
     let given = |key: &str| Some(&tree[key]).filter(|value| !value.is_null());
     assert_eq!(manifest.subject, given("subject").map(|subject| digests(subject).remove(0)));
-    let config_type = given("config").and_then(|config| config["mediaType"].as_str());
+    let config_type = given("config").filter(|_| is_image).and_then(|config| config["mediaType"].as_str());
     let artifact_type = tree["artifactType"].as_str().filter(|of| !of.is_empty()).or(config_type);
     assert_eq!(manifest.artifact_type.as_deref(), artifact_type);
     // Only those of a referrer are listed.
@@ -109,14 +126,16 @@ fn check(manifest: &Manifest, sent_as: Option<&str>, content: &[u8]) {
     assert_eq!(manifest.annotations, annotations);
     if is_index {
         assert!(given("config").is_none() && given("layers").is_none());
-        digests(&tree["manifests"]);
+        given("manifests").map(digests);
         assert!(manifest.blobs.is_empty());
         return;
     }
-    assert!(given("manifests").is_none());
-    let layers = given("layers").and_then(Value::as_array).cloned().unwrap_or_default();
+    assert!(is_artifact || given("manifests").is_none());
+    let list = if is_artifact { "blobs" } else { "layers" };
+    let layers = given(list).and_then(Value::as_array).cloned().unwrap_or_default();
+    let config = given("config").filter(|_| is_image).cloned();
     let is_here = |blob: &Value| blob["urls"].as_array().is_none_or(Vec::is_empty);
-    let blobs: Vec<Value> = layers.into_iter().chain([tree["config"].clone()]).filter(is_here).collect();
+    let blobs: Vec<Value> = layers.into_iter().chain(config).filter(is_here).collect();
     let mut blobs = digests(&Value::Array(blobs));
     blobs.sort();
     blobs.dedup();

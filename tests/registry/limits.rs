@@ -158,7 +158,7 @@ const LIMITS: &[Limit] = &[
         },
     },
     Limit {
-        name: "annotations of a manifest",
+        name: "annotations of a manifest with a subject",
         edge: Manifest::MAX_ANNOTATIONS,
         within: 201,
         beyond: (400, "MANIFEST_INVALID"),
@@ -179,7 +179,14 @@ const LIMITS: &[Limit] = &[
         within: 201,
         beyond: (400, "MANIFEST_INVALID"),
         message: "the limit is 262144",
-        send: |registry, n| put(registry, OTHER, json!({"annotations": annotations(1, n - 4)}).to_string()),
+        send: |registry, n| {
+            let subject = descriptor(IMAGE, "subject");
+            put(
+                registry,
+                OTHER,
+                json!({"annotations": annotations(1, n - 4), "subject": subject}).to_string(),
+            )
+        },
     },
     Limit {
         name: "nesting of arrays and objects",

@@ -4,6 +4,7 @@
 
 mod access;
 mod architecture;
+mod artifacts;
 mod blobs;
 mod catalog;
 mod center;

@@ -367,7 +367,12 @@ fn malformed_manifests_are_refused() {
         ("not an object", IMAGE, "[]".to_owned()),
         ("no media type", "", "{}".to_owned()),
         ("a generic Content-Type and no mediaType", "application/octet-stream", "{}".to_owned()),
-        ("an image without a config", IMAGE, "{}".to_owned()),
+        ("an image without a config, layers and a type", IMAGE, "{}".to_owned()),
+        (
+            "a Docker image without a config",
+            "application/vnd.docker.distribution.manifest.v2+json",
+            json!({"layers": []}).to_string(),
+        ),
         ("an index without manifests", INDEX, "{}".to_owned()),
         ("an image sent as an index", INDEX, json!({"mediaType": IMAGE, "manifests": []}).to_string()),
         ("an index sent as an image", IMAGE, EMPTY_INDEX.to_owned()),

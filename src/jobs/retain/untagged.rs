@@ -136,7 +136,7 @@ impl Run<'_> {
         })
     }
 
-    /// Adds what a manifest names, unless its type says that it is an image. Costs a read.
+    /// Adds what a manifest names, unless its type says that it names none. Costs a read.
     async fn add_children(
         &mut self,
         scan: &mut Scan,
@@ -144,7 +144,8 @@ impl Run<'_> {
         link: &ObjectMeta,
     ) -> Result<(), StorageError> {
         let revision = Revision::of_link(digest.clone(), link);
-        if revision.description.is_some_and(|(_, kind)| media_type::shape(&kind) == Shape::Image) {
+        let has_none = |kind: &str| matches!(media_type::shape(kind), Shape::Image | Shape::Artifact);
+        if revision.description.is_some_and(|(_, kind)| has_none(&kind)) {
             return Ok(());
         }
         self.spend(1);
