@@ -24,7 +24,7 @@ use crate::{
 const LIMIT_PERIOD: u64 = 60;
 
 /// What somebody hears who must log in.
-pub(super) const LOG_IN: &str = "authentication required";
+pub(super) const LOG_IN: &str = "authentication required: log in";
 
 /// What somebody hears who has logged in with a wrong password.
 pub(super) const WRONG_PASSWORD: &str = "the user name or the password is wrong";

@@ -1,6 +1,6 @@
 //! Errors as clients see them: the mapping from failures to the specification's codes and statuses.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -85,14 +85,28 @@ impl ErrorCode {
     }
 }
 
+/// The message about one blob that a manifest lacks: clients show one or all of them.
+struct MissingBlob<'a>(&'a Digest);
+
+impl fmt::Display for MissingBlob<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(digest) = self;
+        write!(
+            f,
+            "this repository does not have the blob {digest} of the manifest: push it first, or let the operator accept \
+             missing blobs (MISSING_BLOBS)"
+        )
+    }
+}
+
 /// Every failure of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The repository does not have the blob.
-    #[error("blob unknown to this repository: {0}")]
+    #[error("blob unknown to this repository: {0}, push it here or mount it from a repository that has it")]
     BlobUnknown(Digest),
     /// The repository does not have the manifest or tag.
-    #[error("manifest unknown: {0}")]
+    #[error("manifest unknown: {0} is not in this repository, whose tags are at tags/list")]
     ManifestUnknown(Reference),
     /// What is asked for can be no tag and no digest: no repository has it.
     #[error("manifest unknown: {why}")]
@@ -103,7 +117,7 @@ pub enum Error {
         why: InvalidReference,
     },
     /// Nothing was ever pushed to the repository.
-    #[error("repository name not known to registry: {0}")]
+    #[error("repository name not known to registry: {0}, nothing was pushed to it")]
     NameUnknown(RepositoryName),
     /// The query parameter `ns` of a pull names a host that the registry has nothing of.
     #[error(
@@ -111,7 +125,7 @@ pub enum Error {
     )]
     NamespaceUnknown(String),
     /// The manifest refers to these blobs, which the repository does not have.
-    #[error("the manifest refers to blobs that this repository does not have: push them first")]
+    #[error("the manifest refers to {} blobs that this repository does not have", .0.len())]
     ManifestBlobUnknown(Vec<Digest>),
     /// A repository name in a path is malformed.
     #[error(transparent)]
@@ -126,13 +140,18 @@ pub enum Error {
     #[error(transparent)]
     InvalidManifest(#[from] InvalidManifest),
     /// The manifest exceeds [`Manifest::MAX_BYTES`].
-    #[error("the manifest is larger than {} bytes", Manifest::MAX_BYTES)]
+    #[error(
+        "the manifest is larger than {} bytes, which is a fixed limit: put content into layers",
+        Manifest::MAX_BYTES
+    )]
     ManifestTooLarge,
     /// The content does not have the digest in the request.
-    #[error("the content does not have the digest {0}")]
+    #[error(
+        "the content does not have the digest {0}: send the bytes of this digest, or the digest of these bytes"
+    )]
     DigestMismatch(Digest),
     /// The `PUT` of an upload has no digest.
-    #[error("finishing an upload needs ?digest=<algorithm>:<hex>")]
+    #[error("finishing an upload needs ?digest=<algorithm>:<hex>, the digest of the whole blob")]
     DigestMissing,
     /// The session is absent, has ended, or belongs to another repository, or its location is forged.
     #[error("there is no such upload, or it has ended: start a new one")]
@@ -149,16 +168,20 @@ pub enum Error {
     #[error(transparent)]
     ChunkLength(#[from] WrongLength),
     /// The blob would have more parts than storage allows.
-    #[error("the blob is larger than this registry stores: {0}")]
+    #[error("{0}")]
     BlobTooLarge(String),
     /// The client's connection broke.
-    #[error("the request body ended early")]
+    #[error(
+        "the request body ended early: an upload continues where GET of its location says, send others again"
+    )]
     BodyBroken(ReadError),
     /// The client fell silent, or was slow while others waited for memory.
     #[error("{0}: an upload continues where GET of its location says")]
     BodyStalled(ReadError),
     /// A range outside the content.
-    #[error("the requested range is not inside the content of {size} bytes")]
+    #[error(
+        "the requested range is not inside the content of {size} bytes: ask for one that begins before its end"
+    )]
     RangeNotSatisfiable {
         /// The length of the content, in bytes.
         size: u64,
@@ -172,7 +195,7 @@ pub enum Error {
         expected: &'static str,
     },
     /// The body of a request to one of the registry's own endpoints is too large.
-    #[error("the body of the request is larger than {limit} bytes")]
+    #[error("the body of the request is larger than {limit} bytes, which is a fixed limit: send less")]
     BodyTooLarge {
         /// The limit, in bytes.
         limit: usize,
@@ -181,19 +204,22 @@ pub enum Error {
     #[error("the body of the request: {0}")]
     InvalidBody(String),
     /// The registry is read-only.
-    #[error("this registry is read-only for maintenance: pulls go on, push again later")]
+    #[error("this registry is read-only for maintenance (READ_ONLY): pulls go on, push again later")]
     ReadOnly,
     /// Deletion is switched off.
-    #[error("deletion is switched off in this registry")]
+    #[error("deletion is switched off in this registry: the operator allows it by DELETION or the policy")]
     DeletionOff,
     /// A header that the registry reads has a value that is not visible ASCII, or one that HTTP does not allow.
-    #[error("the value of the header {0} has characters that are not visible ASCII")]
+    #[error("the value of the header {0} has characters that are not visible ASCII: leave them out")]
     InvalidHeader(String),
     /// Path and query are not a URI.
-    #[error("path and query are not a valid URI")]
+    #[error("path and query are not a valid URI: percent-encode what a URI cannot hold")]
     InvalidTarget,
     /// Path and query exceed [`MAX_TARGET`](super::MAX_TARGET).
-    #[error("path and query are longer than {} characters", super::MAX_TARGET)]
+    #[error(
+        "path and query are longer than {} characters, the platform's limit: send less",
+        super::MAX_TARGET
+    )]
     TargetTooLong,
     /// The client must authenticate, or its credentials are wrong.
     #[error("{message}")]
@@ -205,7 +231,7 @@ pub enum Error {
     },
     /// The client may not do this. The text is not that of `distribution`, after which docker tries a push again for 50 s and
     /// does not print it.
-    #[error("{who} may not {what}: the policy of the registry does not allow it")]
+    #[error("{who} may not {what}: the policy of the registry does not allow it, ask its administrator")]
     Denied {
         /// The principal.
         who: String,
@@ -229,7 +255,9 @@ pub enum Error {
     #[error("the repository is being removed: push again when that is done")]
     Removing,
     /// An administrator has taken the content down.
-    #[error("an administrator of the registry has taken this content down: it cannot be stored")]
+    #[error(
+        "an administrator of the registry has taken this content down: it cannot be stored until that is lifted"
+    )]
     TakenDown,
     /// A deletion is larger than a request, and goes on.
     #[error(
@@ -240,7 +268,7 @@ pub enum Error {
     #[error("this URL is not signed, or has expired: ask the registry for the blob again")]
     NotSigned,
     /// The path does not support the method.
-    #[error("this registry does not support that method here")]
+    #[error("this registry does not support that method here: {allow} it does")]
     Unsupported {
         /// The value of `Allow`.
         allow: &'static str,
@@ -252,7 +280,7 @@ pub enum Error {
         seconds: u64,
     },
     /// An event endpoint, a dead letter, an API key or a job that there is not.
-    #[error("there is no such {0}")]
+    #[error("there is no such {0}: check its name against the list")]
     Absent(&'static str),
     /// The state of a job does not allow it; the text says what to do.
     #[error("{0}")]
@@ -261,7 +289,7 @@ pub enum Error {
     #[error("too many events wait for this endpoint: try again when some are delivered")]
     LaneFull,
     /// An unknown path.
-    #[error("there is no such endpoint")]
+    #[error("there is no such endpoint: the registry's are below /v2/")]
     NoSuchEndpoint,
     /// Storage or an upload session is busy; the text is for the operator.
     #[error("storage or an upload session is busy: try again")]
@@ -280,7 +308,9 @@ pub enum Error {
     #[error("{0}")]
     Misconfigured(String),
     /// An internal failure; the text is for the operator.
-    #[error("something went wrong in the registry")]
+    #[error(
+        "something went wrong in the registry: its log has the cause, by the X-Request-Id of this answer"
+    )]
     Internal(String),
 }
 
@@ -450,7 +480,11 @@ impl Error {
         };
         let entries = match self {
             Self::ManifestBlobUnknown(digests) => {
-                digests.iter().map(|digest| entry(json!({"digest": digest}))).collect()
+                let missing = |digest: &Digest| {
+                    let (code, message) = (code.as_str(), MissingBlob(digest).to_string());
+                    json!({"code": code, "message": message, "detail": {"digest": digest}})
+                };
+                digests.iter().map(missing).collect()
             }
             Self::BlobUnknown(digest) | Self::DigestMismatch(digest) => {
                 vec![entry(json!({"digest": digest}))]

@@ -74,13 +74,15 @@ pub struct Digest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDigest {
     /// There is no `:`.
-    #[error("digest {0:?} is not of the form <algorithm>:<hex>")]
+    #[error("digest {0:?} is not of the form <algorithm>:<hex>: use sha256 or sha512")]
     Form(String),
     /// The algorithm is not supported.
     #[error("digest algorithm {0:?} is not supported: use sha256 or sha512")]
     Algorithm(String),
     /// The encoded part has the wrong length, or characters other than `0-9a-f`.
-    #[error("digest {digest:?} must have {expected} lower-case hexadecimal characters after the colon")]
+    #[error(
+        "digest {digest:?} is malformed: it must have {expected} lower-case hexadecimal characters after the colon"
+    )]
     Hex {
         /// The text.
         digest: String,

@@ -55,11 +55,14 @@ pub enum InvalidManifest {
         /// The content's.
         field: String,
     },
+    /// A descriptor lacks a field that all have.
+    #[error("a descriptor in {0} lacks mediaType, digest or size: it must have all three")]
+    Descriptor(&'static str),
     /// A field that the media type requires is missing, or one that it forbids is present.
     #[error("{0}")]
     Shape(&'static str),
     /// More than this registry accepts.
-    #[error("{what}: the limit is {limit}")]
+    #[error("{what}: the limit is {limit} and cannot be raised, send less")]
     Limit {
         /// What there is too much of.
         what: &'static str,
@@ -302,7 +305,7 @@ pub(super) fn descriptor(field: Raw<'_>) -> Result<Described, InvalidManifest> {
     let [digest, media_type, size, urls, annotations] =
         field.fields(["digest", "mediaType", "size", "urls", "annotations"])?;
     let (Some(digest), Some(media_type), Some(size)) = (digest, media_type, size) else {
-        return Err(InvalidManifest::Shape("a descriptor must have mediaType, digest and size"));
+        return Err(InvalidManifest::Descriptor(field.field()));
     };
     let size = size.number()?;
     let mut has_urls = false;

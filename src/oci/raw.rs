@@ -153,6 +153,11 @@ impl<'a> Raw<'a> {
         read.map_err(|error| InvalidJson::Syntax(error.to_string()))
     }
 
+    /// The name of the field that it is in: of an element, that of the array.
+    pub fn field(self) -> &'static str {
+        self.field
+    }
+
     /// Its JSON, as written.
     pub fn json(self) -> &'a str {
         self.json

@@ -83,7 +83,12 @@ pub enum UploadError {
     #[error(transparent)]
     Length(#[from] WrongLength),
     /// The blob would have more than 10,000 parts.
-    #[error("the blob is larger than {} GiB", (MAX_PARTS as u64 * part_size) >> 30)]
+    #[error(
+        "the blob is larger than {} GiB, {MAX_PARTS} parts of {} MiB: split it, or begin with a chunk of 16 MiB, whose parts \
+         are longer",
+        (MAX_PARTS as u64 * part_size) >> 30,
+        part_size >> 20
+    )]
     TooLarge {
         /// The size of its parts, in bytes.
         part_size: u64,

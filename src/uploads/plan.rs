@@ -26,7 +26,7 @@ const MAX_DIVISORS: usize = 1_000;
 
 /// The length of the chunk is not the announced one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the chunk has {received} bytes instead of the announced {declared}")]
+#[error("the chunk has {received} bytes instead of the announced {declared}: send as many as are announced")]
 pub struct WrongLength {
     /// The announced length, in bytes.
     pub declared: u64,

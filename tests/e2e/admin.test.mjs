@@ -145,9 +145,9 @@ test("a check tells what is wrong", async () => {
 
 test("errors say what is wrong", async () => {
   for (const [args, env, expected] of [
-    [["status", "none"], login, /^there is no such job \(404\)\n$/],
+    [["status", "none"], login, /^there is no such job: check its name against the list \(404\)\n$/],
     [["run", "resend", "--dry-run"], login, /^query parameter dry-run: this job has no dry run \(400\)\n$/],
-    [["jobs"], {}, /^authentication required \(401\)\n$/],
+    [["jobs"], {}, /^authentication required: log in \(401\)\n$/],
     [
       ["jobs"],
       { ...login, PIERHEAD_PASSWORD: randomBytes(8).toString("hex") },

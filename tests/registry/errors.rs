@@ -1,4 +1,4 @@
-//! Errors as clients see them: a golden file for each, and the requests that cause them.
+//! Errors as clients see them: all of them in one golden file, and the requests that cause them.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -8,7 +8,7 @@ use pierhead::{
     auth::OverQuota,
     oci::{Digest, Glob, InvalidDigest, InvalidJson, InvalidManifest, InvalidName, InvalidTag, Manifest},
     platform::{ReadError, memory::MemoryStream},
-    uploads::plan::WrongLength,
+    uploads::{UploadError, plan::WrongLength},
 };
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ pub const CODES: [&str; 17] = [
 /// Source of the error table, parsed for its variants.
 const SOURCE: &str = include_str!("../../src/api/error.rs");
 
-/// At least one error of each variant, with the name of its golden file.
+/// At least one error of each variant, with its name in the golden file.
 fn errors() -> Vec<(&'static str, Error)> {
     let digest = |content: &str| sha256(content);
     let not_json = InvalidJson::Syntax("expected value at line 1 column 1".to_owned());
@@ -81,7 +81,11 @@ fn errors() -> Vec<(&'static str, Error)> {
             "invalid_manifest_media_type_mismatch",
             InvalidManifest::MediaTypeMismatch { header: "a/b".to_owned(), field: "c/d".to_owned() }.into(),
         ),
-        ("invalid_manifest_shape", InvalidManifest::Shape("an index must have manifests").into()),
+        (
+            "invalid_manifest_shape",
+            InvalidManifest::Shape("an index must have manifests: an empty list is accepted").into(),
+        ),
+        ("invalid_manifest_descriptor", InvalidManifest::Descriptor("layers").into()),
         ("manifest_too_large", Error::ManifestTooLarge),
         ("digest_mismatch", Error::DigestMismatch(digest("blob"))),
         ("digest_missing", Error::DigestMissing),
@@ -91,7 +95,7 @@ fn errors() -> Vec<(&'static str, Error)> {
             Error::UploadOutOfOrder { location: "/v2/a/blobs/uploads/1?_state=x".to_owned(), offset: 1000 },
         ),
         ("chunk_length", WrongLength { declared: 100, received: 50 }.into()),
-        ("blob_too_large", Error::BlobTooLarge("the blob is larger than 78 GiB".to_owned())),
+        ("blob_too_large", UploadError::TooLarge { part_size: 8 << 20 }.into()),
         ("body_broken", Error::BodyBroken(ReadError::Broken("the connection was cut".to_owned()))),
         ("body_stalled", Error::BodyStalled(ReadError::Silent)),
         ("range_not_satisfiable", Error::RangeNotSatisfiable { size: 2048 }),
@@ -103,7 +107,10 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("invalid_header", Error::InvalidHeader("content-type".to_owned())),
         ("invalid_target", Error::InvalidTarget),
         ("target_too_long", Error::TargetTooLong),
-        ("unauthenticated", Error::Unauthenticated { challenge, message: "authentication required".into() }),
+        (
+            "unauthenticated",
+            Error::Unauthenticated { challenge, message: "authentication required: log in".into() },
+        ),
         ("denied", Error::Denied { who: "ann".to_owned(), what: "push to this repository" }),
         ("immutable", Error::Immutable { tag: "v1".parse().unwrap(), digest: digest("manifest") }),
         ("over_quota", {
@@ -135,7 +142,7 @@ fn errors() -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// The response in the form of a golden file.
+/// The response in the form of the golden file.
 fn rendered(error: &Error) -> Value {
     let (parts, body) = error.response().into_parts();
     let body = block_on(body.read(usize::MAX)).unwrap();
@@ -162,27 +169,59 @@ fn identifier(text: &str) -> &str {
     text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default()
 }
 
+/// The golden file: for each error its status, its headers and its body.
+const GOLDEN: &str = "tests/registry/golden/errors.json";
+
 #[test]
-fn every_error_matches_its_golden_file() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/registry/golden/errors");
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    let mut expected = BTreeSet::new();
+fn every_error_matches_the_golden_file() {
+    let mut all = serde_json::Map::new();
     for (name, error) in errors() {
-        let file = folder.join(format!("{name}.json"));
-        let text = format!("{:#}\n", rendered(&error));
-        if update {
-            fs::write(&file, &text).unwrap();
-        }
-        let golden = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(text, golden, "{name}: to accept, run UPDATE_GOLDEN=1 cargo test --test registry");
-        assert!(expected.insert(file), "duplicate name: {name}");
+        assert!(all.insert(name.to_owned(), rendered(&error)).is_none(), "duplicate name: {name}");
     }
-    let files: BTreeSet<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files, expected, "golden files without an error");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(GOLDEN);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, format!("{:#}\n", Value::Object(all.clone()))).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap();
+    let read: serde_json::Map<String, Value> = serde_json::from_str(&golden).unwrap();
+    for (name, error) in &all {
+        assert_eq!(
+            Some(error),
+            read.get(name),
+            "{name}: to accept, run UPDATE_GOLDEN=1 cargo test --test registry"
+        );
+    }
+    let extra: Vec<&String> = read.keys().filter(|name| !all.contains_key(*name)).collect();
+    assert!(extra.is_empty(), "the golden file has no error for {extra:?}");
+    assert_eq!(
+        golden,
+        format!("{:#}\n", Value::Object(all)),
+        "the golden file is not as it would be written"
+    );
+}
+
+/// A message says what was wrong, and after that what to do.
+#[test]
+fn every_message_says_what_to_do() {
+    for (name, error) in errors() {
+        let body = rendered(&error)["body"].clone();
+        for entry in body["errors"].as_array().unwrap() {
+            let message = entry["message"].as_str().unwrap();
+            let rest = message.split_once(": ").or_else(|| message.split_once(", ")).map(|(_, rest)| rest);
+            // Texts of their own: the places where they are made say what to do.
+            let is_free = matches!(name, "conflict" | "invalid_body" | "invalid_parameter" | "misconfigured");
+            assert!(is_free || rest.is_some_and(|rest| rest.len() > 5), "{name}: {message}");
+            let digest = entry["detail"]["digest"].as_str();
+            assert!(
+                digest.is_none_or(|digest| message.contains(digest)),
+                "{name} does not name the digest: {message}"
+            );
+        }
+    }
 }
 
 #[test]
-fn every_variant_has_a_golden_file() {
+fn every_variant_is_in_the_golden_file() {
     let errors: Vec<String> = errors().iter().map(|(_, error)| format!("{error:?}")).collect();
     assert_eq!(errors.iter().map(|error| identifier(error)).collect::<BTreeSet<_>>(), variants("Error"));
 }

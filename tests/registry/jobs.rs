@@ -470,12 +470,16 @@ fn a_run_is_paused_under_way_and_cancelled() {
 fn requests_about_jobs_are_checked() {
     let registry = TestRegistry::new();
     for (line, status, message) in [
-        ("GET /v2/_pierhead/jobs/none", 404, "there is no such job"),
-        ("POST /v2/_pierhead/jobs/none/run", 404, "there is no such job"),
-        ("POST /v2/_pierhead/jobs/none/pause", 404, "there is no such job"),
-        ("POST /v2/_pierhead/jobs/none/resume", 404, "there is no such job"),
-        ("POST /v2/_pierhead/jobs/none/cancel", 404, "there is no such job"),
-        ("POST /v2/_pierhead/jobs/purge/stop", 404, "there is no such endpoint"),
+        ("GET /v2/_pierhead/jobs/none", 404, "there is no such job: check its name against the list"),
+        ("POST /v2/_pierhead/jobs/none/run", 404, "there is no such job: check its name against the list"),
+        ("POST /v2/_pierhead/jobs/none/pause", 404, "there is no such job: check its name against the list"),
+        ("POST /v2/_pierhead/jobs/none/resume", 404, "there is no such job: check its name against the list"),
+        ("POST /v2/_pierhead/jobs/none/cancel", 404, "there is no such job: check its name against the list"),
+        (
+            "POST /v2/_pierhead/jobs/purge/stop",
+            404,
+            "there is no such endpoint: the registry's are below /v2/",
+        ),
         (
             "POST /v2/_pierhead/jobs/resend/run?dry-run=true",
             400,

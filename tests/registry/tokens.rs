@@ -688,7 +688,10 @@ fn bodies_are_read_up_to_their_limit_and_not_beyond() {
         assert_eq!(status, 413, "{uri}");
         let error = &serde_json::from_slice::<Value>(&body).unwrap()["errors"][0];
         assert_eq!(error["code"], "SIZE_INVALID");
-        assert_eq!(error["message"], format!("the body of the request is larger than {limit} bytes"));
+        let message = format!(
+            "the body of the request is larger than {limit} bytes, which is a fixed limit: send less"
+        );
+        assert_eq!(error["message"], message);
         for (length, expected) in [(limit, 400), (limit + 1, 413)] {
             let content = vec![b'x'; length as usize];
             for stream in [MemoryStream::new(content.clone()), MemoryStream::chunked(content)] {
