@@ -54,6 +54,10 @@ async fn is_signed(key: &PublicKey, signed: &[u8], signature: &[u8]) -> Result<b
             object(&[("kty", "EC"), ("crv", "P-256"), ("x", &number(x)), ("y", &number(y))])?,
             object(&[("name", "ECDSA"), ("namedCurve", "P-256"), ("hash", "SHA-256")])?,
         ),
+        PublicKey::P384 { x, y } => (
+            object(&[("kty", "EC"), ("crv", "P-384"), ("x", &number(x)), ("y", &number(y))])?,
+            object(&[("name", "ECDSA"), ("namedCurve", "P-384"), ("hash", "SHA-384")])?,
+        ),
         PublicKey::Ed25519(x) => (
             object(&[("kty", "OKP"), ("crv", "Ed25519"), ("x", &number(x))])?,
             object(&[("name", "Ed25519")])?,

@@ -16,9 +16,9 @@ use pierhead::platform::{
 use ring::{
     rand::SystemRandom,
     signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair,
-        KeyPair, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents,
-        UnparsedPublicKey,
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED,
+        ECDSA_P384_SHA384_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+        RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey,
     },
 };
 use serde_json::{Value, json};
@@ -34,6 +34,7 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
 enum Pair {
     Rsa(RsaKeyPair),
     P256(EcdsaKeyPair),
+    P384(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
 }
 
@@ -54,6 +55,11 @@ impl Signer {
                 let key = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
                 Pair::P256(EcdsaKeyPair::from_pkcs8(algorithm, key.as_ref(), &random).unwrap())
             }
+            Algorithm::Es384 => {
+                let algorithm = &ECDSA_P384_SHA384_FIXED_SIGNING;
+                let key = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+                Pair::P384(EcdsaKeyPair::from_pkcs8(algorithm, key.as_ref(), &random).unwrap())
+            }
             Algorithm::EdDsa => {
                 let key = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
                 Pair::Ed25519(Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap())
@@ -66,6 +72,7 @@ impl Signer {
         match self.pair {
             Pair::Rsa(_) => Algorithm::Rs256,
             Pair::P256(_) => Algorithm::Es256,
+            Pair::P384(_) => Algorithm::Es384,
             Pair::Ed25519(_) => Algorithm::EdDsa,
         }
     }
@@ -80,6 +87,10 @@ impl Signer {
             Pair::P256(pair) => {
                 let point = pair.public_key().as_ref();
                 json!({"kty": "EC", "crv": "P-256", "x": encode(&point[1..33]), "y": encode(&point[33..])})
+            }
+            Pair::P384(pair) => {
+                let point = pair.public_key().as_ref();
+                json!({"kty": "EC", "crv": "P-384", "x": encode(&point[1..49]), "y": encode(&point[49..])})
             }
             Pair::Ed25519(pair) => {
                 json!({"kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key())})
@@ -115,7 +126,9 @@ impl Signer {
                 pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
                 signature
             }
-            Pair::P256(pair) => pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec(),
+            Pair::P256(pair) | Pair::P384(pair) => {
+                pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+            }
             Pair::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
         }
     }
@@ -139,6 +152,10 @@ impl Verifier for Ring {
             PublicKey::P256 { x, y } => {
                 let point = [&[4][..], x, y].concat();
                 UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(message, signature)
+            }
+            PublicKey::P384 { x, y } => {
+                let point = [&[4][..], x, y].concat();
+                UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point).verify(message, signature)
             }
             PublicKey::Ed25519(x) => UnparsedPublicKey::new(&ED25519, x).verify(message, signature),
         };

@@ -16,12 +16,6 @@ const MAX_KEYS: usize = 100;
 /// The longest field of a key, in bytes: a modulus of 8192 bits has 1,366.
 const MAX_FIELD: usize = 2048;
 
-/// The sizes of RSA moduli, in bits.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
-
-/// The exponents of RSA keys: 3 and 65537.
-const RSA_EXPONENTS: [&[u8]; 2] = [&[3], &[1, 0, 1]];
-
 /// A key that tokens may be signed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jwk {
@@ -84,7 +78,7 @@ fn usable_key(jwk: Raw<'_>) -> Option<Jwk> {
         }
     }
     let key = match (&*text(kty?)?, crv.map(text)) {
-        ("RSA", _) => rsa(number(n?)?, number(e?)?)?,
+        ("RSA", _) => PublicKey::rsa(number(n?)?, number(e?)?)?,
         ("EC", Some(Some(crv))) if crv == "P-256" => {
             PublicKey::P256 { x: number(x?)?.try_into().ok()?, y: number(y?)?.try_into().ok()? }
         }
@@ -109,23 +103,6 @@ fn text(value: Raw<'_>) -> Option<Cow<'_, str>> {
 
 fn number(value: Raw<'_>) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(&*text(value)?).ok()
-}
-
-/// A key with a modulus and an exponent that all platforms accept.
-fn rsa(n: Vec<u8>, e: Vec<u8>) -> Option<PublicKey> {
-    let (n, e) = (without_zeros(n), without_zeros(e));
-    let is_odd = n.last().is_some_and(|byte| byte % 2 == 1);
-    let fits = RSA_BITS.contains(&bits(&n)) && RSA_EXPONENTS.contains(&&*e);
-    (fits && is_odd).then_some(PublicKey::Rsa { n, e })
-}
-
-fn without_zeros(number: Vec<u8>) -> Vec<u8> {
-    number.into_iter().skip_while(|byte| *byte == 0).collect()
-}
-
-/// The length of a number without leading zeros, in bits.
-fn bits(number: &[u8]) -> usize {
-    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
 }
 
 #[cfg(test)]
