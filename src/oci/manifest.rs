@@ -9,6 +9,7 @@ use super::{
     Digest, InvalidDigest, InvalidJson,
     media_type::{self, Shape},
     raw::Raw,
+    schema1::{InvalidSignature, Payload},
 };
 
 /// The properties of a manifest that a registry uses.
@@ -61,6 +62,21 @@ pub enum InvalidManifest {
     /// A field that the media type requires is missing, or one that it forbids is present.
     #[error("{0}")]
     Shape(&'static str),
+    /// The signatures of a manifest of schema 1 are missing, malformed or wrong.
+    #[error(transparent)]
+    Signature(#[from] InvalidSignature),
+    /// A manifest of schema 1 is for another repository or tag.
+    #[error(
+        "the manifest says that its {field} is {named:?}, but it is pushed to {pushed:?}: sign it again for this one"
+    )]
+    Elsewhere {
+        /// `name` or `tag`.
+        field: &'static str,
+        /// What the manifest says.
+        named: String,
+        /// What the request says.
+        pushed: String,
+    },
     /// More than this registry accepts.
     #[error("{what}: the limit is {limit} and cannot be raised, send less")]
     Limit {
@@ -84,13 +100,15 @@ pub(super) struct Fields<'a> {
     lists_manifests: bool,
     subject: Option<Raw<'a>>,
     annotations: Option<Raw<'a>>,
+    schema_version: Option<Raw<'a>>,
     /// Of Docker's schema 1.
+    pub fs_layers: Option<Raw<'a>>,
     signatures: Option<Raw<'a>>,
 }
 
 impl<'a> Fields<'a> {
     pub fn of(manifest: Raw<'a>) -> Result<Self, InvalidJson> {
-        let [media_type, artifact_type, config, layers, blobs, manifests, subject, annotations, signatures] =
+        let [media_type, artifact_type, config, layers, blobs, manifests, subject, annotations, rest @ ..] =
             manifest.fields_or_null([
                 "mediaType",
                 "artifactType",
@@ -100,8 +118,11 @@ impl<'a> Fields<'a> {
                 "manifests",
                 "subject",
                 "annotations",
+                "schemaVersion",
+                "fsLayers",
                 "signatures",
             ])?;
+        let [schema_version, fs_layers, signatures] = rest;
         let present = |field: Option<Raw<'a>>| field.and_then(Raw::present);
         Ok(Self {
             media_type: present(media_type),
@@ -113,7 +134,18 @@ impl<'a> Fields<'a> {
             lists_manifests: manifests.is_some(),
             subject: present(subject),
             annotations: present(annotations),
+            schema_version: present(schema_version),
+            fs_layers: present(fs_layers),
             signatures: present(signatures),
+        })
+    }
+
+    /// The media type of Docker's schema 1, which has no field for it.
+    pub fn schema1(&self) -> Option<&'static str> {
+        self.fs_layers.filter(|_| self.schema_version.is_some_and(|version| version.number() == Ok(1)))?;
+        Some(match self.signatures {
+            Some(_) => media_type::DOCKER_SIGNED_MANIFEST,
+            None => media_type::DOCKER_UNSIGNED_MANIFEST,
         })
     }
 }
@@ -152,14 +184,21 @@ impl Manifest {
     /// Reads `content`, which was sent as `content_type`.
     ///
     /// Strict where a client could be misled: a wrong media type, or an image that is also an index. Unknown
-    /// fields and types are accepted, and `schemaVersion` is ignored. `null` counts as absent. Takes a few passes, and
+    /// fields and types are accepted, and `schemaVersion` is ignored, except that without a media type, 1 tells what it is.
+    /// `null` counts as absent. Signatures are not looked at: see [`Signed`](super::schema1::Signed). Takes a few passes, and
     /// no more memory than [`memory`](Self::memory).
     pub fn parse(content_type: Option<&str>, content: &[u8]) -> Result<Self, InvalidManifest> {
-        let fields = Fields::of(Raw::read(content, "the manifest")?)?;
+        let raw = Raw::read(content, "the manifest")?;
+        let fields = Fields::of(raw)?;
         let field = fields.media_type.map(|field| text(field, media_type::MAX_LEN, LONG_MEDIA_TYPE));
-        let media_type = media_type_of(content_type, field.transpose()?.as_deref())?;
+        let media_type = match (media_type_of(content_type, field.transpose()?.as_deref()), fields.schema1())
+        {
+            (Err(InvalidManifest::NoMediaType), Some(schema1)) => schema1.to_owned(),
+            (media_type, _) => media_type?,
+        };
         match media_type::shape(&media_type) {
             Shape::Other => Self::parse_other(media_type, &fields),
+            Shape::Schema1 => Ok(Self { blobs: Payload::read(raw)?.layers, ..Self::empty(media_type) }),
             shape => Self::parse_known(media_type, shape, &fields),
         }
     }
@@ -274,25 +313,33 @@ impl Manifest {
             return media_type::OCI_MANIFEST.to_owned();
         };
         let field = fields.media_type.and_then(|field| field.text(media_type::MAX_LEN).ok().flatten());
-        let detected = match (&field, &fields) {
-            (Some(field), _) if media_type::is_media_type(field) => field,
-            (_, Fields { manifests: Some(_), .. }) => media_type::OCI_INDEX,
-            (_, Fields { signatures: Some(_), .. }) => media_type::DOCKER_SIGNED_MANIFEST,
-            (_, Fields { config: None, layers: None, lists_manifests: true, .. }) => media_type::OCI_INDEX,
+        let detected = match (&field, fields.schema1(), &fields) {
+            (Some(field), ..) if media_type::is_media_type(field) => field,
+            (_, Some(schema1), _) => schema1,
+            (.., Fields { manifests: Some(_), .. }) => media_type::OCI_INDEX,
+            (.., Fields { signatures: Some(_), .. }) => media_type::DOCKER_SIGNED_MANIFEST,
+            (.., Fields { config: None, layers: None, lists_manifests: true, .. }) => media_type::OCI_INDEX,
             _ => media_type::OCI_MANIFEST,
         };
         detected.to_owned()
+    }
+
+    /// Whether content that is sent as `content_type`, or stored without one, is a manifest of Docker's schema 1. Looks at the
+    /// content only if its type does not say it.
+    pub fn is_schema1(content_type: Option<&str>, content: &[u8]) -> bool {
+        let media_type = specific(content_type).unwrap_or_else(|| Self::detect_media_type(content));
+        media_type::shape(&media_type) == Shape::Schema1
     }
 }
 
 const LONG_MEDIA_TYPE: &str = "a media type is too long, in characters";
 
-fn within(count: usize, limit: usize, what: &'static str) -> Result<(), InvalidManifest> {
+pub(super) fn within(count: usize, limit: usize, what: &'static str) -> Result<(), InvalidManifest> {
     if count > limit { Err(InvalidManifest::Limit { what, limit }) } else { Ok(()) }
 }
 
 /// A text of at most `limit` bytes.
-fn text(field: Raw<'_>, limit: usize, what: &'static str) -> Result<String, InvalidManifest> {
+pub(super) fn text(field: Raw<'_>, limit: usize, what: &'static str) -> Result<String, InvalidManifest> {
     field.text(limit)?.map(Cow::into_owned).ok_or(InvalidManifest::Limit { what, limit })
 }
 
@@ -354,11 +401,16 @@ fn annotations(field: Raw<'_>, is_kept: bool) -> Result<BTreeMap<String, String>
     Ok(annotations)
 }
 
+/// The media type in a header in lower case, unless it says nothing of a manifest.
+fn specific(header: Option<&str>) -> Option<String> {
+    header
+        .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+        .filter(|value| !matches!(&**value, "" | "application/json" | media_type::OCTET_STREAM))
+}
+
 /// The media type of a manifest in lower case, from `header` of its request or `field` of its content.
 fn media_type_of(header: Option<&str>, field: Option<&str>) -> Result<String, InvalidManifest> {
-    let header = header
-        .map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-        .filter(|value| !matches!(&**value, "" | "application/json" | media_type::OCTET_STREAM));
+    let header = specific(header);
     let field = field.filter(|field| !field.is_empty()).map(str::to_ascii_lowercase);
     for given in [&header, &field].into_iter().flatten() {
         within(given.len(), media_type::MAX_LEN, LONG_MEDIA_TYPE)?;
@@ -604,6 +656,10 @@ mod tests {
             (r#"{"mediaType":"","manifests":[]}"#, media_type::OCI_INDEX),
             (r#"{"mediaType":7,"manifests":[]}"#, media_type::OCI_INDEX),
             (r#"{"signatures":[]}"#, media_type::DOCKER_SIGNED_MANIFEST),
+            (r#"{"schemaVersion":1,"fsLayers":[],"signatures":[]}"#, media_type::DOCKER_SIGNED_MANIFEST),
+            (r#"{"schemaVersion":1,"fsLayers":[]}"#, media_type::DOCKER_UNSIGNED_MANIFEST),
+            (r#"{"schemaVersion":2,"fsLayers":[]}"#, media_type::OCI_MANIFEST),
+            (r#"{"schemaVersion":1}"#, media_type::OCI_MANIFEST),
             (r#"{"manifests":null}"#, media_type::OCI_MANIFEST),
             ("not json", media_type::OCI_MANIFEST),
         ] {

@@ -12,6 +12,8 @@ pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.
 pub const DOCKER_MANIFEST_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker image manifest, version 2, schema 1, signed.
 pub const DOCKER_SIGNED_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// The same without its signatures: what they sign.
+pub const DOCKER_UNSIGNED_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v1+json";
 /// Artifact manifest of the release candidates of image-spec 1.1: the releases have none.
 pub const OCI_ARTIFACT: &str = "application/vnd.oci.artifact.manifest.v1+json";
 /// Artifact manifest of ORAS, before that one.
@@ -31,6 +33,8 @@ pub enum Shape {
     Artifact,
     /// A list of manifests.
     Index,
+    /// Docker's schema 1: a list of layers, without their sizes.
+    Schema1,
     /// An unknown type: any JSON object.
     Other,
 }
@@ -41,6 +45,7 @@ pub fn shape(media_type: &str) -> Shape {
         OCI_MANIFEST | DOCKER_MANIFEST => Shape::Image,
         OCI_INDEX | DOCKER_MANIFEST_LIST => Shape::Index,
         OCI_ARTIFACT | ORAS_ARTIFACT => Shape::Artifact,
+        DOCKER_SIGNED_MANIFEST | DOCKER_UNSIGNED_MANIFEST => Shape::Schema1,
         _ => Shape::Other,
     }
 }

@@ -1,5 +1,6 @@
 //! The terms of the specification as plain values: no async, no I/O, no HTTP.
 
+mod certificate;
 mod descriptor;
 mod digest;
 mod exceptions;
@@ -12,6 +13,7 @@ mod namespace;
 mod raw;
 mod reference;
 mod references;
+pub mod schema1;
 mod upload_id;
 
 pub use descriptor::Descriptor;

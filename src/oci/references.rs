@@ -14,6 +14,9 @@ const OVERHEAD: usize = 2 * size_of::<String>();
 /// Limit of the references of a manifest in an event, in bytes of media types and digests.
 const MAX_REFERENCES: usize = 1 << 20;
 
+/// The media type of the layers of schema 1, which does not name it.
+const SCHEMA1_LAYER: &str = "application/vnd.docker.container.image.rootfs.diff+x-gtar";
+
 /// A descriptor in a manifest, as events have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Referenced {
@@ -61,8 +64,9 @@ impl Referenced {
 }
 
 impl Manifest {
-    /// The descriptors that stored content names: config and layers, blobs, or manifests. One that cannot be read is left out, and
-    /// so are URLs and annotations beyond 256 KiB, and descriptors beyond 1 MiB of media types and digests.
+    /// The descriptors that stored content names: config and layers, blobs, or manifests. Those of schema 1 are made up as
+    /// `distribution` does it, with the size 0: it is not there. One that cannot be read is left out, and so are URLs and
+    /// annotations beyond 256 KiB, and descriptors beyond 1 MiB of media types and digests.
     pub fn references_of(content: &[u8]) -> Vec<Referenced> {
         let Ok(fields) = Raw::stored(content, "the manifest").and_then(Fields::of) else { return Vec::new() };
         let (mut references, mut left) = (Vec::new(), Self::MAX_ANNOTATION_BYTES);
@@ -80,6 +84,21 @@ impl Manifest {
         let _read = fields.config.map(&mut add);
         for list in [fields.layers, fields.blobs, fields.manifests].into_iter().flatten() {
             let _read = list.array(&mut add);
+        }
+        if fields.schema1().is_some()
+            && let Some(layers) = fields.fs_layers
+        {
+            let _read = layers.array(|layer| {
+                let [digest] = layer.fields(["blobSum"]).unwrap_or_default();
+                let digest = digest.and_then(|digest| super::manifest::digest(digest).ok());
+                if let Some(digest) = digest.filter(|_| length < MAX_REFERENCES) {
+                    length += SCHEMA1_LAYER.len() + Digest::MAX_LEN;
+                    let (media_type, urls, annotations) =
+                        (SCHEMA1_LAYER.to_owned(), Vec::new(), BTreeMap::new());
+                    references.push(Referenced { media_type, size: 0, digest, urls, annotations });
+                }
+                Ok::<_, InvalidJson>(())
+            });
         }
         references
     }
@@ -157,6 +176,17 @@ mod tests {
             assert_eq!(Manifest::children_of(other.to_string().as_bytes()), [], "{other}");
         }
         assert_eq!(Manifest::children_of(b"not json"), []);
+    }
+
+    #[test]
+    fn layers_of_schema_1_are_named() {
+        let (a, b) = (Algorithm::Sha256.digest(b"a"), Algorithm::Sha256.digest(b"b"));
+        let layers = json!([{"blobSum": b}, {"blobSum": "x"}, {}, {"blobSum": a}]);
+        let found = referenced(&json!({"schemaVersion": 1, "fsLayers": layers, "layers": "none"}));
+        let found: Vec<_> =
+            found.iter().map(|found| (&*found.media_type, found.size, &found.digest)).collect();
+        assert_eq!(found, [(SCHEMA1_LAYER, 0, &b), (SCHEMA1_LAYER, 0, &a)]);
+        assert_eq!(referenced(&json!({"schemaVersion": 2, "fsLayers": layers})), []);
     }
 
     #[test]

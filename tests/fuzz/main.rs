@@ -25,6 +25,10 @@ mod receiver;
 mod requests;
 mod routes;
 mod sessions;
+#[path = "../registry/signed.rs"]
+#[allow(dead_code, reason = "shared")]
+mod signed;
+mod signed_manifests;
 #[path = "../registry/support.rs"]
 #[allow(dead_code, reason = "shared")]
 mod support;

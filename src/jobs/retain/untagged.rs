@@ -144,7 +144,8 @@ impl Run<'_> {
         link: &ObjectMeta,
     ) -> Result<(), StorageError> {
         let revision = Revision::of_link(digest.clone(), link);
-        let has_none = |kind: &str| matches!(media_type::shape(kind), Shape::Image | Shape::Artifact);
+        let has_none =
+            |kind: &str| matches!(media_type::shape(kind), Shape::Image | Shape::Artifact | Shape::Schema1);
         if revision.description.is_some_and(|(_, kind)| has_none(&kind)) {
             return Ok(());
         }

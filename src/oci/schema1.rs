@@ -1,0 +1,669 @@
+//! Docker's image manifest version 2, schema 1: a payload, and the signatures that are written into it.
+//!
+//! A signed manifest is its payload with one more field at the end, `signatures`. The protected header of each signature
+//! says how much of the text is the payload's (`formatLength`), and how the payload goes on there (`formatTail`). The digest is that of
+//! the payload. `libtrust` (github.com/docker/libtrust, `jsonsign.go`), with which docker and `distribution` signed, defines
+//! the rest: what a signature looks like as a blob, and how payload and signatures become a text again, byte for byte.
+
+use base64::{
+    Engine as _,
+    alphabet::URL_SAFE,
+    engine::{
+        DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig,
+        general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+    },
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{Digest, InvalidJson, InvalidManifest, Manifest, certificate, manifest, raw::Raw};
+
+/// Limit of the signatures of a manifest.
+pub const MAX_SIGNATURES: usize = 16;
+
+/// Size limit of a signature, in bytes: a chain of ten large certificates fits.
+pub const MAX_SIGNATURE: usize = 32 * 1024;
+
+/// Size limit of a signed manifest that is pushed, in bytes. Those of docker, of up to 127 layers, have less than 400 KiB.
+pub const MAX_SIGNED: usize = 1024 * 1024;
+
+/// The longest modulus of an RSA key, in bytes.
+const MAX_MODULUS: usize = 1024;
+
+/// The longest name and tag, in bytes.
+const MAX_NAME: usize = 255;
+
+/// Base64url as JWS has it, or with the padding that other encoders leave.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Why the signatures of a manifest are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSignature {
+    /// There are none.
+    #[error(
+        "the manifest has no signatures: sign it, or convert the image, for instance with `skopeo copy --format v2s2`"
+    )]
+    Missing,
+    /// There are too many.
+    #[error("the manifest has more than {MAX_SIGNATURES} signatures")]
+    TooMany,
+    /// One is not JSON, or not of its form.
+    #[error("a signature of the manifest is malformed: {0}")]
+    Json(#[from] InvalidJson),
+    /// A part of one is not what it should be.
+    #[error("a signature of the manifest is malformed: {0}")]
+    Form(&'static str),
+    /// They sign different payloads.
+    #[error("the signatures of the manifest must agree on formatLength and formatTail")]
+    Conflict,
+    /// There is less text than they say.
+    #[error(
+        "formatLength of the signatures does not fit the manifest: its text was changed after it was signed"
+    )]
+    Length,
+    /// One is not by its key, or not of this payload.
+    #[error(
+        "a signature of the manifest is not valid: the manifest was changed after it was signed, or signed with another key"
+    )]
+    Wrong,
+}
+
+/// A curve of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Curve {
+    /// P-256, for ES256.
+    P256,
+    /// P-384, for ES384.
+    P384,
+    /// P-521, for ES512, which is read but not verified.
+    P521,
+}
+
+impl Curve {
+    const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
+
+    /// The value of `crv`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::P521 => "P-521",
+        }
+    }
+
+    /// The length of a coordinate, in bytes.
+    pub fn length(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
+        }
+    }
+}
+
+/// A public key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// A point of a curve, which may be off the curve.
+    Ec {
+        /// The curve.
+        curve: Curve,
+        /// The x coordinate, of the curve's length.
+        x: Vec<u8>,
+        /// The y coordinate.
+        y: Vec<u8>,
+    },
+    /// An RSA key.
+    Rsa {
+        /// The modulus, big-endian, without leading zeros.
+        n: Vec<u8>,
+        /// The exponent, the same way.
+        e: Vec<u8>,
+    },
+}
+
+impl Key {
+    fn read(jwk: Raw<'_>) -> Result<Self, InvalidSignature> {
+        const FORM: InvalidSignature =
+            InvalidSignature::Form("jwk must be a public key of RSA, P-256, P-384 or P-521");
+        let [kty, crv, x, y, n, e, kid] = jwk.fields(["kty", "crv", "x", "y", "n", "e", "kid"])?;
+        let text = |field: Option<Raw<'_>>| Ok::<_, InvalidSignature>(text(field.ok_or(FORM)?)?);
+        let number = |field| BASE64URL.decode(text(field)?).map_err(|_| FORM);
+        let key = match &*text(kty)? {
+            "EC" => {
+                let name = text(crv)?;
+                let curve = Curve::ALL.into_iter().find(|curve| curve.as_str() == name).ok_or(FORM)?;
+                Self::Ec { curve, x: number(x)?, y: number(y)? }
+            }
+            "RSA" => Self::rsa(&number(n)?, &number(e)?),
+            _ => return Err(FORM),
+        };
+        if !key.is_sized() {
+            return Err(FORM);
+        }
+        match kid {
+            Some(kid) if text(Some(kid))? != key.id() => {
+                Err(InvalidSignature::Form("kid is not the fingerprint of the key"))
+            }
+            _ => Ok(key),
+        }
+    }
+
+    pub(super) fn rsa(n: &[u8], e: &[u8]) -> Self {
+        Self::Rsa { n: without_zeros(n).to_vec(), e: without_zeros(e).to_vec() }
+    }
+
+    pub(super) fn is_sized(&self) -> bool {
+        match self {
+            Self::Ec { curve, x, y } => x.len() == curve.length() && y.len() == curve.length(),
+            Self::Rsa { n, e } => (1..=MAX_MODULUS).contains(&n.len()) && (1..=4).contains(&e.len()),
+        }
+    }
+
+    /// The key's fingerprint, as `libtrust` makes it of its encoding in DER.
+    pub fn id(&self) -> String {
+        const BASE32: [char; 32] = [
+            'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H', 'I', 'J', 'K', 'L', 'M', 'N', 'O', 'P', 'Q', 'R', 'S',
+            'T', 'U', 'V', 'W', 'X', 'Y', 'Z', '2', '3', '4', '5', '6', '7',
+        ];
+        let hash = Sha256::digest(certificate::public_key_info(self));
+        let mut id = String::with_capacity(59);
+        // 240 bits, in 12 groups of 20.
+        for (n, bytes) in hash.chunks_exact(5).take(6).enumerate() {
+            let bits = bytes.iter().fold(0u64, |bits, byte| bits << 8 | u64::from(*byte));
+            for digit in 0..8 {
+                if digit % 4 == 0 && n + digit > 0 {
+                    id.push(':');
+                }
+                let at = (bits >> (35 - 5 * digit)) & 31;
+                id.extend(BASE32.get(at as usize));
+            }
+        }
+        id
+    }
+
+    fn to_json(&self) -> String {
+        let number = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let id = self.id();
+        match self {
+            Self::Ec { curve, x, y } => {
+                let (crv, x, y) = (curve.as_str(), number(x), number(y));
+                format!(r#"{{"crv":"{crv}","kid":"{id}","kty":"EC","x":"{x}","y":"{y}"}}"#)
+            }
+            Self::Rsa { n, e } => {
+                format!(r#"{{"e":"{}","kid":"{id}","kty":"RSA","n":"{}"}}"#, number(e), number(n))
+            }
+        }
+    }
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
+}
+
+/// The text of a field of a signature.
+fn text(field: Raw<'_>) -> Result<String, InvalidSignature> {
+    let text = field.text(MAX_SIGNATURE)?;
+    text.map(|text| text.into_owned()).ok_or(InvalidSignature::Form("a signature is too long"))
+}
+
+/// Where a payload was cut for its signatures, by a protected header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Cut {
+    /// `formatLength`.
+    length: usize,
+    /// `formatTail`, decoded.
+    tail: Vec<u8>,
+}
+
+impl Cut {
+    fn read(protected: &str) -> Result<Self, InvalidSignature> {
+        const FORM: InvalidSignature = InvalidSignature::Form(
+            "protected must be base64url of an object with formatLength and formatTail",
+        );
+        let header = BASE64URL.decode(protected).map_err(|_| FORM)?;
+        let [length, tail] = Raw::read(&header, "protected")?.fields(["formatLength", "formatTail"])?;
+        let length = length.ok_or(FORM)?.number()?;
+        let tail = BASE64URL.decode(text(tail.ok_or(FORM)?)?).map_err(|_| FORM)?;
+        Ok(Self { length: usize::try_from(length).unwrap_or(usize::MAX), tail })
+    }
+
+    /// Whether it gives the payload again.
+    fn fits(&self, payload: &[u8]) -> bool {
+        payload.len().checked_sub(self.length) == Some(self.tail.len()) && payload.ends_with(&self.tail)
+    }
+}
+
+/// A signature of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    jwk: Option<Key>,
+    algorithm: String,
+    /// Certificates, in base64. The key of the first one signs.
+    chain: Vec<String>,
+    signature: String,
+    protected: String,
+    cut: Cut,
+}
+
+impl Signature {
+    /// Reads a signature that is stored as a blob, whatever it signs.
+    pub fn stored(content: &[u8]) -> Result<Self, InvalidSignature> {
+        Self::read(Raw::stored(content, "the signature")?)
+    }
+
+    fn read(raw: Raw<'_>) -> Result<Self, InvalidSignature> {
+        if raw.json().len() > MAX_SIGNATURE {
+            return Err(InvalidSignature::Form("a signature is too long"));
+        }
+        let [header, signature, protected] = raw.fields(["header", "signature", "protected"])?;
+        let (Some(header), Some(signature), Some(protected)) = (header, signature, protected) else {
+            return Err(InvalidSignature::Form("it must have header, signature and protected"));
+        };
+        let [jwk, algorithm, certificates] = header.fields(["jwk", "alg", "x5c"])?;
+        let algorithm = text(algorithm.ok_or(InvalidSignature::Form("its header must have alg"))?)?;
+        let mut chain = Vec::new();
+        if let Some(certificates) = certificates {
+            certificates.array(|certificate| {
+                chain.push(text(certificate)?);
+                Ok::<_, InvalidSignature>(())
+            })?;
+        }
+        let (signature, protected) = (text(signature)?, text(protected)?);
+        // They are written as they are, without escapes.
+        let is_plain =
+            |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_+/=".contains(&byte));
+        if ![&algorithm, &signature, &protected].into_iter().chain(&chain).all(|text| is_plain(text)) {
+            return Err(InvalidSignature::Form("its parts must be base64"));
+        }
+        let cut = Cut::read(&protected)?;
+        let jwk = jwk.map(Key::read).transpose()?;
+        Ok(Self { jwk, algorithm, chain, signature, protected, cut })
+    }
+
+    /// The signature as a blob, as `libtrust` writes it.
+    pub fn to_json(&self) -> String {
+        let Self { jwk, algorithm, chain, signature, protected, .. } = self;
+        let jwk = jwk.as_ref().map_or_else(String::new, |key| format!("\"jwk\":{},", key.to_json()));
+        let chain = match chain.as_slice() {
+            [] => String::new(),
+            chain => format!(",\"x5c\":[\"{}\"]", chain.join("\",\"")),
+        };
+        format!(
+            r#"{{"header":{{{jwk}"alg":"{algorithm}"{chain}}},"signature":"{signature}","protected":"{protected}"}}"#
+        )
+    }
+
+    /// `alg`, whatever it says.
+    pub fn algorithm(&self) -> &str {
+        &self.algorithm
+    }
+
+    /// The key that has signed: that of the first certificate, if there is one. Who has the key is for those to decide who
+    /// trust it: no certificate is verified.
+    pub fn key(&self) -> Result<Key, InvalidSignature> {
+        let Some(first) = self.chain.first() else {
+            return self.jwk.clone().ok_or(InvalidSignature::Form("its header must have jwk or x5c"));
+        };
+        let key = STANDARD.decode(first).ok().and_then(|der| certificate::public_key(&der));
+        key.ok_or(InvalidSignature::Form("x5c must begin with an X.509 certificate of RSA, P-256 or P-384"))
+    }
+
+    /// The signature itself.
+    pub fn bytes(&self) -> Result<Vec<u8>, InvalidSignature> {
+        BASE64URL.decode(&self.signature).map_err(|_| InvalidSignature::Form("signature must be base64url"))
+    }
+
+    /// What it signs: its protected header, and the payload.
+    pub fn signing_input(&self, payload: &[u8]) -> Vec<u8> {
+        format!("{}.{}", self.protected, URL_SAFE_NO_PAD.encode(payload)).into_bytes()
+    }
+}
+
+/// A signed manifest, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// What is signed, and has the digest of the manifest.
+    pub payload: Vec<u8>,
+    /// The signatures, not yet verified.
+    pub signatures: Vec<Signature>,
+}
+
+impl Signed {
+    /// Takes the text of a signed manifest apart. All signatures must sign the same payload, which must become a text with
+    /// them again.
+    pub fn parse(text: &[u8]) -> Result<Self, InvalidManifest> {
+        if text.len() > MAX_SIGNED {
+            let what = "a manifest of schema 1 is too long, in bytes";
+            return Err(InvalidManifest::Limit { what, limit: MAX_SIGNED });
+        }
+        let [found] = Raw::read(text, "the manifest")?.fields(["signatures"])?;
+        let mut signatures: Vec<Signature> = Vec::new();
+        if let Some(found) = found {
+            found.array(|signature| {
+                if signatures.len() == MAX_SIGNATURES {
+                    return Err(InvalidSignature::TooMany);
+                }
+                signatures.push(Signature::read(signature)?);
+                Ok(())
+            })?;
+        }
+        let Some(Signature { cut, .. }) = signatures.first() else {
+            return Err(InvalidSignature::Missing.into());
+        };
+        if signatures.iter().any(|signature| signature.cut != *cut) {
+            return Err(InvalidSignature::Conflict.into());
+        }
+        let head = text.get(..cut.length).ok_or(InvalidSignature::Length)?;
+        let payload = [head, &cut.tail].concat();
+        let [nested] =
+            Raw::read(&payload, "the manifest").and_then(|raw| raw.fields(["signatures"])).map_err(
+                // What the signatures leave of the text is no JSON.
+                |_| InvalidSignature::Length,
+            )?;
+        // What is stored would look like a signed manifest, of another digest.
+        if nested.is_some() || assemble(&payload, signatures.clone()).is_none() {
+            return Err(InvalidSignature::Length.into());
+        }
+        Ok(Self { payload, signatures })
+    }
+}
+
+/// How much of a payload comes before the signatures, and where its object ends.
+fn ends(payload: &[u8]) -> Option<(usize, usize)> {
+    let close = payload.trim_ascii_end().len().checked_sub(1)?;
+    let (before, rest) = payload.split_at_checked(close)?;
+    let before = before.trim_ascii_end();
+    // An empty object has no place for a comma.
+    let is_object = rest.starts_with(b"}") && before.len() > 1 && !before.ends_with(b",");
+    is_object.then_some((before.len(), close))
+}
+
+/// How a payload is indented; empty if it is compact.
+fn indent(payload: &[u8]) -> &str {
+    let rest = payload.strip_prefix(b"{\n").unwrap_or_default();
+    let quote = rest.iter().position(|byte| *byte == b'"').unwrap_or_default();
+    let indent = rest.get(..quote).unwrap_or_default();
+    std::str::from_utf8(indent).ok().filter(|_| indent.trim_ascii().is_empty()).unwrap_or_default()
+}
+
+/// The text of a signed manifest, as `libtrust` writes it: sorted by key and signature, each signature once. `None` if there
+/// is no signature that fits. Of signatures that were cut differently, which clients refuse together, those stay that were
+/// cut where `libtrust` does it, or else those that come first.
+pub fn assemble(payload: &[u8], mut signatures: Vec<Signature>) -> Option<Vec<u8>> {
+    let (length, close) = ends(payload)?;
+    signatures.retain(|Signature { cut, .. }| cut.length <= close && cut.fits(payload));
+    signatures.sort_by_cached_key(|signature| {
+        (signature.jwk.as_ref().map(Key::id).unwrap_or_default(), signature.signature.clone())
+    });
+    signatures.dedup();
+    let first = signatures.first()?.cut.length;
+    let is_usual = signatures.iter().any(|signature| signature.cut.length == length);
+    let wanted = if is_usual { length } else { first };
+    signatures.retain(|signature| signature.cut.length == wanted);
+
+    let indent = indent(payload);
+    let list: Vec<String> = signatures.iter().map(Signature::to_json).collect();
+    let list = format!("[{}]", list.join(","));
+    // The longer of the two, so that the signatures find what they have cut off.
+    let mut text = payload.get(..length.max(wanted))?.to_vec();
+    text.push(b',');
+    if indent.is_empty() {
+        text.extend_from_slice(b"\"signatures\":");
+        text.extend_from_slice(list.as_bytes());
+    } else {
+        text.extend_from_slice(format!("\n{indent}\"signatures\": ").as_bytes());
+        text.extend_from_slice(indented(&list, indent).as_bytes());
+        text.push(b'\n');
+    }
+    text.push(b'}');
+    Some(text)
+}
+
+/// Compact JSON, without empty objects or arrays and without escapes, as Go indents it for a field of an object that is
+/// indented the same way.
+fn indented(json: &str, indent: &str) -> String {
+    let mut text = String::with_capacity(2 * json.len());
+    let (mut depth, mut is_text) = (1, false);
+    let line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        (0..depth).for_each(|_| text.push_str(indent));
+    };
+    for character in json.chars() {
+        match character {
+            '"' => is_text = !is_text,
+            '{' | '[' if !is_text => {
+                depth += 1;
+                text.push(character);
+                line(&mut text, depth);
+                continue;
+            }
+            '}' | ']' if !is_text => {
+                depth -= 1;
+                line(&mut text, depth);
+            }
+            ',' if !is_text => {
+                text.push(',');
+                line(&mut text, depth);
+                continue;
+            }
+            ':' if !is_text => {
+                text.push_str(": ");
+                continue;
+            }
+            _ => {}
+        }
+        text.push(character);
+    }
+    text
+}
+
+/// Whether stored content has its signatures in it: an earlier version has stored signed manifests as they were sent.
+pub fn has_signatures(content: &[u8]) -> bool {
+    let fields = Raw::stored(content, "the manifest").and_then(|raw| raw.fields(["signatures"]));
+    fields.is_ok_and(|[signatures]| signatures.is_some())
+}
+
+/// What a registry reads of a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// The name of the repository that it is for.
+    pub name: String,
+    /// The tag that it is for.
+    pub tag: String,
+    /// The layers. Sorted, each once.
+    pub layers: Vec<Digest>,
+}
+
+impl Payload {
+    /// Reads a payload.
+    pub fn parse(content: &[u8]) -> Result<Self, InvalidManifest> {
+        Self::read(Raw::read(content, "the manifest")?)
+    }
+
+    pub(super) fn read(raw: Raw<'_>) -> Result<Self, InvalidManifest> {
+        let [version, name, tag, layers, history] =
+            raw.fields(["schemaVersion", "name", "tag", "fsLayers", "history"])?;
+        if version.map(Raw::number).transpose()? != Some(1) {
+            return Err(InvalidManifest::Shape("a manifest of schema 1 must have schemaVersion 1"));
+        }
+        let (Some(name), Some(tag), Some(layers), Some(history)) = (name, tag, layers, history) else {
+            return Err(InvalidManifest::Shape(
+                "a manifest of schema 1 must have name, tag, fsLayers and history",
+            ));
+        };
+        let name = manifest::text(name, MAX_NAME, "a name is too long, in characters")?;
+        let tag = manifest::text(tag, MAX_NAME, "a tag is too long, in characters")?;
+        let mut found = Vec::new();
+        layers.array(|layer| {
+            manifest::within(found.len() + 1, Manifest::MAX_BLOBS, "too many layers")?;
+            let [digest] = layer.fields(["blobSum"])?;
+            let missing = InvalidManifest::Shape("each of fsLayers must have a blobSum");
+            found.push(manifest::digest(digest.ok_or(missing)?)?);
+            Ok::<_, InvalidManifest>(())
+        })?;
+        let mut count = 0;
+        history.array(|entry| {
+            count += 1;
+            let [compatibility] = entry.fields(["v1Compatibility"])?;
+            let missing = InvalidManifest::Shape("each of history must have v1Compatibility");
+            compatibility.ok_or(missing)?.escaped()?;
+            Ok::<_, InvalidManifest>(())
+        })?;
+        if found.is_empty() || found.len() != count {
+            return Err(InvalidManifest::Shape(
+                "fsLayers and history of a manifest of schema 1 must have the same length, and not be empty",
+            ));
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(Self { name, tag, layers: found })
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(target_arch = "wasm32"))]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    /// Signed by `libtrust`, in skopeo 1.9.3.
+    const SIGNED: &str = concat!(
+        r#"{"name":"clients/app","tag":"v1","architecture":"amd64","fsLayers":[{"blobSum":"sha256:1588a73dd"#,
+        r#"00f801005b3146fb882ca10fea27b7c5e73f69d6425f933a30019e5"},{"blobSum":"sha256:74665ce1b62825f6a12"#,
+        r#"06bc57a896d79d59561a8dee92bb5084139da32c40dc3"}],"history":[{"v1Compatibility":"{\"architecture\"#,
+        r#"":\"amd64\",\"config\":{},\"id\":\"60c8761e1b57a1aadd25ac26e8c4c31017244d20ea3d9382e3c98f0a5ed58"#,
+        r#"391\",\"os\":\"linux\",\"parent\":\"45c9dc5c45ed7a856af9711721f646aa6b374762835d8fc11ff255d55647"#,
+        r#"c062\"}"},{"v1Compatibility":"{\"id\":\"45c9dc5c45ed7a856af9711721f646aa6b374762835d8fc11ff255d5"#,
+        r#"5647c062\",\"created\":\"2025-01-01T00:00:00Z\",\"container_config\":{\"Cmd\":[\"layer 0\"]}}"}]"#,
+        r#","schemaVersion":1,"signatures":[{"header":{"jwk":{"crv":"P-256","kid":"DI2R:R46N:7E2S:U64Q:YPJT"#,
+        r#":FY2M:AP35:HFL6:AQTS:2I5D:5SBI:LJKB","kty":"EC","x":"WvjLsUX7CPeG0_moZ0VsN817U0sNlXarcHdm6057PR4"#,
+        r#"","y":"0H1ke5Wemgq89Mx4LfgLhDH8ZDgtRj3ZUwPLrowIQLs"},"alg":"ES256"},"signature":"WWWAqa7QYQqrTi-"#,
+        r#"OFexCY5yvbNVK-mXlIF6IBTbg2STyJ9rtPWJVtOY9XMWfqU58U0qSM-FDU-qXqLfJfFlynw","protected":"eyJmb3JtYX"#,
+        r#"RMZW5ndGgiOjY5MCwiZm9ybWF0VGFpbCI6ImZRIiwidGltZSI6IjIwMjYtMTEtMjJUMTQ6Mjc6MDZaIn0"}]}"#,
+    );
+
+    fn signature(protected: &str, value: &str) -> Signature {
+        let protected = URL_SAFE_NO_PAD.encode(protected);
+        let blob = format!(
+            r#"{{"protected":"{protected}","signature":"{value}","header":{{"alg":"ES256"}},"x":1}}"#
+        );
+        Signature::stored(blob.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_libtrust_has_signed_is_taken_apart_and_put_together() {
+        let Signed { payload, signatures } = Signed::parse(SIGNED.as_bytes()).unwrap();
+        assert_eq!(payload, [SIGNED.split_once(",\"signatures\"").unwrap().0, "}"].concat().as_bytes());
+        let read = Payload::parse(&payload).unwrap();
+        assert_eq!((&*read.name, &*read.tag, read.layers.len()), ("clients/app", "v1", 2));
+        let blob = signatures[0].to_json();
+        assert!(SIGNED.contains(&blob), "{blob}");
+        assert_eq!(Signature::stored(blob.as_bytes()).as_ref(), Ok(&signatures[0]));
+        assert_eq!(signatures[0].algorithm(), "ES256");
+        let text = assemble(&payload, vec![signatures[0].clone(), signatures[0].clone()]).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), SIGNED);
+        let manifest = Manifest::parse(None, SIGNED.as_bytes()).unwrap();
+        assert_eq!(manifest.media_type, crate::oci::media_type::DOCKER_SIGNED_MANIFEST);
+        assert_eq!(manifest.blobs, read.layers);
+        assert!(has_signatures(SIGNED.as_bytes()) && !has_signatures(&payload));
+    }
+
+    #[test]
+    fn a_key_has_the_fingerprint_of_libtrust() {
+        // The key in the specification of schema 1, and another.
+        for (x, y, id) in [
+            (
+                "3gAwX48IQ5oaYQAYSxor6rYYc_6yjuLCjtQ9LUakg4A",
+                "t72ge6kIA1XOjqjVoEOiPPAURltJFBMGDSQvEGVB010",
+                "OD6I:6DRK:JXEJ:KBM4:255X:NSAA:MUSF:E4VM:ZI6W:CUN2:L4Z6:LSF4",
+            ),
+            (
+                "ReC5c0J9tgXSdUL4_xzEt5RsD8kFt2wWSgJcpAcOQx8",
+                "3sBGEqQ3ZMeqPKwQBAadN2toOUEASha18xa0WwsDF-M",
+                "OZ45:U3IG:TDOI:PMBD:NGP2:LDIW:II2U:PSBI:MMCZ:YZUP:TUUO:XPZT",
+            ),
+        ] {
+            let number = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
+            let key = Key::Ec { curve: Curve::P256, x: number(x), y: number(y) };
+            assert_eq!(key.id(), id);
+            assert_eq!(Key::read(Raw::read(key.to_json().as_bytes(), "key").unwrap()), Ok(key));
+        }
+        let key = Key::rsa(&[0, 0, 5, 0], &[0, 1, 0, 1]);
+        let json = key.to_json();
+        assert!(json.contains(r#""e":"AQAB""#) && json.contains(r#""n":"BQA""#), "{json}");
+        assert_eq!(Key::read(Raw::read(json.as_bytes(), "key").unwrap()), Ok(key));
+    }
+
+    #[test]
+    fn the_text_is_indented_as_the_payload() {
+        let payload = "{\n \"a\": [\n  1\n ]\n}\n";
+        let cut = payload.find("\n}").unwrap();
+        let tail = URL_SAFE_NO_PAD.encode(&payload[cut..]);
+        let one = signature(&format!(r#"{{"formatLength":{cut},"formatTail":"{tail}"}}"#), "b2");
+        let two = Signature { signature: "a1".to_owned(), chain: vec!["x+/=".to_owned()], ..one.clone() };
+        let protected = &one.protected;
+        let expected = format!(
+            "{{\n \"a\": [\n  1\n ],\n \"signatures\": [\n  {{\n   \"header\": {{\n    \"alg\": \"ES256\",\n    \"x5c\": [\n     \
+             \"x+/=\"\n    ]\n   }},\n   \"signature\": \"a1\",\n   \"protected\": \"{protected}\"\n  }},\n  {{\n   \"header\": \
+             {{\n    \"alg\": \"ES256\"\n   }},\n   \"signature\": \"b2\",\n   \"protected\": \"{protected}\"\n  }}\n ]\n}}"
+        );
+        let text = assemble(payload.as_bytes(), vec![one, two]).unwrap();
+        assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
+        assert_eq!(Signed::parse(&text).unwrap().payload, payload.as_bytes());
+    }
+
+    #[test]
+    fn a_payload_may_be_cut_elsewhere() {
+        let payload = b"{\"a\":1 }";
+        let at = |cut: usize, value: &str| {
+            let tail = URL_SAFE_NO_PAD.encode(&payload[cut..]);
+            signature(&format!(r#"{{"formatLength":{cut},"formatTail":"{tail}","time":"x"}}"#), value)
+        };
+        let parsed = |signatures: Vec<Signature>| {
+            let text = assemble(payload, signatures)?;
+            let parsed = Signed::parse(&text).unwrap();
+            assert_eq!(parsed.payload, payload);
+            Some((String::from_utf8(text).unwrap(), parsed.signatures.len()))
+        };
+        for (cut, head) in [(0, "{\"a\":1,"), (3, "{\"a\":1,"), (6, "{\"a\":1,"), (7, "{\"a\":1 ,")] {
+            let (text, count) = parsed(vec![at(cut, "b2"), at(cut, "a1")]).unwrap();
+            assert!(count == 2 && text.starts_with(head), "{cut}: {text}");
+        }
+        // Clients refuse signatures that do not agree: those stay that were cut as usual, or else the first.
+        assert_eq!(parsed(vec![at(7, "a1"), at(6, "b2"), at(6, "c3")]).unwrap().1, 2);
+        assert_eq!(parsed(vec![at(7, "a1"), at(3, "b2"), at(7, "c3")]).unwrap().1, 2);
+        assert_eq!(parsed(vec![at(8, "a1")]), None);
+        let wrong = signature(r#"{"formatLength":3,"formatTail":"fQ"}"#, "a1");
+        assert_eq!(parsed(vec![wrong.clone()]), None);
+        assert_eq!(parsed(vec![wrong, at(6, "b2")]).unwrap().1, 1);
+        for payload in ["", "{}", " { } ", "[1]", "{\"a\":1,}", "1"] {
+            assert_eq!(ends(payload.as_bytes()), None, "{payload}");
+        }
+        assert_eq!(ends(b"{\"a\":\"\xc3\xa9\"\r\n}\n"), Some((9, 11)));
+    }
+
+    #[test]
+    fn layers_and_history_belong_together() {
+        let digest = Algorithm::Sha256.digest(b"");
+        let layer = format!(r#"{{"blobSum":"{digest}"}}"#);
+        let read = |layers: usize, history: usize| {
+            let (layers, history) =
+                (vec![&*layer; layers].join(","), vec![r#"{"v1Compatibility":""}"#; history].join(","));
+            Payload::parse(
+                format!(r#"{{"schemaVersion":1,"name":"a","tag":"b","fsLayers":[{layers}],"history":[{history}]}}"#)
+                    .as_bytes(),
+            )
+        };
+        assert_eq!(read(2, 2).unwrap().layers, [digest.clone()]);
+        for (layers, history) in [(0, 0), (1, 0), (0, 1), (2, 1), (1, 2)] {
+            assert!(matches!(read(layers, history), Err(InvalidManifest::Shape(_))));
+        }
+        assert!(read(Manifest::MAX_BLOBS, Manifest::MAX_BLOBS).is_ok());
+        let beyond = Manifest::MAX_BLOBS + 1;
+        assert!(matches!(read(beyond, beyond), Err(InvalidManifest::Limit { .. })));
+    }
+}
