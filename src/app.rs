@@ -77,7 +77,7 @@ pub struct Platform {
     pub operation: Operation,
     /// Fetches the keys of token issuers.
     pub documents: Rc<dyn DocumentClient>,
-    /// Verifies signatures of token issuers.
+    /// Verifies signatures of token issuers, and of manifests.
     pub verifier: Rc<dyn Verifier>,
     /// Limits failed logins; `None` for no limit.
     pub logins: Option<Rc<dyn Limiter>>,
@@ -99,6 +99,8 @@ pub struct App {
     pub requests: Option<Rc<dyn Limiter>>,
     /// Redirects of blob pulls.
     pub redirects: Redirects,
+    /// Verifies signatures of manifests.
+    pub verifier: Rc<dyn Verifier>,
     /// The key for upload locations.
     pub secret: Rc<SecretStore>,
     /// Source of the current time.
@@ -156,7 +158,7 @@ impl App {
         let pulls = queue.clone().map(|queue| Gatherer::new(queue, clock.clone()));
         let CacheConfig { edge_bytes, tag_seconds, digest_seconds, .. } = config.cache;
         let cache = Cache::new(budget::limits::CACHE, kv, Edge::new(edge_bytes, clock.clone()));
-        let means = Means { client: documents, verifier, clock: clock.clone() };
+        let means = Means { client: documents, verifier: verifier.clone(), clock: clock.clone() };
         let identity = identity(&config, (salt, logins), means, &store, &secret);
         Self {
             policy: identity.policy.clone(),
@@ -168,6 +170,7 @@ impl App {
             edge_cache,
             has_foreign_links: Rc::default(),
             config,
+            verifier,
             secret,
             clock,
             lanes,

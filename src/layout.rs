@@ -8,6 +8,8 @@
 //!   repositories/<name>/
 //!     _layers/<alg>/<hex>/link                                the repository has this blob
 //!     _manifests/revisions/<alg>/<hex>/link                   the repository has this manifest
+//!     _manifests/revisions/<alg>/<hex>/signatures/<alg>/<sig hex>/link
+//!                                                             a signature of this manifest, of schema 1
 //!     _manifests/tags/<tag>/current/link                      the manifest a tag points to
 //!     _manifests/tags/<tag>/index/<alg>/<hex>/link            a manifest the tag has pointed to
 //! ```
@@ -75,6 +77,17 @@ pub enum Key<'a> {
     Layer(&'a RepositoryName, &'a Digest),
     /// A repository's link to a manifest.
     Revision(&'a RepositoryName, &'a Digest),
+    /// A link to a signature of a manifest of schema 1.
+    Signature {
+        /// The repository.
+        name: &'a RepositoryName,
+        /// The manifest: the digest of its payload.
+        manifest: &'a Digest,
+        /// The signature.
+        signature: &'a Digest,
+    },
+    /// The folder of a manifest's [`Key::Signature`] links.
+    Signatures(&'a RepositoryName, &'a Digest),
     /// The folder of a repository's links to manifests.
     Revisions(&'a RepositoryName),
     /// The folder of a repository's links to blobs.
@@ -235,6 +248,12 @@ impl fmt::Display for Key<'_> {
             Self::Revision(name, digest) => {
                 write!(f, "{V2}/repositories/{name}/_manifests/revisions/{}/link", Slashed(digest))
             }
+            Self::Signature { name, manifest, signature } => {
+                write!(f, "{}/{}/link", Key::Signatures(name, manifest), Slashed(signature))
+            }
+            Self::Signatures(name, manifest) => {
+                write!(f, "{V2}/repositories/{name}/_manifests/revisions/{}/signatures", Slashed(manifest))
+            }
             Self::Revisions(name) => write!(f, "{V2}/repositories/{name}/_manifests/revisions"),
             Self::Layers(name) => write!(f, "{V2}/repositories/{name}/_layers"),
             Self::Tags(name) => write!(f, "{V2}/repositories/{name}/_manifests/tags"),
@@ -331,10 +350,19 @@ pub enum Link {
     Layer(RepositoryName, Digest),
     /// [`Key::Revision`].
     Revision(RepositoryName, Digest),
+    /// [`Key::Signature`].
+    Signature {
+        /// The repository.
+        name: RepositoryName,
+        /// The manifest.
+        manifest: Digest,
+        /// The signature.
+        signature: Digest,
+    },
 }
 
 impl Link {
-    /// Parses a path below [`Key::Repositories`]; `None` for anything but the two kinds of link.
+    /// Parses a path below [`Key::Repositories`]; `None` for anything but these kinds of link.
     pub fn parse(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.strip_prefix(&Key::Repositories.path().folder())?.split('/').collect();
         let digest = |algorithm: &str, hex: &str| format!("{algorithm}:{hex}").parse::<Digest>().ok();
@@ -344,6 +372,13 @@ impl Link {
             }
             [name @ .., "_manifests", "revisions", algorithm, hex, "link"] => {
                 Some(Self::Revision(name.join("/").parse().ok()?, digest(algorithm, hex)?))
+            }
+            [name @ .., "_manifests", "revisions", algorithm, hex, "signatures", by, signature, "link"] => {
+                Some(Self::Signature {
+                    name: name.join("/").parse().ok()?,
+                    manifest: digest(algorithm, hex)?,
+                    signature: digest(by, signature)?,
+                })
             }
             _ => None,
         }
@@ -464,6 +499,10 @@ mod tests {
             (Key::Data(&x), format!("docker/registry/v2/blobs/sha256/{}/{xh}/data", &xh[..2])),
             (Key::Layer(&name, &y), format!("{repository}/_layers/sha512/{yh}/link")),
             (Key::Revision(&name, &x), format!("{repository}/_manifests/revisions/sha256/{xh}/link")),
+            (
+                Key::Signature { name: &name, manifest: &x, signature: &y },
+                format!("{repository}/_manifests/revisions/sha256/{xh}/signatures/sha512/{yh}/link"),
+            ),
             (Key::TagCurrent(&name, &tag), format!("{repository}/_manifests/tags/v1.0/current/link")),
             (
                 Key::TagIndex(&name, &tag, &x),
@@ -511,6 +550,7 @@ mod tests {
         for key in [
             Key::Referrer { name: &name, subject: &digest, referrer: &digest },
             Key::TagIndex(&name, &tag, &digest),
+            Key::Signature { name: &name, manifest: &digest, signature: &digest },
         ] {
             assert!(key.path().as_str().parse::<Path>().is_ok());
         }
@@ -534,6 +574,7 @@ mod tests {
             paths.extend([
                 Key::Layer(name, &digest).path(),
                 Key::Revision(name, &digest).path(),
+                Key::Signature { name, manifest: &digest, signature: &digest }.path(),
                 Key::TagCurrent(name, &tag).path(),
                 Key::TagIndex(name, &tag, &digest).path(),
                 Key::Repository(name).path(),
@@ -570,6 +611,13 @@ mod tests {
         assert_eq!(
             Link::parse(Key::Revision(&name, &digest).path().as_str()),
             Some(Link::Revision(name.clone(), digest.clone()))
+        );
+        let signature = Algorithm::Sha256.digest(b"signature");
+        assert_eq!(
+            Link::parse(
+                Key::Signature { name: &name, manifest: &digest, signature: &signature }.path().as_str()
+            ),
+            Some(Link::Signature { name: name.clone(), manifest: digest.clone(), signature })
         );
         let tag: Tag = "t".parse().unwrap();
         let index = Key::TagIndex(&name, &tag, &digest).path();

@@ -41,6 +41,8 @@ pub enum ErrorCode {
     ManifestInvalid,
     /// The repository does not have the manifest or tag.
     ManifestUnknown,
+    /// The signatures of a manifest are not valid.
+    ManifestUnverified,
     /// A repository name is malformed.
     NameInvalid,
     /// There is no such repository.
@@ -72,6 +74,7 @@ impl ErrorCode {
             Self::ManifestBlobUnknown => "MANIFEST_BLOB_UNKNOWN",
             Self::ManifestInvalid => "MANIFEST_INVALID",
             Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::ManifestUnverified => "MANIFEST_UNVERIFIED",
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
@@ -139,6 +142,17 @@ pub enum Error {
     /// The content of a manifest is malformed.
     #[error(transparent)]
     InvalidManifest(#[from] InvalidManifest),
+    /// A push of a manifest of Docker's schema 1, which is switched off.
+    #[error(
+        "this registry takes no manifests of Docker's schema 1 (SCHEMA1): convert the image, for instance with \
+         `skopeo copy --format v2s2`, or push it with docker 1.10 or later"
+    )]
+    Schema1NotTaken,
+    /// The manifest has Docker's schema 1, which is switched off.
+    #[error(
+        "the manifest {0} has Docker's schema 1, which is switched off in this registry: SCHEMA1 = read serves it"
+    )]
+    Schema1Off(Reference),
     /// The manifest exceeds [`Manifest::MAX_BYTES`].
     #[error(
         "the manifest is larger than {} bytes, which is a fixed limit: put content into layers",
@@ -403,7 +417,7 @@ impl Error {
     pub fn wire(&self) -> (StatusCode, ErrorCode) {
         match self {
             Self::BlobUnknown(_) => (StatusCode::NOT_FOUND, ErrorCode::BlobUnknown),
-            Self::ManifestUnknown(_) | Self::ImpossibleReference { .. } => {
+            Self::ManifestUnknown(_) | Self::ImpossibleReference { .. } | Self::Schema1Off(_) => {
                 (StatusCode::NOT_FOUND, ErrorCode::ManifestUnknown)
             }
             Self::NameUnknown(_) | Self::NamespaceUnknown(_) => {
@@ -414,7 +428,10 @@ impl Error {
             Self::InvalidDigest(_) | Self::DigestMismatch(_) | Self::DigestMissing => {
                 (StatusCode::BAD_REQUEST, ErrorCode::DigestInvalid)
             }
-            Self::InvalidTag(_) | Self::InvalidManifest(_) => {
+            Self::InvalidManifest(InvalidManifest::Signature(_)) => {
+                (StatusCode::BAD_REQUEST, ErrorCode::ManifestUnverified)
+            }
+            Self::InvalidTag(_) | Self::InvalidManifest(_) | Self::Schema1NotTaken => {
                 (StatusCode::BAD_REQUEST, ErrorCode::ManifestInvalid)
             }
             Self::ManifestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::SizeInvalid),

@@ -1,10 +1,11 @@
 //! Manifest endpoints: pull, push and delete.
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 
-use super::{Error, Registry, Request, Response, empty, headers, parameters};
+use super::{Error, Registry, Request, Response, empty, headers, parameters, schema1};
 use crate::{
+    config::Schema1,
     oci::{Algorithm, Manifest, Reference, RepositoryName, Tag, media_type},
     platform::{Body, ReadError},
     repository::{NewManifest, Revision},
@@ -19,12 +20,34 @@ fn memory_of_push(length: usize) -> usize {
     2 * length + Manifest::memory(length)
 }
 
-/// The memory that a manifest takes while it is pulled, in bytes: the content, and a copy of it. What another registry
-/// has pushed may have no description.
-fn memory_of_pull(description: Option<&(u64, String)>) -> usize {
+/// The memory that a manifest takes while it is pulled, in bytes: the content, and a copy of it; of schema 1, with its
+/// signatures. What another registry has pushed may have no description: then it is the largest, or a smaller one with
+/// signatures.
+fn memory_of_pull(description: Option<&(u64, String)>, is_schema1: Option<bool>) -> usize {
     let length =
         description.map_or(Manifest::MAX_BYTES, |(size, _)| usize::try_from(*size).unwrap_or(usize::MAX));
-    length.saturating_mul(2)
+    let signatures = if is_schema1 == Some(true) { schema1::MEMORY_OF_SIGNATURES } else { 0 };
+    length.saturating_mul(2).saturating_add(signatures)
+}
+
+/// Tells caches that the answer depends on what the client accepts, and may change: signatures are added.
+fn vary(fields: &mut HeaderMap) {
+    fields.insert(header::VARY, header::ACCEPT.into());
+    fields.insert(header::CACHE_CONTROL, headers::REVALIDATE);
+}
+
+/// The answer to a client that has the manifest.
+fn not_modified(mut response: Response, is_schema1: Option<bool>) -> Response {
+    let fields = response.headers_mut();
+    fields.remove(header::CONTENT_LENGTH);
+    match is_schema1 {
+        Some(true) => vary(fields),
+        // What the client knows of its lifetime stays.
+        None => drop(fields.remove(header::CACHE_CONTROL)),
+        Some(false) => {}
+    }
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
 }
 
 impl Registry<'_> {
@@ -45,6 +68,11 @@ impl Registry<'_> {
         let Revision { digest, mut description } =
             repository.revision(reference).await?.ok_or_else(unknown)?;
 
+        // `None` if only the content tells: another registry has written the link.
+        let mut is_schema1 = description.as_ref().map(|(_, media_type)| schema1::is_type(media_type));
+        let serves_schema1 = self.app.config.schema1 != Schema1::Off;
+        let prefers_payload = is_schema1 != Some(false) && schema1::prefers_payload(request.headers());
+
         let mut response = empty(StatusCode::OK);
         let fields = response.headers_mut();
         headers::set(fields, headers::DOCKER_CONTENT_DIGEST, &digest);
@@ -57,27 +85,49 @@ impl Registry<'_> {
                 self.app.pull_notes.note(name, &digest, &*self.context.background);
             }
         };
-        if headers::if_none_match(request.headers(), &digest.to_string()) {
+        let is_known = headers::if_none_match(request.headers(), &digest.to_string());
+        // The digest of schema 1 does not tell whether the client has the payload or the signed manifest: who asks for the
+        // former gets it.
+        let tells_apart = !prefers_payload && (serves_schema1 || is_schema1 == Some(false));
+        if is_known && tells_apart {
             note_pull();
-            fields.remove(header::CONTENT_LENGTH);
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            return Ok(response);
+            return Ok(not_modified(response, is_schema1));
         }
         let mut body = Body::Empty;
-        if request.method() != Method::HEAD || description.is_none() {
+        if request.method() != Method::HEAD || is_schema1 != Some(false) {
             let _held = match self.app.blobs(&self.context).has_manifest_in_memory(&digest) {
-                true => None,
-                false => Some(self.app.reserve(memory_of_pull(description.as_ref())).await?),
+                true if is_schema1 != Some(true) => None,
+                _ => Some(self.app.reserve(memory_of_pull(description.as_ref(), is_schema1)).await?),
             };
-            let content = repository.manifest(&digest).await?.ok_or_else(unknown)?;
-            description.get_or_insert_with(|| (content.len() as u64, Manifest::detect_media_type(&content)));
+            let mut content = repository.manifest(&digest).await?.ok_or_else(unknown)?;
+            let (size, media_type) = description
+                .get_or_insert_with(|| (content.len() as u64, Manifest::detect_media_type(&content)));
+            is_schema1 = Some(schema1::is_type(media_type));
+            if is_schema1 == Some(true) {
+                if !serves_schema1 {
+                    return Err(Error::Schema1Off(reference.clone()));
+                }
+                // Boxed: few manifests need it.
+                let served = Box::pin(self.serve_schema1(&*repository, &digest, content, prefers_payload));
+                let served_as;
+                (content, served_as) = served.await?;
+                (*size, *media_type) = (content.len() as u64, served_as.to_owned());
+            }
             body = Body::Bytes(content);
         }
+        note_pull();
         let (size, media_type) = description.ok_or_else(unknown)?;
+        if is_schema1 == Some(true) {
+            vary(response.headers_mut());
+        } else if is_known {
+            return Ok(not_modified(response, is_schema1));
+        }
+        let fields = response.headers_mut();
         headers::set(fields, header::CONTENT_TYPE, media_type::served(&media_type));
         fields.insert(header::CONTENT_LENGTH, size.into());
-        note_pull();
-        *response.body_mut() = body;
+        if request.method() != Method::HEAD {
+            *response.body_mut() = body;
+        }
         Ok(response)
     }
 
@@ -100,16 +150,22 @@ impl Registry<'_> {
             self.drain(&mut body).await;
             return Err(Error::ManifestTooLarge);
         }
-        let read = self.app.read(body, Manifest::MAX_BYTES, memory_of_push).await;
+        let takes_schema1 = self.app.config.schema1 == Schema1::Full;
+        let memory = if takes_schema1 { schema1::memory_of_push } else { memory_of_push };
+        let read = self.app.read(body, Manifest::MAX_BYTES, memory).await;
         let content = read.map_err(|error| match error {
             ReadError::TooLarge { .. } => Error::ManifestTooLarge,
             error => error.into(),
         })?;
-        let new = new_manifest(reference, content_type, content.bytes.clone())?;
         let mut tags = extra.clone();
         if let Reference::Tag(tag) = reference {
             tags.push(tag.clone());
         }
+        let new = match Manifest::is_schema1(content_type, &content.bytes) {
+            // Boxed: few manifests need it.
+            true => Box::pin(self.new_schema1(name, reference, &tags, &content.bytes)).await?,
+            false => new_manifest(reference, content_type, content.bytes.clone())?,
+        };
         self.repository(name).put_manifest(&new, &tags).await?;
 
         let mut response = empty(StatusCode::CREATED);
@@ -159,5 +215,5 @@ fn new_manifest(
         Reference::Digest(digest) => return Err(Error::DigestMismatch(digest.clone())),
     };
     let manifest = Manifest::parse(content_type, &content)?;
-    Ok(NewManifest { digest, manifest, content })
+    Ok(NewManifest { digest, manifest, content, signatures: Vec::new() })
 }

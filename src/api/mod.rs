@@ -17,6 +17,7 @@ mod page;
 mod referrers;
 mod removal;
 pub mod route;
+mod schema1;
 mod tags;
 mod token;
 mod uploads;

@@ -25,6 +25,9 @@
 //! Content that an administrator has taken down has the marker `taken-down`, from whatever state, until that is lifted.
 //! The collection leaves it alone, and whoever wants to link it is refused: see [`StorageErrorKind::Blocked`].
 //!
+//! The link of a [signature](Key::Signature) is below that of its manifest. So the reverse link of a signature names the
+//! manifest, in its metadata.
+//!
 //! While a marker is `sweeping`, calls that delete the bytes, the descriptor and the reverse links may be under way:
 //! nothing of it is trusted, and nothing is written there. A push waits until it is over and looks again. The lease
 //! bounds that, if a sweeper dies: its last call has landed [`SETTLE`] after it.
@@ -79,6 +82,14 @@ const STATE: &str = "state";
 const UNTIL: &str = "until";
 const SWEPT: &str = "swept";
 const NONCE: &str = "nonce";
+
+/// The metadata name, in a reverse link, of the manifest that the content is a signature of.
+const SIGNS: &str = "signs";
+
+/// The manifest that content is a signature of, as its reverse link says.
+pub fn signs(reverse_link: &ObjectMeta) -> Option<Digest> {
+    reverse_link.metadata.get(SIGNS)?.parse().ok()
+}
 
 /// The state of content that may be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,10 +270,20 @@ impl Blobs {
     /// Costs one round and two calls, and up to two more if the repository had it before. Waits while the content is being
     /// deleted.
     pub fn hold<'a>(&'a self, name: &'a RepositoryName, digest: &'a Digest) -> Answer<'a, Held> {
+        self.hold_for(name, digest, None)
+    }
+
+    /// [`hold`](Self::hold) for a signature of a manifest, if that is given.
+    pub fn hold_for<'a>(
+        &'a self,
+        name: &'a RepositoryName,
+        digest: &'a Digest,
+        signed: Option<&'a Digest>,
+    ) -> Answer<'a, Held> {
         Box::pin(async move {
             let (begun, mut held, mut seen) = (self.clock.now(), Held::Kept, None);
             loop {
-                let marker = self.reserve_and_look(name, digest).await?;
+                let marker = self.reserve_and_look(name, digest, signed).await?;
                 let now = self.clock.now();
                 let Some(marker) = marker else { return Ok(held) };
                 match marker.state {
@@ -316,8 +337,19 @@ impl Blobs {
 
     /// [`hold`](Self::hold) in one round, for content that the repository did not have: `false` if that is not enough.
     pub async fn try_hold(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        self.try_hold_for(name, digest, None).await
+    }
+
+    /// [`try_hold`](Self::try_hold) for a signature of a manifest, if that is given.
+    pub async fn try_hold_for(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        signed: Option<&Digest>,
+    ) -> Result<bool, StorageError> {
         let begun = self.clock.now();
-        let (is_new, marker) = both(self.put_reverse_link(name, digest), self.marker(digest)).await?;
+        let reserved = self.put_reverse_link_for(name, digest, signed);
+        let (is_new, marker) = both(reserved, self.marker(digest)).await?;
         let now = self.clock.now();
         let is_over = marker.is_none_or(|marker| marker.is_over(now));
         Ok(is_new && is_over && now.milliseconds_since(begun) < TOGETHER)
@@ -347,11 +379,19 @@ impl Blobs {
         &self,
         name: &RepositoryName,
         digest: &Digest,
+        signed: Option<&Digest>,
     ) -> Result<Option<Marker>, StorageError> {
         let begun = self.clock.now();
-        let (is_new, marker) = both(self.put_reverse_link(name, digest), self.marker(digest)).await?;
-        if !is_new && !self.is_reserved(name, digest).await? {
-            self.refresh_reverse_link(name, digest).await?;
+        let reserved = self.put_reverse_link_for(name, digest, signed);
+        let (is_new, marker) = both(reserved, self.marker(digest)).await?;
+        if !is_new {
+            let found = self.store.head(&Key::ReverseLink(digest, name).path()).await?;
+            // A layer may have the bytes of a signature.
+            let known = found.as_ref().and_then(signs);
+            let is_named = signed.is_none_or(|signed| known.as_ref() == Some(signed));
+            if !is_named || !found.is_some_and(|found| self.is_young(&found)) {
+                self.refresh_reverse_link(name, digest, signed.or(known.as_ref())).await?;
+            }
         }
         if self.clock.now().milliseconds_since(begun) < TOGETHER {
             return Ok(marker);
@@ -365,8 +405,46 @@ impl Blobs {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StorageError> {
-        let options = PutOptions { condition: Condition::IfAbsent, ..PutOptions::default() };
+        self.put_reverse_link_for(name, digest, None).await
+    }
+
+    async fn put_reverse_link_for(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        signed: Option<&Digest>,
+    ) -> Result<bool, StorageError> {
+        let options = PutOptions {
+            metadata: reverse_metadata(signed),
+            condition: Condition::IfAbsent,
+            ..PutOptions::default()
+        };
         match self.store.put(&Key::ReverseLink(digest, name).path(), Body::Empty, options).await {
+            Ok(_) => Ok(true),
+            Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the reverse link of a signature, or adds what one of an earlier version lacks; `false` if there is nothing to
+    /// do.
+    pub async fn index_signature(
+        &self,
+        name: &RepositoryName,
+        signature: &Digest,
+        manifest: &Digest,
+    ) -> Result<bool, StorageError> {
+        if self.put_reverse_link_for(name, signature, Some(manifest)).await? {
+            return Ok(true);
+        }
+        let path = Key::ReverseLink(signature, name).path();
+        let Some(found) = self.store.head(&path).await? else { return Ok(false) };
+        if signs(&found).is_some() {
+            return Ok(false);
+        }
+        let (metadata, condition) = (reverse_metadata(Some(manifest)), Condition::IfMatch(found.etag));
+        let options = PutOptions { metadata, condition, ..PutOptions::default() };
+        match self.store.put(&path, Body::Empty, options).await {
             Ok(_) => Ok(true),
             Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(false),
             Err(error) => Err(error),
@@ -375,17 +453,57 @@ impl Blobs {
 
     async fn is_reserved(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
         let link = self.store.head(&Key::ReverseLink(digest, name).path()).await?;
-        let now = self.clock.now();
-        Ok(link.is_some_and(|link| now.milliseconds_since(link.modified) < REFRESH))
+        Ok(link.is_some_and(|link| self.is_young(&link)))
     }
 
-    async fn refresh_reverse_link(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
+    fn is_young(&self, reverse_link: &ObjectMeta) -> bool {
+        self.clock.now().milliseconds_since(reverse_link.modified) < REFRESH
+    }
+
+    async fn refresh_reverse_link(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        signed: Option<&Digest>,
+    ) -> Result<(), StorageError> {
         let path = Key::ReverseLink(digest, name).path();
-        match self.store.put(&path, Body::Empty, PutOptions::default()).await {
+        let options = PutOptions { metadata: reverse_metadata(signed), ..PutOptions::default() };
+        match self.store.put(&path, Body::Empty, options).await {
             Ok(_) => Ok(()),
             // Others push the same: one of them has written it.
             Err(error) if error.is_retryable() && self.is_reserved(name, digest).await? => Ok(()),
             Err(error) => Err(error),
         }
     }
+
+    /// Whether a repository links content: as a blob, as a manifest, or as a signature of one that is there. `reverse_link` is
+    /// what a listing says of the reverse link. Costs two look-ups; two more for a signature, and one more where listings
+    /// have no metadata.
+    pub async fn is_linked(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        reverse_link: &ObjectMeta,
+    ) -> Result<bool, StorageError> {
+        let has = async |key: Key<'_>| Ok::<_, StorageError>(self.store.head(&key.path()).await?.is_some());
+        let (layer, revision) = both(has(Key::Layer(name, digest)), has(Key::Revision(name, digest))).await?;
+        if layer || revision {
+            return Ok(true);
+        }
+        let signed = match self.store.capabilities().lists_metadata {
+            true => signs(reverse_link),
+            false => {
+                let link = self.store.head(&Key::ReverseLink(digest, name).path()).await?;
+                link.as_ref().and_then(signs)
+            }
+        };
+        let Some(manifest) = &signed else { return Ok(false) };
+        let link = has(Key::Signature { name, manifest, signature: digest });
+        let (link, revision) = both(link, has(Key::Revision(name, manifest))).await?;
+        Ok(link && revision)
+    }
+}
+
+fn reverse_metadata(signed: Option<&Digest>) -> Metadata {
+    signed.map(|signed| (SIGNS.to_owned(), signed.to_string())).into_iter().collect()
 }

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     context::Context,
     layout::{CacheEntry, Key},
-    oci::{Digest, Manifest, RepositoryName},
-    platform::{Body, ByteRange, Clock, Timestamp},
+    oci::{Digest, Manifest, RepositoryName, schema1::MAX_SIGNATURE},
+    platform::{Body, ByteRange, Clock, ReadError, Timestamp},
     storage::{Condition, LONG_PATIENCE, Metadata, Path, PutOptions, StorageError, StorageErrorKind, Store},
 };
 
@@ -248,6 +248,19 @@ impl Blobs {
             Freshness::Strict => find.await,
             Freshness::Cached => self.cached(CacheEntry::Manifest, digest, Some, find, Bytes::clone).await,
         }
+    }
+
+    /// The content of a signature of a manifest; `None` if it is gone, or too large for one.
+    pub async fn signature(&self, digest: &Digest) -> Result<Option<Bytes>, StorageError> {
+        let find = async {
+            let path = Key::Data(digest).path();
+            let Some(object) = self.store.get(&path, None).await? else { return Ok(None) };
+            match object.body.read(MAX_SIGNATURE).await {
+                Err(ReadError::TooLarge { .. }) => Ok(None),
+                read => Ok(Some(read.map_err(|error| self.store.unreadable(&path, error))?)),
+            }
+        };
+        self.cached(CacheEntry::Manifest, digest, Some, find, Bytes::clone).await
     }
 
     /// Writes content to its canonical path if there is none, verified by the store.

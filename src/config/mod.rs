@@ -11,6 +11,7 @@ mod operation;
 mod redirect;
 mod repositories;
 mod retention;
+mod schema1;
 mod settle;
 mod storage;
 mod uploads;
@@ -25,6 +26,7 @@ pub use operation::{Middleware, OperationConfig, Origins};
 pub use redirect::RedirectConfig;
 pub use repositories::RepositoryConfig;
 pub use retention::RetentionConfig;
+pub use schema1::Schema1;
 pub use settle::SettleConfig;
 pub use storage::{Backend, StorageConfig};
 pub use uploads::{JobMode, UploadConfig};
@@ -50,6 +52,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// The checks for damage.
     pub integrity: IntegrityConfig,
+    /// Manifests of Docker's schema 1.
+    pub schema1: Schema1,
     /// The storage backend.
     pub storage: StorageConfig,
     /// Redirects of blob pulls.
@@ -91,6 +95,7 @@ impl Config {
             settle: SettleConfig::read(vars),
             retention: RetentionConfig::read(vars),
             integrity: IntegrityConfig::read(vars),
+            schema1: vars.parse("SCHEMA1", Schema1::default()),
             storage: StorageConfig::read(vars),
             redirect: RedirectConfig::read(vars),
             cache: CacheConfig::read(vars),
@@ -174,6 +179,7 @@ mod tests {
             ("COLLECT_GRACE", "91d"),
             ("SETTLE", "yes"),
             ("SCRUB_MIB_PER_DAY", "200001"),
+            ("SCHEMA1", "on"),
             ("EDGE_CACHE_MIB", "1G"),
             ("WORKERS_CACHING", "yes"),
             ("TAG_CACHE_SECONDS", "-1"),

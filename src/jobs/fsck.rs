@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     app::App,
-    blobs::{Blobs, Freshness, Located, marker::HOLD},
+    blobs::{
+        Blobs, Freshness, Located,
+        marker::{HOLD, signs},
+    },
     context::Context,
     layout::{Key, Link, ReferrerKey, TagLink, reverse_link, trailing_digest, trailing_name},
     oci::{Algorithm, Digest, Manifest, RepositoryName, Tag},
@@ -102,6 +105,13 @@ struct Done {
     unused_reverse_links: u64,
     /// Repositories of the catalog that have nothing any more.
     empty_repositories: u64,
+    /// Links to signatures whose content or manifest is gone.
+    #[serde(skip_serializing_if = "is_zero")]
+    unused_signatures: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One step.
@@ -258,6 +268,9 @@ impl Run<'_> {
         match link {
             Link::Layer(name, digest) => self.look_at_layer(&name, &digest, (&path, &meta)).await,
             Link::Revision(name, digest) => self.look_at_manifest(&name, &digest, (&path, &meta)).await,
+            Link::Signature { name, manifest, signature } => {
+                self.look_at_signature(&name, (&manifest, &signature), (&path, &meta)).await
+            }
         }
     }
 
@@ -361,6 +374,25 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Looks at the link of a signature: three calls if nothing is wrong. One without its content is no damage: the manifest is
+    /// served without it.
+    async fn look_at_signature(
+        &self,
+        name: &RepositoryName,
+        (manifest, signature): (&Digest, &Digest),
+        link: (&Path, &ObjectMeta),
+    ) -> Result<(), RepositoryError> {
+        let there = both(self.has(Key::Data(signature)), self.has(Key::Revision(name, manifest)));
+        let (there, indexed) = both(there, self.head(Key::ReverseLink(signature, name))).await?;
+        if there != (true, true) {
+            self.done.borrow_mut().unused_signatures += u64::from(!self.is_young(link.1));
+        } else if indexed.as_ref().and_then(signs).is_none() {
+            let hold = async { Ok(self.blobs.hold_for(name, signature, Some(manifest)).await.map(drop)?) };
+            self.repair(Finding::MissingReverseLink, link, hold).await?;
+        }
+        Ok(())
+    }
+
     /// Looks at a tag: three calls.
     async fn look_at_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<(), RepositoryError> {
         let path = Key::TagCurrent(name, tag).path();
@@ -390,9 +422,8 @@ impl Run<'_> {
 
     async fn look_at_reverse_link(&self, key: &str, meta: &ObjectMeta) -> Result<(), RepositoryError> {
         let Some((digest, name)) = reverse_link(key).filter(|_| !self.is_young(meta)) else { return Ok(()) };
-        let (layer, revision) = (Key::Layer(&name, &digest), Key::Revision(&name, &digest));
-        let (layer, revision) = both(self.has(layer), self.has(revision)).await?;
-        self.done.borrow_mut().unused_reverse_links += u64::from(!layer && !revision);
+        let is_linked = self.blobs.is_linked(&name, &digest, meta).await?;
+        self.done.borrow_mut().unused_reverse_links += u64::from(!is_linked);
         Ok(())
     }
 

@@ -305,6 +305,8 @@ impl Run<'_> {
         let listing = self.app.store(self.context).list(prefix, page).await?;
         let links = listing.objects.iter().filter_map(|(path, meta)| match Link::parse(path)? {
             Link::Layer(_, digest) | Link::Revision(_, digest) => Some((digest, meta.modified)),
+            // They go with their manifest.
+            Link::Signature { .. } => None,
         });
         Ok((links.collect(), listing.next))
     }

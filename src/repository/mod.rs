@@ -138,6 +138,8 @@ pub struct NewManifest {
     pub manifest: Manifest,
     /// Its bytes, stored unchanged.
     pub content: Bytes,
+    /// The signatures of a manifest of schema 1, with their digests: they are added to those that it has.
+    pub signatures: Vec<(Digest, Bytes)>,
 }
 
 impl NewManifest {
@@ -148,6 +150,7 @@ impl NewManifest {
             size: self.content.len() as u64,
             media_type: self.manifest.media_type.clone(),
             subject: self.manifest.subject.clone(),
+            signatures: self.signatures.iter().map(|(digest, _)| digest.clone()).collect(),
         }
     }
 }
@@ -199,6 +202,11 @@ pub trait Repository {
     /// The content of a manifest that this repository has: call [`revision`](Self::revision) first.
     fn manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, Option<Bytes>> {
         self.inner().manifest(digest)
+    }
+
+    /// The signatures of a manifest of schema 1, as they are stored. No cache tells which they are: others may be added.
+    fn signatures<'a>(&'a self, manifest: &'a Digest) -> Answer<'a, Vec<Bytes>> {
+        self.inner().signatures(manifest)
     }
 
     /// Locates the bytes of a blob; `None` if this repository does not have it. `freshness` decides whether a

@@ -10,7 +10,7 @@ use super::{
     catalog::has_matching,
     deployment::Deployment,
     missing::MissingBlobs,
-    stored::{Stored, referrer_entry},
+    stored::{Stored, referrer_entry, subject_and_signatures},
     writer::protocol::{self, Call, Command, Entry, Reply, Stage, Writers},
 };
 use crate::{
@@ -98,9 +98,17 @@ impl Ordered {
         let content = async { Ok(self.blobs.manifest(digest, Freshness::Cached).await?) };
         let (content, ()) = both(content, self.check()).await?;
         let (digest, lacks_content) = (digest.clone(), content.is_none());
-        let subject = content.and_then(|content| Manifest::subject_of(&content));
+        let (subject, may_be_signed) = subject_and_signatures(content.as_deref());
         let immutable = self.immutable.clone();
-        self.change(Command::DeleteManifest { digest, subject, lacks_content, immutable, unused_since }).await
+        self.change(Command::DeleteManifest {
+            digest,
+            subject,
+            lacks_content,
+            may_be_signed,
+            immutable,
+            unused_since,
+        })
+        .await
     }
 
     async fn delete_tag(&self, tag: &Tag, seen: Option<&Seen>) -> Result<bool, RepositoryError> {
@@ -127,6 +135,10 @@ impl Repository for Ordered {
 
     fn manifest<'a>(&'a self, digest: &'a Digest) -> Answer<'a, Option<Bytes>> {
         Box::pin(async move { Ok(self.blobs.manifest(digest, Freshness::Cached).await?) })
+    }
+
+    fn signatures<'a>(&'a self, manifest: &'a Digest) -> Answer<'a, Vec<Bytes>> {
+        Box::pin(async move { Ok(self.stored.signatures(manifest).await?) })
     }
 
     fn locate<'a>(&'a self, digest: &'a Digest, freshness: Freshness) -> Answer<'a, Option<Located>> {
@@ -199,7 +211,8 @@ impl Repository for Ordered {
             };
             self.check().await?;
             let media_type = manifest.media_type.clone();
-            let entry = Entry { digest: digest.clone(), size, media_type, subject: manifest.subject.clone() };
+            let (digest, subject) = (digest.clone(), manifest.subject.clone());
+            let entry = Entry { digest, size, media_type, subject, signatures: Vec::new() };
             let referrer = Some(referrer_entry(&entry, manifest));
             self.change(Command::Index { entry, tags: Vec::new(), referrer }).await.map(drop)
         })
@@ -209,7 +222,13 @@ impl Repository for Ordered {
         Box::pin(async move {
             self.check().await?;
             // The manifest has its other entries, or gets them by `index_manifest`.
-            let entry = Entry { digest: digest.clone(), size: 0, media_type: String::new(), subject: None };
+            let entry = Entry {
+                digest: digest.clone(),
+                size: 0,
+                media_type: String::new(),
+                subject: None,
+                signatures: Vec::new(),
+            };
             self.change(Command::Index { entry, tags: vec![tag.clone()], referrer: None }).await.map(drop)
         })
     }

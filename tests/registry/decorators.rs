@@ -43,6 +43,7 @@ fn manifest(content: &'static str) -> NewManifest {
         digest: Algorithm::Sha256.digest(content.as_bytes()),
         manifest: Manifest::parse(Some(media_type::OCI_INDEX), content.as_bytes()).unwrap(),
         content: content.into(),
+        signatures: Vec::new(),
     }
 }
 
@@ -54,6 +55,7 @@ async fn check_every_method(repository: &dyn Repository) -> Result<(), Repositor
     repository.put_manifest(&new, std::slice::from_ref(&tag)).await?;
     assert_eq!(repository.revision(&reference).await?.unwrap().digest, *digest);
     assert_eq!(repository.manifest(digest).await?.unwrap(), new.content);
+    assert!(repository.signatures(digest).await?.is_empty());
     repository.index_manifest(digest, Some((&new.manifest, 1))).await?;
     assert_eq!(repository.tags(None, 10).await?.unwrap().entries, ["v1"]);
     assert!(repository.referrers(digest, None, 10).await?.entries.is_empty());

@@ -6,7 +6,10 @@ use futures_executor::block_on;
 use pierhead::{
     api::{Error, ErrorCode},
     auth::OverQuota,
-    oci::{Digest, Glob, InvalidDigest, InvalidJson, InvalidManifest, InvalidName, InvalidTag, Manifest},
+    oci::{
+        Digest, Glob, InvalidDigest, InvalidJson, InvalidManifest, InvalidName, InvalidTag, Manifest,
+        schema1::InvalidSignature,
+    },
     platform::{ReadError, memory::MemoryStream},
     uploads::{UploadError, plan::WrongLength},
 };
@@ -86,6 +89,14 @@ fn errors() -> Vec<(&'static str, Error)> {
             InvalidManifest::Shape("an index must have manifests: an empty list is accepted").into(),
         ),
         ("invalid_manifest_descriptor", InvalidManifest::Descriptor("layers").into()),
+        ("manifest_unverified", InvalidManifest::Signature(InvalidSignature::Wrong).into()),
+        ("manifest_unsigned", InvalidManifest::Signature(InvalidSignature::Missing).into()),
+        ("invalid_manifest_elsewhere", {
+            let (named, pushed) = ("team/app".to_owned(), "team/other".to_owned());
+            InvalidManifest::Elsewhere { field: "name", named, pushed }.into()
+        }),
+        ("schema1_not_taken", Error::Schema1NotTaken),
+        ("schema1_off", Error::Schema1Off("latest".parse().unwrap())),
         ("manifest_too_large", Error::ManifestTooLarge),
         ("digest_mismatch", Error::DigestMismatch(digest("blob"))),
         ("digest_missing", Error::DigestMissing),

@@ -335,6 +335,7 @@ fn what_a_late_push_needs_is_not_forgotten() {
         size: manifest.len() as u64,
         media_type: IMAGE.to_owned(),
         subject: None,
+        signatures: Vec::new(),
     };
     let command = Command::Push {
         entry: entry(),

@@ -103,7 +103,13 @@ fn what_a_push_has_looked_up_may_have_been_removed_since() {
     let size = registry.get("GET /v2/a/manifests/v1").body.len() as u64;
     let (name, blob) = ("a".parse().unwrap(), sha256("layer"));
     let push = || {
-        let entry = Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None };
+        let entry = Entry {
+            digest: digest.clone(),
+            size,
+            media_type: IMAGE.to_owned(),
+            subject: None,
+            signatures: Vec::new(),
+        };
         let (tags, blobs) = (vec!["v2".parse().unwrap()], vec![blob.clone()]);
         let (stage, referrer, immutable) = (Stage::Complete, None, Vec::new());
         let (held, quota) = (None, None);
@@ -228,7 +234,7 @@ fn an_index_brings_nothing_back() {
     let size = manifest.len() as u64;
     assert_eq!(status(&registry, &format!("DELETE /v2/a/manifests/{digest}")), 202);
     // A step of the job that had read the manifest before.
-    let entry = Entry { digest, size, media_type: INDEX.to_owned(), subject };
+    let entry = Entry { digest, size, media_type: INDEX.to_owned(), subject, signatures: Vec::new() };
     let index = Command::Index { entry, tags: Vec::new(), referrer: None };
     assert_eq!(block_on(registry.writers.call(&name, index.into())), Ok(Reply::Absent));
     let blob = registry.push_blob("a", "layer");

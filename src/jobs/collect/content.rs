@@ -10,7 +10,7 @@ use crate::{
     layout::{Key, trailing_name},
     oci::{Algorithm, Digest, RepositoryName},
     platform::Timestamp,
-    storage::{ObjectMeta, Page, StorageError, both},
+    storage::{ObjectMeta, Page, StorageError},
 };
 
 /// Limit of repositories to look at at the same time: each takes two of the platform's six connections.
@@ -164,33 +164,31 @@ impl Run<'_> {
         if listing.objects.iter().any(|(_, meta)| meta.modified >= young) {
             return Ok(true);
         }
-        let names = listing.objects.iter().filter_map(|(path, _)| trailing_name(path, &prefix)?.parse().ok());
-        let names = names.collect();
+        let links = listing.objects.into_iter().filter_map(|(path, meta)| {
+            let name = trailing_name(&path, &prefix)?.parse().ok()?;
+            Some((name, meta))
+        });
+        let links = links.collect();
         // The sweep looks at all.
-        Ok(self.linked(digest, names).await?.iter().all(|(_, is_linked)| *is_linked))
+        Ok(self.linked(digest, links).await?.iter().all(|(_, is_linked)| *is_linked))
     }
 
-    /// Which of these repositories link content.
+    /// Which of these repositories, given with their reverse links, link content.
     pub(super) async fn linked(
         &mut self,
         digest: &Digest,
-        names: Vec<RepositoryName>,
+        links: Vec<(RepositoryName, ObjectMeta)>,
     ) -> Result<Vec<(RepositoryName, bool)>, StorageError> {
-        self.calls += 2 * names.len();
-        let run = &*self;
-        stream::iter(names)
-            .map(async |name| run.is_linked(digest, &name).await.map(|is_linked| (name, is_linked)))
+        self.calls += 2 * links.len();
+        let blobs = &self.blobs;
+        stream::iter(links)
+            .map(async |(name, link)| {
+                let is_linked = blobs.is_linked(&name, digest, &link).await?;
+                Ok((name, is_linked))
+            })
             .buffered(CONCURRENCY)
             .try_collect()
             .await
-    }
-
-    /// Whether a repository links content, as a blob or as a manifest.
-    async fn is_linked(&self, digest: &Digest, name: &RepositoryName) -> Result<bool, StorageError> {
-        let store = self.blobs.store();
-        let (layer, revision) = (Key::Layer(name, digest).path(), Key::Revision(name, digest).path());
-        let (layer, revision) = both(store.head(&layer), store.head(&revision)).await?;
-        Ok(layer.is_some() || revision.is_some())
     }
 }
 

@@ -142,19 +142,19 @@ impl Run<'_> {
         let listing = self.blobs.store().list(&prefix, Page { limit: LOOKS, ..Page::first() }).await?;
         let young = self.young();
         let mut look = Look { has_more: listing.next.is_some(), ..Look::default() };
-        let mut names = Vec::new();
-        for (path, meta) in &listing.objects {
-            let Some(name) = trailing_name(path, &prefix).and_then(|name| name.parse().ok()) else {
+        let mut links = Vec::new();
+        for (path, meta) in listing.objects {
+            let Some(name) = trailing_name(&path, &prefix).and_then(|name| name.parse().ok()) else {
                 look.junk.extend(path.parse::<Path>());
                 continue;
             };
             if meta.modified >= young {
                 look.is_reserved = true;
             } else {
-                names.push(name);
+                links.push((name, meta));
             }
         }
-        for (name, is_linked) in self.linked(digest, names).await? {
+        for (name, is_linked) in self.linked(digest, links).await? {
             if is_linked {
                 look.is_linked = true;
             } else {
@@ -258,9 +258,7 @@ impl Run<'_> {
         for name in names.into_iter().take(LOOKS) {
             self.calls += 1;
             let link = self.blobs.store().head(&Key::ReverseLink(digest, &name).path()).await?;
-            if link.is_some_and(|link| link.modified < young) {
-                old.push(name);
-            }
+            old.extend(link.filter(|link| link.modified < young).map(|link| (name, link)));
         }
         let looked = self.linked(digest, old).await?;
         let stale = looked.into_iter().filter(|(_, is_linked)| !is_linked);

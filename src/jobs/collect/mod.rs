@@ -47,6 +47,9 @@ const FAILURES: usize = 10;
 /// The metadata name of the start of the last run that saw all repositories.
 const SEEN: &str = "seen";
 
+/// The same of the last run that has looked at signatures too: those of earlier versions have not.
+const SEEN_SIGNATURES: &str = "signatures";
+
 /// The metadata name of the number of such runs.
 const RUNS: &str = "runs";
 
@@ -140,6 +143,8 @@ struct Run<'a> {
     started: Timestamp,
     /// The links that are younger than this may lack their reverse links.
     indexed: Timestamp,
+    /// The same of links to signatures.
+    signatures_indexed: Timestamp,
     /// How many runs have seen all repositories.
     runs: u64,
     calls: usize,
@@ -166,9 +171,10 @@ impl Job for Collect {
             });
             let blobs = app.blobs(context);
             let started = cursor.started;
-            let (indexed, runs) = seen(&blobs).await?;
+            let Seen { indexed, signatures_indexed, runs } = seen(&blobs).await?;
             let mut run = Run {
                 indexed,
+                signatures_indexed,
                 runs,
                 job: self,
                 app,
@@ -195,13 +201,25 @@ impl Job for Collect {
     }
 }
 
-/// When the last run has begun that saw all repositories: links that were there have their reverse links. And the number of
-/// such runs.
-async fn seen(blobs: &Blobs) -> Result<(Timestamp, u64), StorageError> {
+/// What earlier runs have seen.
+struct Seen {
+    /// When the last run has begun that saw all repositories: links that were there have their reverse links.
+    indexed: Timestamp,
+    /// The same of links to signatures.
+    signatures_indexed: Timestamp,
+    /// The number of such runs.
+    runs: u64,
+}
+
+async fn seen(blobs: &Blobs) -> Result<Seen, StorageError> {
     let seen = blobs.store().head(&Key::Collection(SEEN).path()).await?;
     let number = |name: &str| seen.as_ref()?.metadata.get(name)?.parse::<u64>().ok();
-    let at = Timestamp(number(SEEN).unwrap_or_default()).minus_seconds(CLOCKS);
-    Ok((at, number(RUNS).unwrap_or_default()))
+    let time = |name: &str| Timestamp(number(name).unwrap_or_default()).minus_seconds(CLOCKS);
+    Ok(Seen {
+        indexed: time(SEEN),
+        signatures_indexed: time(SEEN_SIGNATURES),
+        runs: number(RUNS).unwrap_or_default(),
+    })
 }
 
 impl Report {
@@ -244,6 +262,7 @@ impl Run<'_> {
         if !self.job.is_dry_run {
             let metadata = Metadata::from([
                 (SEEN.to_owned(), self.started.0.to_string()),
+                (SEEN_SIGNATURES.to_owned(), self.started.0.to_string()),
                 (RUNS.to_owned(), (self.runs + 1).to_string()),
             ]);
             let options = PutOptions { metadata, ..PutOptions::default() };

@@ -74,7 +74,7 @@ impl Run<'_> {
             self.index(&listing.objects).await?;
             let digests = listing.objects.iter().filter_map(|(path, _)| match Link::parse(path)? {
                 Link::Revision(_, digest) => Some(digest),
-                Link::Layer(..) => None,
+                Link::Layer(..) | Link::Signature { .. } => None,
             });
             let digests: Vec<Digest> = digests.collect();
             self.calls += digests.len();
@@ -240,13 +240,23 @@ impl Run<'_> {
     /// Writes the reverse links of links that another registry may have written since the last run. A dry run does it too:
     /// what it tells would be wrong without.
     async fn index(&mut self, links: &[(String, ObjectMeta)]) -> Result<(), StorageError> {
-        for (path, _) in links.iter().filter(|(_, meta)| meta.modified >= self.indexed) {
-            let (name, digest) = match Link::parse(path) {
-                Some(Link::Layer(name, digest) | Link::Revision(name, digest)) => (name, digest),
-                None => continue,
+        let old = self.indexed.min(self.signatures_indexed);
+        for (path, meta) in links.iter().filter(|(_, meta)| meta.modified >= old) {
+            let is_new = match Link::parse(path) {
+                Some(Link::Layer(name, digest) | Link::Revision(name, digest))
+                    if meta.modified >= self.indexed =>
+                {
+                    self.calls += 1;
+                    self.blobs.put_reverse_link(&name, &digest).await?
+                }
+                Some(Link::Signature { name, manifest, signature })
+                    if meta.modified >= self.signatures_indexed =>
+                {
+                    self.calls += 2;
+                    self.blobs.index_signature(&name, &signature, &manifest).await?
+                }
+                _ => continue,
             };
-            self.calls += 1;
-            let is_new = self.blobs.put_reverse_link(&name, &digest).await?;
             self.report.links_indexed += u64::from(is_new);
         }
         Ok(())

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::{CONCURRENCY, Stored};
 use crate::{
     blobs::marker::LEASE,
-    layout::{Key, trailing_digest},
+    layout::{Key, Link},
     oci::{Digest, mentions},
     platform::{Body, Timestamp},
     storage::{
@@ -220,8 +220,10 @@ impl Stored {
             let page = Page { after: after.as_deref(), ..Page::first() };
             let listing = self.store().list(&prefix, page).await?;
             let young = listing.objects.iter().filter(|(_, meta)| meta.modified >= since);
-            let digest =
-                |(path, _): &(String, ObjectMeta)| path.strip_suffix("/link").and_then(trailing_digest);
+            let digest = |(path, _): &(String, ObjectMeta)| match Link::parse(path)? {
+                Link::Revision(_, digest) => Some(digest),
+                Link::Layer(..) | Link::Signature { .. } => None,
+            };
             let young: Vec<Digest> = young.filter_map(digest).collect();
             count += young.len();
             let refused = |digest: &Digest, message: String| {

@@ -51,7 +51,10 @@ impl Stored {
     ) -> Result<Stage, RepositoryError> {
         let blobs = new.manifest.blobs.iter().filter(|blob| !self.blobs.has_linked(&self.name, blob));
         let blobs: Vec<Digest> = blobs.cloned().collect();
-        let (missing, stage) = both(self.missing(&blobs), self.put_content(new)).await?;
+        // Boxed: few have any.
+        let signatures = Box::pin(self.store_signatures(new));
+        let (missing, (stage, ())) =
+            both(self.missing(&blobs), both(self.put_content(new), signatures)).await?;
         match missing_blobs {
             MissingBlobs::Refuse if !missing.is_empty() => Err(RepositoryError::BlobsMissing(missing)),
             MissingBlobs::Refuse | MissingBlobs::Accept => Ok(stage),
@@ -59,7 +62,7 @@ impl Stored {
     }
 
     async fn put_content(&self, new: &NewManifest) -> Result<Stage, StorageError> {
-        let NewManifest { digest, manifest, content } = new;
+        let NewManifest { digest, manifest, content, .. } = new;
         let metadata = link_metadata(&new.entry());
         let is_linked = async || {
             let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
@@ -83,7 +86,7 @@ impl Stored {
     }
 
     /// Links a stored manifest in at most two rounds, if it is `held` since a short time: its link and its hints, then its
-    /// tags. Another tag of a manifest that is linked takes one. `false` if its content is gone: it was deleted before it
+    /// tags. Signatures take one round more, before the others. Another tag of a manifest that is linked takes one. `false` if its content is gone: it was deleted before it
     /// was linked.
     pub(in crate::repository) async fn link_manifest(
         &self,
@@ -99,6 +102,10 @@ impl Stored {
                 tags.iter().zip(seen).map(|(tag, seen)| self.move_tag(tag, &entry.digest, &metadata, seen));
             all(moved)
         };
+        let is_held = held.is_some_and(|held| self.blobs.is_held_since(held));
+        if !entry.signatures.is_empty() && !Box::pin(self.link_signatures(entry, is_held)).await? {
+            return Ok(false);
+        }
         // Most tags of a known manifest are new.
         let unseen = || vec![None; tags.len()];
         match stage {
@@ -107,7 +114,6 @@ impl Stored {
                 // A referrer is listed when its manifest can be read, which costs no round if there are tags.
                 let (early, late) = if tags.is_empty() { (referrer, None) } else { (None, referrer) };
                 // Other pushes rely on it that the content of what is linked is there.
-                let is_held = held.is_some_and(|held| self.blobs.is_held_since(held));
                 if !is_held && !self.keep_content(&entry.digest).await? {
                     return Ok(false);
                 }
@@ -152,14 +158,19 @@ impl Stored {
         self.put_new(Key::Repository(&self.name), Bytes::new(), Metadata::new()).await.map(drop)
     }
 
-    /// Removes the entry in the referrers of `subject`, then the link.
+    /// Removes the entry in the referrers of `subject`, then the link. One that `may_be_signed` loses its signatures with it,
+    /// which costs a listing.
     pub(in crate::repository) async fn unlink_manifest(
         &self,
         digest: &Digest,
         subject: Option<&Digest>,
+        may_be_signed: bool,
     ) -> Result<(), StorageError> {
         if let Some(subject) = subject {
             self.delete(&[Key::Referrer { name: &self.name, subject, referrer: digest }]).await?;
+        }
+        if may_be_signed {
+            return both(Box::pin(self.unlink_signed(digest)), self.blobs.condemn(digest)).await.map(drop);
         }
         both(self.delete(&[Key::Revision(&self.name, digest)]), self.blobs.condemn(digest)).await.map(drop)
     }

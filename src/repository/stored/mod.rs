@@ -9,13 +9,14 @@ mod collect;
 mod manifests;
 mod referrers;
 mod removal;
+mod signatures;
 mod sizes;
 mod tags;
 
 pub(super) use collect::CLOCKS;
 pub use collect::LinkMark;
 pub(super) use manifests::description;
-pub(super) use referrers::referrer_entry;
+pub(super) use referrers::{referrer_entry, subject_and_signatures};
 
 use std::{cell::Cell, rc::Rc};
 

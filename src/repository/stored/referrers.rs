@@ -18,6 +18,12 @@ const DESCRIPTOR: &str = "descriptor";
 /// KiB in all.
 const MAX_DESCRIPTOR: usize = 1536;
 
+/// The subject of a manifest, from its content, and whether it may have signatures: so may all whose content is gone.
+pub(in crate::repository) fn subject_and_signatures(content: Option<&[u8]>) -> (Option<Digest>, bool) {
+    let subject = content.and_then(Manifest::subject_of);
+    (subject, content.is_none_or(|content| Manifest::is_schema1(None, content)))
+}
+
 impl Stored {
     /// Adds a manifest to its subject's referrers, if it has a subject.
     pub(super) async fn add_referrer(
@@ -37,13 +43,13 @@ impl Stored {
         Ok(())
     }
 
-    /// The subject of a manifest, from its content.
+    /// The subject of a manifest, from its content, and whether it may have signatures.
     pub(in crate::repository) async fn subject_of(
         &self,
         digest: &Digest,
-    ) -> Result<Option<Digest>, StorageError> {
+    ) -> Result<(Option<Digest>, bool), StorageError> {
         let content = self.blobs.manifest(digest, Freshness::Strict).await?;
-        Ok(content.and_then(|content| Manifest::subject_of(&content)))
+        Ok(subject_and_signatures(content.as_deref()))
     }
 
     /// The content of a manifest's entry in the referrers of its subject, from the manifest's content.

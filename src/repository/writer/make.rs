@@ -196,7 +196,7 @@ impl Writer {
         let (mut is_confirmed, mut calls) = (false, 0);
         loop {
             let record = self.with_order(|order, _| order.record(number))?;
-            let Some(Intent::DeleteManifest { digest, subject, cursor, tags }) =
+            let Some(Intent::DeleteManifest { digest, subject, may_be_signed, cursor, tags }) =
                 record.map(|record| record.intent)
             else {
                 return Ok(());
@@ -208,7 +208,7 @@ impl Writer {
             .map_err(busy)?;
             calls += if is_confirmed { tags.len() } else { 2 * tags.len() };
             if cursor == Cursor::End {
-                stored.unlink_manifest(&digest, subject.as_ref()).await.map_err(busy)?;
+                stored.unlink_manifest(&digest, subject.as_ref(), may_be_signed).await.map_err(busy)?;
             }
             let of_tags =
                 |bridge: &Bridge<'_>| tags.iter().map(|tag| bridge.tag_deleted(tag)).collect::<Vec<_>>();
@@ -238,7 +238,7 @@ impl Writer {
                 tags = stored.only_of(&digest, &tags).await.map_err(busy)?;
             }
             is_confirmed = true;
-            let step = Intent::DeleteManifest { digest, subject, cursor, tags };
+            let step = Intent::DeleteManifest { digest, subject, may_be_signed, cursor, tags };
             self.with_order(|order, _| order.advance(number, step))?;
             let goes_on = calls >= CALLS;
             if names_tags || goes_on {

@@ -341,9 +341,9 @@ impl Writer {
         }
         if let (true, Intent::DeleteManifest { digest, cursor, tags, .. }) = (lacks_content, intent) {
             // It was pushed since.
-            let subject = stored.subject_of(digest).await.map_err(busy)?;
+            let (subject, may_be_signed) = stored.subject_of(digest).await.map_err(busy)?;
             let (digest, cursor, tags) = (digest.clone(), cursor.clone(), tags.clone());
-            let intent = Intent::DeleteManifest { digest, subject, cursor, tags };
+            let intent = Intent::DeleteManifest { digest, subject, may_be_signed, cursor, tags };
             self.with_order(|order, _| order.advance(number, intent))?;
         }
         Ok(Reply::Done)

@@ -26,6 +26,9 @@ pub struct Entry {
     /// The manifest that it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Digest>,
+    /// Its signatures, which are stored and are added to those that it has. A writer of an earlier version ignores them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Digest>,
 }
 
 /// What a repository has of a manifest that is pushed, when its content has been stored.
@@ -108,6 +111,9 @@ pub enum Command {
         /// There was no content when the command was sent: the subject is not known.
         #[serde(default)]
         lacks_content: bool,
+        /// It may have signatures. A writer of an earlier version leaves their links.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        may_be_signed: bool,
         /// As in a push.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         immutable: Vec<Glob>,
@@ -311,6 +317,9 @@ pub enum Intent {
         /// Its subject.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subject: Option<Digest>,
+        /// It may have signatures.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        may_be_signed: bool,
         /// Where the listing of tags goes on, after those below.
         #[serde(default)]
         cursor: Cursor,
@@ -353,9 +362,10 @@ impl Command {
         Some(match self {
             Self::Push { entry, tags, .. } => Intent::Push { entry: entry.clone(), tags: tags.clone() },
             Self::Index { entry, tags, .. } => Intent::Index { entry: entry.clone(), tags: tags.clone() },
-            Self::DeleteManifest { digest, subject, .. } => Intent::DeleteManifest {
+            Self::DeleteManifest { digest, subject, may_be_signed, .. } => Intent::DeleteManifest {
                 digest: digest.clone(),
                 subject: subject.clone(),
+                may_be_signed: *may_be_signed,
                 cursor: Cursor::Start,
                 tags: Vec::new(),
             },

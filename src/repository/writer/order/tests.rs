@@ -19,13 +19,13 @@ fn digest(of: &str) -> Digest {
 
 fn push(of: &str, tags: &[&str]) -> Intent {
     let (media_type, subject) = ("application/x".to_owned(), None);
-    let entry = Entry { digest: digest(of), size: 1, media_type, subject };
+    let entry = Entry { digest: digest(of), size: 1, media_type, subject, signatures: Vec::new() };
     Intent::Push { entry, tags: tags.iter().map(|tag| tag.parse().unwrap()).collect() }
 }
 
 fn delete(of: &str) -> Intent {
     let (subject, tags) = (None, Vec::new());
-    Intent::DeleteManifest { digest: digest(of), subject, cursor: Cursor::Start, tags }
+    Intent::DeleteManifest { digest: digest(of), subject, may_be_signed: false, cursor: Cursor::Start, tags }
 }
 
 fn untag(tag: &str) -> Intent {
