@@ -30,8 +30,8 @@ function tar(name, content) {
 }
 
 // Writes a layout with one image of random layers for each architecture, and an index if there are several.
-// Returns the digest that its tag `latest` points to.
-export async function writeLayout(folder, layerSizes, architectures = ["amd64"]) {
+// With `history`, it says what made each layer, which schema 1 needs. Returns the digest that its tag `latest` points to.
+export async function writeLayout(folder, layerSizes, architectures = ["amd64"], { history = false } = {}) {
   await mkdir(path.join(folder, "blobs/sha256"), { recursive: true });
   const put = async (mediaType, bytes, more = {}) => {
     const digest = digestOf(bytes);
@@ -50,7 +50,9 @@ export async function writeLayout(folder, layerSizes, architectures = ["amd64"])
     }
     const platform = { architecture, os: "linux" };
     const rootfs = { type: "layers", diff_ids: diffIds };
-    const config = await put("application/vnd.oci.image.config.v1+json", json({ ...platform, rootfs, config: {} }));
+    const made = layerSizes.map((_, index) => ({ created: "2025-01-01T00:00:00Z", created_by: `layer ${index}` }));
+    const content = { ...platform, rootfs, config: {}, ...(history ? { history: made } : {}) };
+    const config = await put("application/vnd.oci.image.config.v1+json", json(content));
     const manifest = json({ schemaVersion: 2, mediaType: MANIFEST, config, layers });
     images.push(await put(MANIFEST, manifest, { platform }));
   }
