@@ -282,7 +282,7 @@ pub enum Error {
     #[error("this URL is not signed, or has expired: ask the registry for the blob again")]
     NotSigned,
     /// The path does not support the method.
-    #[error("this registry does not support that method here: {allow} it does")]
+    #[error("this registry does not support that method here: it supports {allow}")]
     Unsupported {
         /// The value of `Allow`.
         allow: &'static str,

@@ -98,6 +98,25 @@ fn a_sparse_image_is_served_and_its_blobs_when_they_have_come() {
     assert_eq!(registry.code("GET /v2/a/manifests/v1"), 404);
 }
 
+/// That a blob is missing is not remembered, however old other answers may be.
+#[test]
+fn no_cache_hides_a_blob_that_has_come() {
+    let vars = [("MISSING_BLOBS", "accept"), ("DIGEST_CACHE_SECONDS", "3600"), ("TAG_CACHE_SECONDS", "3600")];
+    let registry = with(&vars);
+    assert_eq!(put(&registry, "a", "v1", &image(&["late"])).status, 201);
+    let persistent = Persistent { storage: registry.storage.clone(), ..Persistent::default() };
+    let other = TestRegistry::with(&vars, persistent);
+    let late = sha256("late");
+    for isolate in [&registry, &other] {
+        assert_eq!(codes(isolate, "a", &late), [404, 404]);
+        assert_eq!(isolate.code("GET /v2/a/manifests/v1"), 200);
+    }
+    registry.push_blob("a", "late");
+    for isolate in [&registry, &other] {
+        assert_eq!(codes(isolate, "a", &late), [200, 200]);
+    }
+}
+
 #[test]
 fn a_missing_blob_that_comes_late_is_not_collected() {
     for days_before in [0, 1, 5] {
@@ -179,7 +198,7 @@ fn a_blob_that_is_removed_while_its_manifest_is_pushed_is_missing() {
     assert_eq!(registry.code(&format!("DELETE /v2/a/blobs/{blob}")), 202);
     let push = |tag: &str, accepts_missing| {
         let command = Command::Push {
-            entry: Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None },
+            entry: Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None, signatures: Vec::new() },
             tags: vec![tag.parse().unwrap()],
             blobs: vec![blob.clone()],
             stage: Stage::Complete,
