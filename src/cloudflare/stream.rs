@@ -88,6 +88,11 @@ impl JsStream {
     }
 }
 
+/// Lets a stream be cancelled. Best effort: an error means that the stream has ended.
+fn ignore(cancelled: js_sys::Promise) {
+    wasm_bindgen_futures::spawn_local(async { drop(JsFuture::from(cancelled).await) });
+}
+
 /// Waits for a read, but not for ever.
 async fn unless_silent<T>(read: impl Future<Output = Result<T, JsValue>>) -> Result<T, ReadError> {
     match future::select(pin!(read), pin!(sleep(SILENCE as u32))).await {
@@ -108,7 +113,8 @@ pub fn message(error: &JsValue) -> String {
     text.unwrap_or_else(|| format!("{error:?}"))
 }
 
-fn broken(error: JsValue) -> ReadError {
+/// The error of a stream that JavaScript reports.
+pub(super) fn broken(error: JsValue) -> ReadError {
     ReadError::Broken(message(&error))
 }
 
@@ -187,7 +193,7 @@ impl ByteStream for JsStream {
             let mut bytes = Vec::with_capacity(length);
             loop {
                 let read = unless_silent(JsFuture::from(reader.read())).await;
-                let read = read.inspect_err(|_| drop(reader.cancel()))?;
+                let read = read.inspect_err(|_| ignore(reader.cancel()))?;
                 let value = Reflect::get(&read, &"value".into()).map_err(broken)?;
                 // No value: the end.
                 let Ok(piece) = value.dyn_into::<Uint8Array>() else { return Ok(bytes.into()) };
@@ -234,8 +240,6 @@ impl ByteStream for JsStream {
             // The stream is locked.
             return self.give_up();
         }
-        let cancelled = self.raw.cancel();
-        // Best effort: an error means that the stream has ended.
-        wasm_bindgen_futures::spawn_local(async { drop(JsFuture::from(cancelled).await) });
+        ignore(self.raw.cancel());
     }
 }
