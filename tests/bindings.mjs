@@ -14,7 +14,7 @@ const { PIERHEAD_S3: named } = process.env;
 const s3 = named ? null : await S3Server.start();
 globalThis.pierheadS3 = named ? JSON.parse(named) : { ...s3.vars, S3_IS_FILES: "yes" };
 
-// The only global of workerd that the drivers use and Node lacks.
+// The globals of workerd that the code uses and Node lacks.
 crypto.DigestStream ??= class extends WritableStream {
   constructor(algorithm) {
     const hash = createHash(algorithm.replace("-", ""));
@@ -25,6 +25,22 @@ crypto.DigestStream ??= class extends WritableStream {
       abort: reject,
     });
     this.digest = promise;
+  }
+};
+
+globalThis.FixedLengthStream ??= class extends TransformStream {
+  constructor(length) {
+    let left = length;
+    super({
+      transform(chunk, controller) {
+        left -= chunk.length;
+        if (left < 0) throw new TypeError("more bytes than announced");
+        controller.enqueue(chunk);
+      },
+      flush() {
+        if (left > 0) throw new TypeError("fewer bytes than announced");
+      },
+    });
   }
 };
 

@@ -12,7 +12,7 @@ mod receiver;
 #[allow(dead_code, reason = "the tests of the API use the rest")]
 mod support;
 
-use std::sync::Mutex;
+use std::{cell::Cell, sync::Mutex};
 
 use futures_executor::block_on;
 use peak_alloc::PeakAlloc;
@@ -228,4 +228,37 @@ fn a_page_of_referrers_takes_at_most_twice_its_size() {
     // The test itself copies the answer.
     println!("a page of 4 MiB: {taken} bytes");
     assert!(taken <= 3 * Manifest::MAX_BYTES, "{taken}");
+}
+
+#[test]
+fn an_answer_with_many_ranges_holds_none_of_them() {
+    let _alone = ALONE.lock().unwrap();
+    let registry = TestRegistry::new();
+    let (count, length) = (64, 128 << 10);
+    let content = vec![7; count * (length + 1)];
+    let digest = Algorithm::Sha256.digest(&content);
+    let put = async |key: Key<'_>, body: Body| {
+        registry.storage.memory.put(&key.path(), body, PutOptions::default()).await.unwrap();
+    };
+    block_on(put(Key::Layer(&"a".parse().unwrap(), &digest), Body::Bytes(digest.to_string().into())));
+    block_on(put(Key::Data(&digest), Body::Bytes(content.into())));
+    let at = |n: usize| n * (length + 1);
+    let ranges: Vec<_> = (0..count).map(|n| format!("{}-{}", at(n), at(n) + length - 1)).collect();
+    let request = http::Request::get(format!("/v2/a/blobs/{digest}"));
+    let request = request.header("range", format!("bytes={}", ranges.join(","))).body(Body::Empty).unwrap();
+    let taken = peak(|| {
+        block_on(async {
+            let Body::Parts(parts) = registry.handle(request).await.into_body() else { panic!("no parts") };
+            let sent = Cell::new(0);
+            // As a platform sends it: piece by piece. The memory driver lends its own bytes.
+            let write = async |body: Body| {
+                sent.set(sent.get() + body.read(length).await?.len());
+                Ok(())
+            };
+            parts.send(write).await.unwrap();
+            assert!(sent.get() > count * length);
+        });
+    });
+    println!("{count} ranges of {length} bytes: {taken} bytes");
+    assert!(taken <= length, "{taken}");
 }

@@ -1,16 +1,19 @@
 //! Blob endpoints: pull and delete.
 
+use std::rc::Rc;
+
 use futures_util::future::join;
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::{
-    Error, Registry, Request, Response, empty,
-    headers::{self, RequestedRange},
+    Error, Registry, Request, Response, empty, headers,
+    multipart::{Multipart, Source},
+    ranges::RequestedRange,
 };
 use crate::{
     blobs::{Blobs, Freshness, Located, Opened},
     oci::{Digest, RepositoryName, media_type},
-    platform::ByteRange,
+    platform::{ByteRange, RequestLog},
     redirect::Mode,
 };
 
@@ -34,8 +37,7 @@ impl Registry<'_> {
     ) -> Result<Response, Error> {
         let unknown = || Error::BlobUnknown(digest.clone());
         let repository = self.repository_for_pull(name, request);
-        let mut response =
-            BlobResponse { blobs: self.app.blobs(&self.context), digest, request, opened: None };
+        let mut response = self.blob_response(self.app.blobs(&self.context), digest, request);
         if request.method() == Method::HEAD {
             let located = repository.locate(digest, Freshness::Strict).await?.ok_or_else(unknown)?;
             return response.serve(&located, headers::IMMUTABLE).await;
@@ -62,6 +64,11 @@ impl Registry<'_> {
             }
         };
         let mut located = located?.ok_or_else(unknown)?;
+        // Stores and CDNs answer several ranges with the whole blob.
+        let mode = match response.requested(located.size) {
+            RequestedRange::Several(_) => Mode::Off,
+            _ => mode,
+        };
         if mode == Mode::Presigned && located.at.is_some() {
             // A place in a link is a hint, and who is sent there cannot look again.
             located = response.blobs.find(digest).await?.ok_or_else(unknown)?;
@@ -89,7 +96,12 @@ impl Registry<'_> {
         let seconds_left = expires.milliseconds_since(self.app.clock.now()) / 1000;
         let cache = format!("public, max-age={seconds_left}, immutable, no-transform");
         let cache = HeaderValue::from_str(&cache).map_err(|error| Error::Internal(error.to_string()))?;
-        BlobResponse { blobs, digest, request, opened: None }.serve(&located, cache).await
+        self.blob_response(blobs, digest, request).serve(&located, cache).await
+    }
+
+    fn blob_response<'a>(&self, blobs: Blobs, digest: &'a Digest, request: &'a Request) -> BlobResponse<'a> {
+        let (log, max_ranges) = (self.context.log.clone(), self.app.config.reads.max_ranges);
+        BlobResponse { blobs, digest, request, log, max_ranges, opened: None }
     }
 
     /// end-10: `DELETE /v2/<name>/blobs/<digest>`. Removes the repository's link. The collection deletes the bytes
@@ -122,35 +134,28 @@ struct BlobResponse<'a> {
     blobs: Blobs,
     digest: &'a Digest,
     request: &'a Request,
-    /// The requested bytes, if already open.
+    log: Rc<RequestLog>,
+    /// The most ranges in an answer.
+    max_ranges: usize,
+    /// The requested bytes, or the first range of them, if already open.
     opened: Option<Opened>,
 }
 
 impl BlobResponse<'_> {
-    /// The requested range; `None` for the whole blob.
-    fn range(&self, size: u64) -> Result<Option<ByteRange>, Error> {
-        // RFC 9110: a range applies to GET only, and only if `If-Range` matches.
-        let headers = self.request.headers();
-        let is_same = headers.get(header::IF_RANGE).is_none_or(|value| value == etag(self.digest).as_str());
-        if self.request.method() != Method::GET || !is_same {
-            return Ok(None);
-        }
-        match headers::parse_range(headers, size) {
-            RequestedRange::Full => Ok(None),
-            RequestedRange::Partial(range) => Ok(Some(range)),
-            RequestedRange::NotSatisfiable => Err(Error::RangeNotSatisfiable { size }),
-        }
+    /// What the request asks for, of a blob of `size` bytes.
+    fn requested(&self, size: u64) -> RequestedRange {
+        RequestedRange::of(self.request, &etag(self.digest), size, self.max_ranges)
     }
 
-    /// Opens the requested bytes in the edge cache or the store.
+    /// Opens the requested bytes in the edge cache or the store, or the first range of them.
     async fn open(&self, located: &Located) -> Result<Opened, Error> {
-        let range = self.range(located.size)?;
+        let range = self.requested(located.size).first();
         let host = text(self.request, header::HOST);
         let opened = self.blobs.open(self.digest, located, range, host).await?;
         opened.ok_or_else(|| Error::BlobUnknown(self.digest.clone()))
     }
 
-    /// Serves the blob or a range of it. A whole blob from the store is also copied to the edge cache.
+    /// Serves the blob or ranges of it.
     async fn serve(mut self, located: &Located, cache_control: HeaderValue) -> Result<Response, Error> {
         let mut response = empty(StatusCode::OK);
         let fields = response.headers_mut();
@@ -166,24 +171,47 @@ impl BlobResponse<'_> {
         // A type that no proxy compresses, and that browsers save.
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type::OCTET_STREAM));
         fields.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-        let range = self.range(located.size)?;
-        let length = range.and_then(|range| range.length).unwrap_or(located.size);
-        fields.insert(header::CONTENT_LENGTH, length.into());
-        if let Some(ByteRange { offset, .. }) = range {
-            let value = format!("bytes {offset}-{}/{}", offset + length - 1, located.size);
-            headers::set(fields, header::CONTENT_RANGE, value);
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let requested = self.requested(located.size);
+        if requested == RequestedRange::NotSatisfiable {
+            return Err(Error::RangeNotSatisfiable { size: located.size });
         }
-        if self.request.method() != Method::HEAD {
-            let opened = match self.opened.take() {
-                Some(opened) => opened,
-                None => self.open(located).await?,
-            };
-            if let Some(host) = text(self.request, header::HOST).filter(|_| range.is_none()) {
-                self.blobs.fill_edge(host, self.digest, &opened);
+        fields.insert(header::CONTENT_LENGTH, located.size.into());
+        if self.request.method() == Method::HEAD {
+            return Ok(response);
+        }
+        let opened = match self.opened.take() {
+            Some(opened) => opened,
+            None => self.open(located).await?,
+        };
+        match requested {
+            RequestedRange::Full | RequestedRange::NotSatisfiable => self.send_whole(&mut response, opened),
+            RequestedRange::Partial(range) => {
+                headers::set_range(&mut response, range, located.size);
+                *response.body_mut() = opened.body;
             }
-            *response.body_mut() = opened.body;
+            RequestedRange::Several(ranges) => self.send_several(&mut response, &ranges, opened),
         }
         Ok(response)
+    }
+
+    /// A whole blob from the store is also copied to the edge cache.
+    fn send_whole(&self, response: &mut Response, opened: Opened) {
+        if let Some(host) = text(self.request, header::HOST) {
+            self.blobs.fill_edge(host, self.digest, &opened);
+        }
+        *response.body_mut() = opened.body;
+    }
+
+    fn send_several(self, response: &mut Response, ranges: &[ByteRange], first: Opened) {
+        let multipart = Multipart::new(first.located.size);
+        let host = text(self.request, header::HOST).map(str::to_owned);
+        let (digest, located) = (self.digest.clone(), first.located.clone());
+        let source = Source { blobs: self.blobs, digest, located, host, log: self.log };
+        let body = source.body(&multipart, ranges, first);
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let fields = response.headers_mut();
+        headers::set(fields, header::CONTENT_TYPE, multipart.media_type());
+        headers::set(fields, header::CONTENT_LENGTH, body.content_length().unwrap_or_default());
+        *response.body_mut() = body;
     }
 }

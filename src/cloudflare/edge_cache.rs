@@ -81,7 +81,7 @@ impl EdgeCache for CacheApi {
                 Body::Stream(stream) => {
                     ResponseBody::Stream(raw(&stream).ok_or("the body belongs to another platform")?)
                 }
-                Body::Empty | Body::Buffer { .. } => return Ok(()),
+                Body::Empty | Body::Buffer { .. } | Body::Parts(_) => return Ok(()),
             };
             let put = async {
                 let headers = Headers::new();

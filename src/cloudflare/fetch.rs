@@ -117,6 +117,7 @@ async fn send(request: Request<Body>) -> Result<Response<Body>, String> {
         Body::Empty => JsValue::UNDEFINED,
         Body::Bytes(bytes) => Uint8Array::from(bytes.as_ref()).into(),
         Body::Buffer { buffer, range } => buffers::view(&**buffer, range.clone()).ok_or_else(foreign)?.into(),
+        Body::Parts(_) => return Err("parts can only be sent to clients".to_owned()),
         Body::Stream(stream) => {
             is_stream = true;
             stream::raw(stream).ok_or_else(foreign)?.into()

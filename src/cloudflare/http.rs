@@ -2,7 +2,10 @@
 
 use ::http::{HeaderValue, StatusCode, Uri};
 
-use super::stream::{JsStream, raw};
+use super::{
+    parts,
+    stream::{JsStream, raw},
+};
 use crate::{
     api::{Error, MAX_TARGET, Request, Response, Scheme},
     platform::Body,
@@ -54,6 +57,7 @@ pub fn write_response(response: Response) -> worker::Result<worker::Response> {
             Some(raw) => worker::ResponseBody::Stream(raw),
             None => return Err(worker::Error::RustError("the body belongs to another platform".into())),
         },
+        Body::Parts(sent) => worker::ResponseBody::Stream(parts::send(sent)?),
         Body::Empty | Body::Buffer { .. } => worker::ResponseBody::Empty,
     };
     debug_assert!(parts.status != StatusCode::SWITCHING_PROTOCOLS);

@@ -16,6 +16,7 @@ mod ledger;
 mod metrics;
 mod metrics_aggregate;
 mod objects;
+mod parts;
 mod queue;
 mod r2;
 mod rate_limit;

@@ -84,6 +84,7 @@ impl R2 {
                 view.map_err(|error| self.error(path, StorageErrorKind::Body(error)))?.into()
             }
             Body::Stream(stream) => stream::raw(stream).ok_or_else(foreign)?.into(),
+            Body::Parts(_) => return Err(foreign()),
         };
         // `Data` has no variant for a view, but passes a stream's handle through unchanged, and R2 accepts
         // either.

@@ -16,6 +16,7 @@ use super::{
     fetch::Fetch,
     kv::Kv,
     metrics::Dataset,
+    parts,
     r2::R2,
     stream::JsStream,
     verifier::WebCrypto,
@@ -23,7 +24,8 @@ use super::{
 use crate::{
     oci::Algorithm,
     platform::{
-        Body, Buffer, Buffers, ByteStream, Clock, DocumentClient, ReadError, Verifier,
+        Body, Buffer, Buffers, ByteRange, ByteStream, Clock, DocumentClient, Part, PartContent, Parts,
+        ReadError, Verifier,
         budget::limits::BUFFERS,
         metrics::{Point, Points},
         verifier::PublicKey,
@@ -228,6 +230,96 @@ async fn a_buffer_grows_with_what_arrives() {
     assert_eq!(lent() - before, 1024 * 1024);
     drop(buffer);
     assert_eq!(lent(), before);
+}
+
+/// A part of `length` bytes, opened when its turn comes.
+fn part(length: usize, open: impl Future<Output = Result<Body, ReadError>> + 'static) -> Part {
+    let content = PartContent::Later(Box::new(|| Box::pin(open)));
+    Part { head: "head ".into(), length: length as u64, content }
+}
+
+async fn sent(parts: Vec<Part>) -> Result<Vec<u8>, ReadError> {
+    let readable = parts::send(Parts { parts, tail: " tail".into() }).unwrap();
+    JsStream::body(readable, None).read(10_000_000).await.map(|bytes| bytes.to_vec())
+}
+
+#[wasm_bindgen_test]
+async fn parts_of_an_object_become_one_stream() {
+    let bucket = Reflect::get(&js_sys::global(), &"pierheadBucket".into()).unwrap();
+    let store = Store::new(R2::new(bucket.unchecked_into()));
+    let (path, bytes) = ("ranges".parse::<crate::storage::Path>().unwrap(), noise(1_000_000));
+    store.put(&path, Body::Bytes(bytes.clone().into()), PutOptions::default()).await.unwrap();
+    for (count, length) in [(1, 1_000_000), (2, 300_000), (64, 10_000), (64, 1)] {
+        let (mut parts, mut expected) = (Vec::new(), Vec::new());
+        for n in 0..count {
+            let offset = n * 15_000;
+            let range = ByteRange { offset: offset as u64, length: Some(length as u64) };
+            let (store, path) = (store.clone(), path.clone());
+            parts.push(part(length, async move {
+                Ok(store.get(&path, Some(range)).await.unwrap().unwrap().body)
+            }));
+            expected.extend_from_slice(b"head ");
+            expected.extend_from_slice(&bytes[offset..offset + length]);
+        }
+        expected.extend_from_slice(b" tail");
+        assert!(sent(parts).await.unwrap() == expected, "{count} of {length}");
+    }
+    let open = PartContent::Open(Body::Bytes("content".into()));
+    let whole = sent(vec![Part { head: "head ".into(), length: 7, content: open }]).await.unwrap();
+    assert_eq!(whole, b"head content tail");
+}
+
+/// A stream that tells whether it was cancelled.
+fn cancellable() -> (JsStream, impl Fn() -> bool) {
+    let make = js_sys::Function::new_no_args(
+        "const stream = new ReadableStream({
+           pull(controller) { controller.enqueue(new Uint8Array(10)); },
+           cancel() { stream.isCancelled = true; },
+         });
+         return stream;",
+    );
+    let raw = make.call0(&JsValue::NULL).unwrap();
+    let stream = JsStream::new(raw.clone().unchecked_into(), None);
+    (stream, move || Reflect::get(&raw, &"isCancelled".into()).unwrap() == JsValue::TRUE)
+}
+
+#[wasm_bindgen_test]
+async fn a_part_that_fails_fails_the_stream_and_cancels_those_behind_it() {
+    let ready = |body: JsStream| std::future::ready(Ok(Body::Stream(Box::new(body))));
+    let good = || part(1000, ready(stream(&noise(1000), &[70], false)));
+    for (name, bad) in [
+        ("not opened", part(1000, std::future::ready(Err(ReadError::Silent)))),
+        ("broken", part(1000, ready(stream(&noise(900), &[70], true)))),
+        ("of a wrong length", part(1000, std::future::ready(Ok(Body::Bytes("x".into()))))),
+    ] {
+        let (behind, is_cancelled) = cancellable();
+        let error = sent(vec![good(), bad, part(1000, ready(behind)), good()]).await;
+        assert!(matches!(error, Err(ReadError::Broken(_))), "{name}: {error:?}");
+        sleep(10).await;
+        assert!(is_cancelled(), "{name}");
+    }
+    // The length of these is not known: the sum is wrong.
+    for length in [999, 1001] {
+        let error = sent(vec![good(), part(1000, ready(stream(&noise(length), &[70], false)))]).await;
+        assert!(matches!(error, Err(ReadError::Broken(_))), "{length}: {error:?}");
+    }
+}
+
+#[wasm_bindgen_test]
+async fn cancelling_the_stream_cancels_its_parts() {
+    let ready = |body: JsStream| std::future::ready(Ok(Body::Stream(Box::new(body))));
+    let (first, first_is_cancelled) = cancellable();
+    let (second, second_is_cancelled) = cancellable();
+    let parts = vec![part(1_000_000, ready(first)), part(1_000_000, ready(second))];
+    let readable = parts::send(Parts { parts, tail: "".into() }).unwrap();
+    let reader: web_sys::ReadableStreamDefaultReader = readable.get_reader().unchecked_into();
+    for _ in 0..3 {
+        JsFuture::from(reader.read()).await.unwrap();
+    }
+    assert!(!first_is_cancelled());
+    JsFuture::from(reader.cancel()).await.unwrap();
+    sleep(10).await;
+    assert!(first_is_cancelled() && second_is_cancelled());
 }
 
 #[wasm_bindgen_test]

@@ -8,6 +8,7 @@ mod collect;
 mod events;
 mod integrity;
 mod operation;
+mod reads;
 mod redirect;
 mod repositories;
 mod retention;
@@ -23,6 +24,7 @@ pub use collect::CollectConfig;
 pub use events::EventConfig;
 pub use integrity::IntegrityConfig;
 pub use operation::{Middleware, OperationConfig, Origins};
+pub use reads::{MAX_RANGES, ReadConfig};
 pub use redirect::RedirectConfig;
 pub use repositories::RepositoryConfig;
 pub use retention::RetentionConfig;
@@ -58,6 +60,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// Redirects of blob pulls.
     pub redirect: RedirectConfig,
+    /// Limits of reads.
+    pub reads: ReadConfig,
     /// Caches.
     pub cache: CacheConfig,
     /// Events.
@@ -98,6 +102,7 @@ impl Config {
             schema1: vars.parse("SCHEMA1", Schema1::default()),
             storage: StorageConfig::read(vars),
             redirect: RedirectConfig::read(vars),
+            reads: ReadConfig::read(vars),
             cache: CacheConfig::read(vars),
             events: EventConfig::read(vars),
             operation: OperationConfig::read(vars),
@@ -180,6 +185,8 @@ mod tests {
             ("SETTLE", "yes"),
             ("SCRUB_MIB_PER_DAY", "200001"),
             ("SCHEMA1", "on"),
+            ("MAX_RANGES", "0"),
+            ("MAX_RANGES", "65"),
             ("EDGE_CACHE_MIB", "1G"),
             ("WORKERS_CACHING", "yes"),
             ("TAG_CACHE_SECONDS", "-1"),

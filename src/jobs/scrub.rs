@@ -284,7 +284,9 @@ impl Run<'_> {
                 Ok(())
             }
             Body::Stream(mut stream) => stream.discard(wanted, Some(&mut hasher)).await,
-            Body::Buffer { .. } => return Ok(Read::Failed("the store lends its content".to_owned())),
+            Body::Buffer { .. } | Body::Parts(_) => {
+                return Ok(Read::Failed("the store lends its content".to_owned()));
+            }
         };
         self.left -= wanted;
         if let Err(error) = read {

@@ -3,10 +3,20 @@
 //! Streams and buffers belong to the platform. Other code holds them as trait objects, without naming the
 //! platform's types; the platform downcasts them with `Any`.
 
-use std::{any::Any, ops::Range, rc::Rc};
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    future::ready,
+    ops::Range,
+    rc::Rc,
+};
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
+use futures_util::{
+    StreamExt,
+    future::{LocalBoxFuture, join},
+    stream,
+};
 
 use super::budget::{PACE, SILENCE};
 use crate::oci::Hasher;
@@ -137,6 +147,116 @@ pub enum Body {
         /// The bytes to send.
         range: Range<usize>,
     },
+    /// Several bodies with text between them, one after the other.
+    Parts(Parts),
+}
+
+/// How many parts are opened while the one before them is sent: opening waits for the store. With that one, the platform's
+/// limit of connections is not reached, of which there are six.
+const AHEAD: usize = 3;
+
+/// Opens the content of a part.
+pub type Opening = Box<dyn FnOnce() -> LocalBoxFuture<'static, Result<Body, ReadError>>>;
+
+/// A part of a body.
+pub struct Part {
+    /// Text before the content.
+    pub head: Bytes,
+    /// The length of the content, in bytes.
+    pub length: u64,
+    /// The content, or how to open it when its turn comes.
+    pub content: PartContent,
+}
+
+/// The content of a part.
+pub enum PartContent {
+    /// It is open.
+    Open(Body),
+    /// It is opened later.
+    Later(Opening),
+}
+
+impl Part {
+    async fn open(self) -> Result<(Bytes, Body), ReadError> {
+        let Self { head, length, content } = self;
+        let body = match content {
+            PartContent::Open(body) => body,
+            PartContent::Later(open) => open().await?,
+        };
+        match body.content_length() {
+            Some(found) if found != length => {
+                body.cancel();
+                Err(ReadError::Broken(format!("a part has {found} bytes, not {length}")))
+            }
+            _ => Ok((head, body)),
+        }
+    }
+}
+
+/// Several bodies with text between them.
+pub struct Parts {
+    /// The parts, in order.
+    pub parts: Vec<Part>,
+    /// Text after the last one.
+    pub tail: Bytes,
+}
+
+impl Parts {
+    /// The length of everything, in bytes.
+    pub fn content_length(&self) -> u64 {
+        let parts = self.parts.iter().map(|part| part.head.len() as u64 + part.length);
+        parts.sum::<u64>() + self.tail.len() as u64
+    }
+
+    /// Passes everything to `write`, in order. A few parts are opened while the one before them is written. If one cannot be
+    /// opened or written, what was opened ahead is cancelled, and nothing else is opened.
+    pub async fn send(self, write: impl AsyncFn(Body) -> Result<(), ReadError>) -> Result<(), ReadError> {
+        let is_over = Rc::new(Cell::new(false));
+        let is_wanted = is_over.clone();
+        let parts = stream::iter(self.parts).take_while(move |_| ready(!is_wanted.get()));
+        let mut parts = parts.map(Part::open).buffered(AHEAD).boxed_local();
+        let mut next = parts.next().await;
+        let failure = loop {
+            let (head, body) = match next.take() {
+                Some(Ok(part)) => part,
+                Some(Err(error)) => break error,
+                None => return write(Body::Bytes(self.tail)).await,
+            };
+            let written = async {
+                if let Err(error) = write(Body::Bytes(head)).await {
+                    body.cancel();
+                    return Err(error);
+                }
+                write(body).await
+            };
+            let (written, following) = join(written, parts.next()).await;
+            next = following;
+            if let Err(error) = written {
+                break error;
+            }
+        };
+        is_over.set(true);
+        while let Some(part) = next {
+            if let Ok((_, body)) = part {
+                body.cancel();
+            }
+            next = parts.next().await;
+        }
+        Err(failure)
+    }
+
+    /// Reads everything into memory and fails once it exceeds `limit` bytes.
+    async fn read(self, limit: usize) -> Result<Bytes, ReadError> {
+        let bytes = RefCell::new(Vec::new());
+        self.send(async |body| {
+            let left = limit.saturating_sub(bytes.borrow().len());
+            let content = body.read(left).await?;
+            bytes.borrow_mut().extend_from_slice(&content);
+            Ok(())
+        })
+        .await?;
+        Ok(bytes.into_inner().into())
+    }
 }
 
 impl Body {
@@ -147,15 +267,16 @@ impl Body {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::Stream(stream) => stream.content_length(),
             Self::Buffer { range, .. } => Some(range.len() as u64),
+            Self::Parts(parts) => Some(parts.content_length()),
         }
     }
 
-    /// The same body once more; `None` for a stream, which can be sent only once.
+    /// The same body once more; `None` for streams, which can be sent only once.
     pub fn again(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Bytes(bytes) => Some(Self::Bytes(bytes.clone())),
-            Self::Stream(_) => None,
+            Self::Stream(_) | Self::Parts(_) => None,
             Self::Buffer { buffer, range } => {
                 Some(Self::Buffer { buffer: buffer.clone(), range: range.clone() })
             }
@@ -173,8 +294,16 @@ impl Body {
 
     /// Releases content that will not be read.
     pub fn cancel(self) {
-        if let Self::Stream(stream) = self {
-            stream.cancel();
+        match self {
+            Self::Stream(stream) => stream.cancel(),
+            Self::Parts(parts) => {
+                for part in parts.parts {
+                    if let PartContent::Open(body) = part.content {
+                        body.cancel();
+                    }
+                }
+            }
+            Self::Empty | Self::Bytes(_) | Self::Buffer { .. } => {}
         }
     }
 
@@ -211,6 +340,7 @@ impl Body {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Stream(stream) => stream.read(limit).await,
             Self::Buffer { .. } => Err(ReadError::Broken("a buffer can only be sent to storage".into())),
+            Self::Parts(parts) => Box::pin(parts.read(limit)).await,
         }
     }
 }

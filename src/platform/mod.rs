@@ -18,7 +18,10 @@ pub mod verifier;
 pub mod webhook_client;
 
 pub use background::Background;
-pub use body::{Body, Buffer, Buffers, ByteRange, ByteStream, Content, ReadError, Reserved, Stream};
+pub use body::{
+    Body, Buffer, Buffers, ByteRange, ByteStream, Content, Part, PartContent, Parts, ReadError, Reserved,
+    Stream,
+};
 pub use clock::{Clock, Timestamp, seconds};
 pub use document_client::DocumentClient;
 pub use edge_cache::EdgeCache;

@@ -1,7 +1,11 @@
 //! `Range`, `Content-Range` and `If-None-Match`.
 
 use http::{HeaderMap, HeaderValue, header};
-use pierhead::api::headers::{RequestedRange, if_none_match, parse_content_range, parse_range};
+use pierhead::api::{
+    headers::{if_none_match, parse_content_range},
+    ranges::{RequestedRange, parse_range},
+};
+use pierhead::config::MAX_RANGES;
 use proptest::prelude::*;
 
 use crate::{cases, mutate::mutated};
@@ -15,6 +19,8 @@ const RANGES: &[&str] = &[
     "bytes=18446744073709551615-",
     "bytes=-99999999999999999999",
     "bytes=0-1,5-6",
+    "bytes=-3,0-1, 4-4,,10-12,7-",
+    "bytes=18446744073709551614-,0-0,18446744073709551612-18446744073709551612",
     "lines=0-1",
 ];
 
@@ -35,6 +41,9 @@ fn of(number: u64) -> Number {
 /// First byte and length, for a range of the exact form `bytes=<first>-[<last>]` or `bytes=-<suffix>` (RFC 9110,
 /// section 14.1.2). The inner `None` is one that cannot be satisfied.
 fn expected(text: &str, size: u64) -> Option<Option<(u64, u64)>> {
+    if size == 0 {
+        return None; // Nothing: to be ignored.
+    }
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let value = |number: &Number| number.1.parse::<u64>().unwrap_or(0);
     if first.is_empty() {
@@ -87,10 +96,33 @@ proptest! {
     ) {
         let Ok(value) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
         let headers = HeaderMap::from_iter([(header::RANGE, value.clone())]);
-        let parsed = parse_range(&headers, size);
-        if let RequestedRange::Partial(range) = parsed {
+        let parsed = parse_range(&headers, size, MAX_RANGES);
+        let ranges = match &parsed {
+            RequestedRange::Partial(range) => std::slice::from_ref(range),
+            RequestedRange::Several(ranges) => ranges,
+            RequestedRange::Full | RequestedRange::NotSatisfiable => &[],
+        };
+        let mut end = None;
+        for range in ranges {
             let length = range.length.unwrap();
             prop_assert!(length > 0 && range.offset.checked_add(length).unwrap() <= size);
+            // In order, with a byte between two.
+            prop_assert!(end.is_none_or(|end| range.offset > end), "{ranges:?}");
+            end = Some(range.offset + length);
+        }
+        if let Ok(text) = value.to_str() && text.contains(',') {
+            // Each range of a list is one that it asks for, or several of these.
+            let list = text.trim().split_once('=').unwrap_or_default().1;
+            let asked: Vec<(u64, u64)> = list
+                .split(',')
+                .filter_map(|text| expected(&format!("bytes={}", text.replace([' ', '\t'], "")), size)?)
+                .collect();
+            for range in ranges {
+                let end = range.offset + range.length.unwrap();
+                prop_assert!(asked.iter().any(|(first, _)| *first == range.offset), "{asked:?}: {ranges:?}");
+                prop_assert!(asked.iter().any(|(first, length)| first + length == end), "{asked:?}: {ranges:?}");
+            }
+            return Ok(());
         }
         match (value.to_str().ok().and_then(|text| expected(text, size)), parsed) {
             (Some(Some((first, length))), RequestedRange::Partial(range)) => {

@@ -95,21 +95,20 @@ fn a_range_outside_the_blob_is_refused_with_its_length() {
             ..CALL
         }]);
     }
+    // containerd asks for this when it pulls in parallel, whatever the size.
     each_algorithm(&[Call {
         description: "a range of the empty blob",
         given: &[Given::Blob("a", "")],
         request: "GET /v2/a/blobs/{digest:}",
         request_headers: &[("range", "bytes=0-")],
-        status: 416,
-        headers: &[("content-range", "bytes */0")],
-        body: Body::Error("SIZE_INVALID"),
+        headers: &[("content-range", ""), ("content-length", "0")],
         ..CALL
     }]);
 }
 
 #[test]
-fn anything_but_a_single_range_gets_the_whole_blob() {
-    for range in ["bytes=0-1,5-6", "bytes=", "bytes=a-b", "bytes=5-x", "lines=0-1"] {
+fn anything_but_ranges_gets_the_whole_blob() {
+    for range in ["bytes=0-1,5-6,x", "bytes=", "bytes=a-b", "bytes=5-x", "lines=0-1"] {
         each_algorithm(&[Call {
             description: range,
             given: BLOB,

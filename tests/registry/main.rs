@@ -39,6 +39,7 @@ mod namespaces;
 mod near;
 mod permissions;
 mod quotas;
+mod ranges;
 mod reads;
 mod receiver;
 mod recorded_events;

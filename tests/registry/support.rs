@@ -69,12 +69,17 @@ pub struct Faulty {
     pub short_pages: Rc<Cell<Option<usize>>>,
     /// Objects are cut off while they are read.
     pub cuts_reads: Rc<Cell<bool>>,
+    /// Changes the bodies that are read.
+    pub changes_reads: Rc<RefCell<Option<Change>>>,
     /// Runs at each call, for instance to move a clock.
     pub on_call: Rc<RefCell<Option<Hook>>>,
 }
 
 /// Runs at a call.
 pub type Hook = Box<dyn Fn()>;
+
+/// Changes a body.
+pub type Change = Box<dyn Fn(Body) -> Body>;
 
 /// The kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +152,9 @@ impl StorageDriver for Faulty {
             let mut object = object.await?;
             if let Some(object) = object.as_mut().filter(|_| self.cuts_reads.get()) {
                 object.body = Body::Stream(MemoryStream::broken("").into());
+            }
+            if let Some(change) = &*self.changes_reads.borrow() {
+                object = object.map(|object| Object { body: change(object.body), ..object });
             }
             Ok(object)
         })

@@ -367,7 +367,7 @@ impl Run<'_> {
                     hasher.update(&bytes);
                     Body::Bytes(bytes)
                 }
-                Body::Empty | Body::Buffer { .. } => {
+                Body::Empty | Body::Buffer { .. } | Body::Parts(_) => {
                     return Ok(Ended::Wrong("the store lends its content".to_owned()));
                 }
             };

@@ -341,7 +341,7 @@ impl StorageDriver for S3 {
                     read.map_err(|error| self.backend(path.as_str(), "digest", error.to_string(), true))?;
                 }
                 Body::Bytes(bytes) => hasher.update(&bytes),
-                Body::Empty | Body::Buffer { .. } => {}
+                Body::Empty | Body::Buffer { .. } | Body::Parts(_) => {}
             }
             Ok(Some(hasher.finish()))
         })
