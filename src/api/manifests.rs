@@ -1,13 +1,15 @@
 //! Manifest endpoints: pull, push and delete.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::{Error, Registry, Request, Response, empty, headers, parameters, schema1};
+use super::{
+    Error, Registry, Request, Response, empty, headers, parameters, ranges::RequestedRange, schema1,
+};
 use crate::{
     config::Schema1,
     oci::{Algorithm, Manifest, Reference, RepositoryName, Tag, media_type},
-    platform::{Body, ReadError},
+    platform::{Body, ByteRange, ReadError},
     repository::{NewManifest, Revision},
 };
 
@@ -80,6 +82,7 @@ impl Registry<'_> {
         let cache =
             if matches!(reference, Reference::Tag(_)) { headers::REVALIDATE } else { headers::IMMUTABLE };
         fields.insert(header::CACHE_CONTROL, cache);
+        fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         let note_pull = || {
             if request.method() == Method::GET {
                 self.app.pull_notes.note(name, &digest, &*self.context.background);
@@ -125,6 +128,17 @@ impl Registry<'_> {
         let fields = response.headers_mut();
         headers::set(fields, header::CONTENT_TYPE, media_type::served(&media_type));
         fields.insert(header::CONTENT_LENGTH, size.into());
+        // The digest of schema 1 does not tell which text the client has a part of.
+        let etag = if is_schema1 == Some(true) { String::new() } else { format!("\"{digest}\"") };
+        // Several ranges of so little are not worth an answer of several parts.
+        match RequestedRange::of(request, &etag, size, 1) {
+            RequestedRange::NotSatisfiable => return Err(Error::RangeNotSatisfiable { size }),
+            RequestedRange::Partial(range) => {
+                body = part(body, range, size);
+                headers::set_range(&mut response, range, size);
+            }
+            RequestedRange::Full | RequestedRange::Several(_) => {}
+        }
         if request.method() != Method::HEAD {
             *response.body_mut() = body;
         }
@@ -201,6 +215,15 @@ impl Registry<'_> {
             Err(Error::ManifestUnknown(reference.clone()))
         }
     }
+}
+
+/// A range of content of `size` bytes in memory.
+fn part(content: Body, range: ByteRange, size: u64) -> Body {
+    let Body::Bytes(bytes) = content else { return content };
+    let (first, last) = range.bounds(size);
+    // Both are inside the content, if its description is right.
+    let end = bytes.len().min(last as usize + 1);
+    Body::Bytes(bytes.slice(end.min(first as usize)..end))
 }
 
 /// Validates the body of a push.

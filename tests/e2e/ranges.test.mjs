@@ -293,3 +293,19 @@ test("a request for several ranges is answered here in every redirect mode", asy
     }
   }
 });
+
+test("manifests have ranges", async () => {
+  const { digest, manifest } = await registry.pushImage("a", "v1");
+  for (const reference of ["v1", digest]) {
+    const target = `${registry.url}/v2/a/manifests/${reference}`;
+    // containerd 2.1 sends this when it pulls in parallel.
+    const all = await request(target, { range: "bytes=0-" });
+    assert.equal(all.answer.statusCode, 206);
+    assert.equal(all.answer.headers["content-range"], `bytes 0-${manifest.length - 1}/${manifest.length}`);
+    assert.ok(all.body.equals(manifest));
+    const some = await request(target, { range: "bytes=10-19" });
+    assert.deepEqual([some.answer.statusCode, some.answer.headers["content-length"]], [206, "10"]);
+    assert.ok(some.body.equals(manifest.subarray(10, 20)));
+    assert.equal((await request(target, { range: `bytes=${manifest.length}-` })).answer.statusCode, 416);
+  }
+});

@@ -1,4 +1,4 @@
-//! Several ranges of a blob in one request.
+//! Several ranges of a blob in one request, and ranges of manifests.
 
 use std::{cell::Cell, future::poll_fn, ops::Range, rc::Rc, task::Poll};
 
@@ -16,7 +16,7 @@ use pierhead::{
 
 use crate::{
     center::Place,
-    fixtures::{bytes, sha256},
+    fixtures::{EMPTY_INDEX, INDEX, bytes, sha256},
     reads::{LAYER, cold, layer},
     redirects::S3,
     support::{Answer, Fault, MemoryEdge, Persistent, TestRegistry},
@@ -554,4 +554,49 @@ fn the_log_has_the_bytes_that_are_sent() {
     let lines = registry.lines.0.take();
     let line = lines.iter().rfind(|line| line["route"] == "get_blob").unwrap();
     assert_eq!((&line["bytes"]["out"], &line["status"]), (&answer.body.len().into(), &206.into()));
+}
+
+#[test]
+fn a_manifest_has_ranges_too() {
+    let registry = TestRegistry::new();
+    let digest = registry.push_manifest("a", "v1", INDEX, EMPTY_INDEX);
+    let (content, size) = (EMPTY_INDEX.as_bytes(), EMPTY_INDEX.len());
+    for reference in ["v1", &digest.to_string()] {
+        let line = format!("GET /v2/a/manifests/{reference}");
+        let get = |ranges: &str| registry.calls(&line, &[("range", &format!("bytes={ranges}"))]);
+        let whole = registry.calls(&line, &[]);
+        assert_eq!((whole.1.header("accept-ranges"), whole.1.status.as_u16()), ("bytes", 200));
+        let all = format!("0-{}", size - 1);
+        for (ranges, at, end) in
+            [("0-", 0, size), (&*all, 0, size), ("5-9", 5, 10), ("-7", size - 7, size), ("70-9999", 70, size)]
+        {
+            let (calls, answer) = get(ranges);
+            assert_eq!((answer.status.as_u16(), &answer.body[..]), (206, &content[at..end]), "{ranges}");
+            assert_eq!(answer.header("content-range"), format!("bytes {at}-{}/{size}", end - 1));
+            assert_eq!(answer.header("content-length"), (end - at).to_string());
+            for name in ["content-type", "docker-content-digest", "etag", "cache-control", "accept-ranges"] {
+                assert_eq!(answer.header(name), whole.1.header(name), "{name}");
+            }
+            assert_eq!(calls, whole.0, "a range costs as much as the whole");
+        }
+        for ranges in ["0-1,5-6", "x", "0-1,x"] {
+            let answer = get(ranges).1;
+            assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, content), "{ranges}");
+        }
+        let beyond = get(&format!("{size}-")).1;
+        assert_eq!(
+            (beyond.status.as_u16(), beyond.header("content-range")),
+            (416, &*format!("bytes */{size}"))
+        );
+        let etag = format!("\"{digest}\"");
+        for (if_range, status) in [(&*etag, 206), ("\"other\"", 200)] {
+            let headers = [("range", "bytes=0-"), ("if-range", if_range)];
+            assert_eq!(registry.send(&line, &headers, None).status, status);
+        }
+        let headers = [("range", "bytes=0-"), ("if-none-match", &*etag)];
+        assert_eq!(registry.send(&line, &headers, None).status, 304);
+        let head = registry.send(&line.replace("GET", "HEAD"), &[("range", "bytes=0-1")], None);
+        assert_eq!((head.status.as_u16(), head.header("content-length")), (200, &*size.to_string()));
+        assert_eq!(head.header("accept-ranges"), "bytes");
+    }
 }

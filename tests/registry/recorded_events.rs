@@ -285,8 +285,8 @@ const DIFFERENCES: &[Difference] = &[
         change: |_, outcome| outcome.without_events(),
     },
     Difference {
-        cases: Some(&["blob-get-ranges", "blob-head-range"]),
-        reason: "several ranges have the whole blob as their answer, and `HEAD` has no ranges",
+        cases: Some(&["blob-head-range"]),
+        reason: "`HEAD` has no ranges",
         change: |_, outcome| outcome.status = 200,
     },
     Difference {

@@ -198,7 +198,13 @@ fn a_blob_that_is_removed_while_its_manifest_is_pushed_is_missing() {
     assert_eq!(registry.code(&format!("DELETE /v2/a/blobs/{blob}")), 202);
     let push = |tag: &str, accepts_missing| {
         let command = Command::Push {
-            entry: Entry { digest: digest.clone(), size, media_type: IMAGE.to_owned(), subject: None, signatures: Vec::new() },
+            entry: Entry {
+                digest: digest.clone(),
+                size,
+                media_type: IMAGE.to_owned(),
+                subject: None,
+                signatures: Vec::new(),
+            },
             tags: vec![tag.parse().unwrap()],
             blobs: vec![blob.clone()],
             stage: Stage::Complete,
