@@ -129,7 +129,7 @@ impl Key {
         const FORM: InvalidSignature =
             InvalidSignature::Form("jwk must be a public key of RSA, P-256, P-384 or P-521");
         let [kty, crv, x, y, n, e, kid] = jwk.fields(["kty", "crv", "x", "y", "n", "e", "kid"])?;
-        let text = |field: Option<Raw<'_>>| Ok::<_, InvalidSignature>(text(field.ok_or(FORM)?)?);
+        let text = |field: Option<Raw<'_>>| text(field.ok_or(FORM)?);
         let number = |field| BASE64URL.decode(text(field)?).map_err(|_| FORM);
         let key = match &*text(kty)? {
             "EC" => {
@@ -658,7 +658,7 @@ mod tests {
                     .as_bytes(),
             )
         };
-        assert_eq!(read(2, 2).unwrap().layers, [digest.clone()]);
+        assert_eq!(read(2, 2).unwrap().layers, std::slice::from_ref(&digest));
         for (layers, history) in [(0, 0), (1, 0), (0, 1), (2, 1), (1, 2)] {
             assert!(matches!(read(layers, history), Err(InvalidManifest::Shape(_))));
         }

@@ -190,7 +190,7 @@ fn signatures_that_are_gone_are_left_out() {
         block_on(registry.storage.memory.delete(&[path])).unwrap();
     };
     delete(&one);
-    serve(&[two.clone()]);
+    serve(std::slice::from_ref(&two));
     delete(&two);
     serve(&[]);
 }
