@@ -378,7 +378,7 @@ fn ends(payload: &[u8]) -> Option<(usize, usize)> {
     let (before, rest) = payload.split_at_checked(close)?;
     let before = before.trim_ascii_end();
     // An empty object has no place for a comma.
-    let is_object = rest.starts_with(b"}") && before.len() > 1 && !before.ends_with(b",");
+    let is_object = rest.starts_with(b"}") && before.trim_ascii_start().len() > 1 && !before.ends_with(b",");
     is_object.then_some((before.len(), close))
 }
 

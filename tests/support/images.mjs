@@ -30,8 +30,14 @@ function tar(name, content) {
 }
 
 // Writes a layout with one image of random layers for each architecture, and an index if there are several.
-// With `history`, it says what made each layer, which schema 1 needs. Returns the digest that its tag `latest` points to.
-export async function writeLayout(folder, layerSizes, architectures = ["amd64"], { history = false } = {}) {
+// With `history`, it says what made each layer, which schema 1 needs. `bytes` makes the content of a layer. Returns the
+// digest that its tag `latest` points to.
+export async function writeLayout(
+  folder,
+  layerSizes,
+  architectures = ["amd64"],
+  { history = false, bytes = randomBytes } = {},
+) {
   await mkdir(path.join(folder, "blobs/sha256"), { recursive: true });
   const put = async (mediaType, bytes, more = {}) => {
     const digest = digestOf(bytes);
@@ -44,7 +50,7 @@ export async function writeLayout(folder, layerSizes, architectures = ["amd64"],
     const layers = [];
     const diffIds = [];
     for (const [index, size] of layerSizes.entries()) {
-      const archive = tar(`${architecture}-${index}`, randomBytes(size));
+      const archive = tar(`${architecture}-${index}`, bytes(size));
       diffIds.push(digestOf(archive));
       layers.push(await put("application/vnd.oci.image.layer.v1.tar+gzip", gzipSync(archive, { level: 1 })));
     }
