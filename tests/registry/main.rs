@@ -10,6 +10,7 @@ mod catalog;
 mod center;
 mod chunk_limits;
 mod chunked_uploads;
+mod clients;
 mod collect;
 mod collect_costs;
 mod decorators;
