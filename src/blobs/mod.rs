@@ -364,6 +364,11 @@ impl Blobs {
         self.cache.remember(linked(name, blob), Bytes::copy_from_slice(&at.0.to_le_bytes()));
     }
 
+    /// Forgets that this isolate has linked a blob to a repository: the link is gone.
+    pub fn forget_linked(&self, name: &RepositoryName, blob: &Digest) {
+        self.cache.remember(linked(name, blob), Bytes::new());
+    }
+
     /// The current time.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -170,13 +170,13 @@ impl Repository for Ordered {
             let push = async || {
                 let begun = self.blobs.now();
                 let checks = both(self.check(), self.check_number());
-                let (stage, _) = both(stored.store_manifest(new, self.missing_blobs), checks).await?;
+                let ((stage, missing), _) =
+                    both(stored.store_manifest(new, self.missing_blobs), checks).await?;
                 let entry = new.entry();
                 let referrer = entry.subject.as_ref().map(|_| referrer_entry(&entry, &new.manifest));
                 let (tags, blobs) = (tags.to_vec(), new.manifest.blobs.clone());
                 let (immutable, held) = (self.immutable.clone(), (stage == Stage::New).then_some(begun));
                 let quota = self.quota_of(new);
-                let accepts_missing = self.missing_blobs == MissingBlobs::Accept;
                 self.change(Command::Push {
                     entry,
                     tags,
@@ -186,14 +186,18 @@ impl Repository for Ordered {
                     immutable,
                     held,
                     quota,
-                    accepts_missing,
+                    missing,
                 })
                 .await
             };
-            match push().await {
-                Err(RepositoryError::ContentGone) => push().await?,
-                pushed => pushed?,
+            let pushed = match push().await {
+                Err(RepositoryError::ContentGone) => push().await,
+                pushed => pushed,
             };
+            if let Err(RepositoryError::BlobsMissing(gone)) = &pushed {
+                gone.iter().for_each(|blob| self.blobs.forget_linked(&self.name, blob));
+            }
+            pushed?;
             // Not before: a push that failed half-way is repeated as a whole.
             self.blobs.set_pushed(&self.name, &new.digest, &new.content);
             Ok(())

@@ -346,7 +346,7 @@ fn what_a_late_push_needs_is_not_forgotten() {
         immutable: Vec::new(),
         held: None,
         quota: Some(Quota { bytes: 100_000, mentions: Vec::new() }),
-        accepts_missing: false,
+        missing: Vec::new(),
     };
     let writer = || Writer::new(a(), journal.clone(), clock.clone());
     let count = |writer: &std::rc::Rc<Writer>, scanned| {

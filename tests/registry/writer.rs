@@ -113,9 +113,8 @@ fn what_a_push_has_looked_up_may_have_been_removed_since() {
         let (tags, blobs) = (vec!["v2".parse().unwrap()], vec![blob.clone()]);
         let (stage, referrer, immutable) = (Stage::Complete, None, Vec::new());
         let (held, quota) = (None, None);
-        let accepts_missing = false;
-        let command =
-            Command::Push { entry, tags, blobs, stage, referrer, immutable, held, quota, accepts_missing };
+        let missing = Vec::new();
+        let command = Command::Push { entry, tags, blobs, stage, referrer, immutable, held, quota, missing };
         block_on(registry.writers.call(&name, command.into()))
     };
     assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);

@@ -43,12 +43,12 @@ impl Stored {
 
     /// Stores the content of a manifest, unlinked, while its blobs are looked up, but for those that this isolate has just
     /// linked. Unlinked content is held. A key takes one write per second, so what is there is not written. Blobs that may
-    /// be missing are looked up all the same: the links of those that are there become live.
+    /// be missing are looked up all the same: the links of those that are there become live. Returns those that are missing, too.
     pub(in crate::repository) async fn store_manifest(
         &self,
         new: &NewManifest,
         missing_blobs: MissingBlobs,
-    ) -> Result<Stage, RepositoryError> {
+    ) -> Result<(Stage, Vec<Digest>), RepositoryError> {
         let blobs = new.manifest.blobs.iter().filter(|blob| !self.blobs.has_linked(&self.name, blob));
         let blobs: Vec<Digest> = blobs.cloned().collect();
         // Boxed: few have any.
@@ -57,7 +57,7 @@ impl Stored {
             both(self.missing(&blobs), both(self.put_content(new), signatures)).await?;
         match missing_blobs {
             MissingBlobs::Refuse if !missing.is_empty() => Err(RepositoryError::BlobsMissing(missing)),
-            MissingBlobs::Refuse | MissingBlobs::Accept => Ok(stage),
+            MissingBlobs::Refuse | MissingBlobs::Accept => Ok((stage, missing)),
         }
     }
 

@@ -89,15 +89,15 @@ struct Hints {
     held: Option<Timestamp>,
     scanned: Option<Timestamp>,
     quota: Option<Quota>,
-    accepts_missing: bool,
+    missing: Vec<Digest>,
 }
 
 impl Hints {
     fn of(command: Command) -> Self {
         match command {
-            Command::Push { blobs, stage, referrer, immutable, held, quota, accepts_missing, .. } => {
+            Command::Push { blobs, stage, referrer, immutable, held, quota, missing, .. } => {
                 let stage = Some(stage);
-                Self { blobs, stage, referrer, immutable, held, quota, accepts_missing, ..Self::default() }
+                Self { blobs, stage, referrer, immutable, held, quota, missing, ..Self::default() }
             }
             Command::DeleteManifest { lacks_content, immutable, unused_since, .. } => {
                 Self { lacks_content, immutable, unused_since, ..Self::default() }
@@ -299,10 +299,11 @@ impl Writer {
         let is_there = match intent {
             Intent::Push { .. } if closed_by.is_some() => return Err(Refused::Removing),
             Intent::Index { .. } if closed_by.is_some() => Ok(false),
-            Intent::Push { .. } if hints.accepts_missing => Ok(true),
             Intent::Push { .. } => {
                 let removed = self.with_order(|order, _| {
-                    blobs.iter().filter(|blob| order.has_removed(blob)).cloned().collect::<Vec<_>>()
+                    let is_removed =
+                        |blob: &&Digest| order.has_removed(blob) && !hints.missing.contains(blob);
+                    blobs.iter().filter(is_removed).cloned().collect::<Vec<_>>()
                 })?;
                 let missing = stored.missing(&removed).await.map_err(busy)?;
                 if !missing.is_empty() {

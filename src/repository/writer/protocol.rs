@@ -86,9 +86,10 @@ pub enum Command {
         /// `None` if there is no quota. A writer of an earlier version ignores it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         quota: Option<Quota>,
-        /// Whether its blobs may be missing. A writer of an earlier version refuses a manifest if one was removed since.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        accepts_missing: bool,
+        /// The blobs that the repository did not have when the command was sent, if they may be missing. A writer of an
+        /// earlier version refuses the manifest if one of them was removed before that.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<Digest>,
     },
     /// Writes the index entries of a manifest, if the repository has it.
     Index {
