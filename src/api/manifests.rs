@@ -39,15 +39,8 @@ fn vary(fields: &mut HeaderMap) {
 }
 
 /// The answer to a client that has the manifest.
-fn not_modified(mut response: Response, is_schema1: Option<bool>) -> Response {
-    let fields = response.headers_mut();
-    fields.remove(header::CONTENT_LENGTH);
-    match is_schema1 {
-        Some(true) => vary(fields),
-        // What the client knows of its lifetime stays.
-        None => drop(fields.remove(header::CACHE_CONTROL)),
-        Some(false) => {}
-    }
+fn not_modified(mut response: Response) -> Response {
+    response.headers_mut().remove(header::CONTENT_LENGTH);
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     response
 }
@@ -89,12 +82,10 @@ impl Registry<'_> {
             }
         };
         let is_known = headers::if_none_match(request.headers(), &digest.to_string());
-        // The digest of schema 1 does not tell whether the client has the payload or the signed manifest: who asks for the
-        // former gets it.
-        let tells_apart = !prefers_payload && (serves_schema1 || is_schema1 == Some(false));
-        if is_known && tells_apart {
+        // The digest of schema 1 does not tell which text the client has: with which signatures, or the payload.
+        if is_known && is_schema1 == Some(false) {
             note_pull();
-            return Ok(not_modified(response, is_schema1));
+            return Ok(not_modified(response));
         }
         let mut body = Body::Empty;
         if request.method() != Method::HEAD || is_schema1 != Some(false) {
@@ -118,12 +109,12 @@ impl Registry<'_> {
             }
             body = Body::Bytes(content);
         }
-        note_pull();
         let (size, media_type) = description.ok_or_else(unknown)?;
         if is_schema1 == Some(true) {
             vary(response.headers_mut());
         } else if is_known {
-            return Ok(not_modified(response, is_schema1));
+            note_pull();
+            return Ok(not_modified(response));
         }
         let fields = response.headers_mut();
         headers::set(fields, header::CONTENT_TYPE, media_type::served(&media_type));
@@ -139,6 +130,7 @@ impl Registry<'_> {
             }
             RequestedRange::Full | RequestedRange::Several(_) => {}
         }
+        note_pull();
         if request.method() != Method::HEAD {
             *response.body_mut() = body;
         }

@@ -103,6 +103,13 @@ impl Registry<'_> {
         let Signed { payload, signatures } = Signed::parse(text)?;
         let digest = match reference {
             Reference::Tag(_) => Algorithm::Sha256.digest(&payload),
+            // Each signature belongs to one manifest: see `blobs::marker::signs`.
+            Reference::Digest(digest) if digest.algorithm() != Algorithm::Sha256 => {
+                return Err(InvalidManifest::Shape(
+                    "a manifest of schema 1 is stored by the sha256 of its payload: push it by a tag or that digest",
+                )
+                .into());
+            }
             Reference::Digest(digest) if digest.algorithm().digest(&payload) == *digest => digest.clone(),
             Reference::Digest(digest) => return Err(Error::DigestMismatch(digest.clone())),
         };

@@ -17,7 +17,7 @@ use crate::{
     app::App,
     blobs::{
         Blobs,
-        marker::{HOLD, LEASE, REOPEN, State},
+        marker::{HOLD, LEASE, REOPEN, State, signs},
     },
     context::Context,
     layout::{Key, trailing_name},
@@ -453,6 +453,12 @@ impl Run<'_> {
         }
         if layer.is_some() {
             removed += u64::from(repository.unlink_blob(self.digest).await?);
+        }
+        let reverse_link = self.store.head(&Key::ReverseLink(self.digest, name).path()).await?;
+        if let Some(manifest) = reverse_link.as_ref().and_then(signs) {
+            let link = Key::Signature { name, manifest: &manifest, signature: self.digest };
+            self.store.delete(&[link.path()]).await?;
+            removed += 1;
         }
         Ok(removed)
     }

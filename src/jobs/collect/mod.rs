@@ -76,6 +76,9 @@ pub struct Collect {
 struct Cursor {
     /// When the run has begun.
     started: Timestamp,
+    /// A run that an earlier version has begun did not index links to signatures: its cursor cannot be read without this
+    /// field, and the run begins anew.
+    indexes_signatures: bool,
     at: Part,
 }
 
@@ -167,6 +170,7 @@ impl Job for Collect {
             let cursor = cursor.and_then(|cursor| serde_json::from_str::<Cursor>(&cursor).ok());
             let cursor = cursor.unwrap_or_else(|| Cursor {
                 started: app.clock.now(),
+                indexes_signatures: true,
                 at: Part::Repositories { after: None },
             });
             let blobs = app.blobs(context);
@@ -190,7 +194,8 @@ impl Job for Collect {
             {
                 at = run.go_on(part).await?;
             }
-            let next = at.and_then(|at| serde_json::to_string(&Cursor { started, at }).ok());
+            let next = at
+                .and_then(|at| serde_json::to_string(&Cursor { started, indexes_signatures: true, at }).ok());
             let mut report = serde_json::to_value(run.report).unwrap_or_default();
             if let Some(fields) = report.as_object_mut() {
                 fields.insert("dry_run".to_owned(), self.is_dry_run.into());

@@ -7,31 +7,46 @@ use super::{CONCURRENCY, Stored};
 use crate::{
     blobs::marker::Held,
     layout::{Key, Link},
-    oci::{Digest, schema1::MAX_SIGNATURES},
+    oci::{
+        Digest,
+        schema1::{MAX_SIGNATURE, MAX_SIGNATURES},
+    },
     platform::Body,
     repository::{NewManifest, writer::protocol::Entry},
     storage::{Metadata, Page, Path, StorageError, all, both},
 };
 
+/// Limit of the signatures that are served with a manifest: docker before 1.10 signs anew at each push.
+const MAX_SERVED: usize = 64;
+
 /// Limit of the signatures whose content is condemned with their manifest. The collection finds the others, which take longer.
 const MAX_CONDEMNED: usize = 2 * MAX_SIGNATURES;
 
 impl Stored {
-    /// The signatures of a manifest, as they are stored: up to [`MAX_SIGNATURES`], in the order of their digests. Those whose
-    /// content is gone are left out. Costs a listing, and for each link a read unless a cache has the content.
+    /// The signatures of a manifest, as they are stored, in the order of their digests: up to [`MAX_SERVED`], and as many bytes
+    /// as the longest signatures of a push have. Those whose content is gone are left out. Costs a listing, and for each link
+    /// a read unless a cache has the content.
     pub(in crate::repository) async fn signatures(
         &self,
         manifest: &Digest,
     ) -> Result<Vec<Bytes>, StorageError> {
         // Of those that are gone, some may be among the first.
-        let limit = 4 * MAX_SIGNATURES;
-        let (signatures, _) = self.signature_links(manifest, limit).await?;
-        let contents = stream::iter(signatures)
+        let (links, _) = self.signature_links(manifest, 4 * MAX_SERVED).await?;
+        let mut contents = stream::iter(links)
             .map(async |(signature, _)| self.blobs.signature(&signature).await)
-            .buffered(CONCURRENCY)
-            .try_filter_map(async |content| Ok(content))
-            .take(MAX_SIGNATURES);
-        contents.try_collect().await
+            .buffered(CONCURRENCY);
+        let (mut signatures, mut left) = (Vec::new(), MAX_SIGNATURES * MAX_SIGNATURE);
+        while signatures.len() < MAX_SERVED
+            && let Some(content) = contents.try_next().await?
+        {
+            let Some(content) = content else { continue };
+            if content.len() > left {
+                break;
+            }
+            left -= content.len();
+            signatures.push(content);
+        }
+        Ok(signatures)
     }
 
     /// The first links to signatures of a manifest, and whether there are more.
