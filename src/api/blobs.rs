@@ -149,7 +149,11 @@ impl BlobResponse<'_> {
 
     /// Opens the requested bytes in the edge cache or the store, or the first range of them.
     async fn open(&self, located: &Located) -> Result<Opened, Error> {
-        let range = self.requested(located.size).first();
+        let requested = self.requested(located.size);
+        if requested == RequestedRange::NotSatisfiable {
+            return Err(Error::RangeNotSatisfiable { size: located.size });
+        }
+        let range = requested.first();
         let host = text(self.request, header::HOST);
         let opened = self.blobs.open(self.digest, located, range, host).await?;
         opened.ok_or_else(|| Error::BlobUnknown(self.digest.clone()))

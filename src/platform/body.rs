@@ -155,6 +155,9 @@ pub enum Body {
 /// limit of connections is not reached, of which there are six.
 const AHEAD: usize = 3;
 
+/// The longest part beside which others are opened, in bytes: what is open and not read for minutes may be closed.
+const SHORT: u64 = 8 * 1024 * 1024;
+
 /// Opens the content of a part.
 pub type Opening = Box<dyn FnOnce() -> LocalBoxFuture<'static, Result<Body, ReadError>>>;
 
@@ -208,13 +211,16 @@ impl Parts {
         parts.sum::<u64>() + self.tail.len() as u64
     }
 
-    /// Passes everything to `write`, in order. A few parts are opened while the one before them is written. If one cannot be
+    /// Passes everything to `write`, in order. A few parts are opened while the one before them is written, unless one of them
+    /// is long. If one cannot be
     /// opened or written, what was opened ahead is cancelled, and nothing else is opened.
     pub async fn send(self, write: impl AsyncFn(Body) -> Result<(), ReadError>) -> Result<(), ReadError> {
+        let are_short = self.parts.iter().all(|part| part.length <= SHORT);
+        let ahead = if are_short { AHEAD } else { 1 };
         let is_over = Rc::new(Cell::new(false));
         let is_wanted = is_over.clone();
         let parts = stream::iter(self.parts).take_while(move |_| ready(!is_wanted.get()));
-        let mut parts = parts.map(Part::open).buffered(AHEAD).boxed_local();
+        let mut parts = parts.map(Part::open).buffered(ahead).boxed_local();
         let mut next = parts.next().await;
         let failure = loop {
             let (head, body) = match next.take() {
@@ -229,10 +235,19 @@ impl Parts {
                 }
                 write(body).await
             };
-            let (written, following) = join(written, parts.next()).await;
-            next = following;
+            let written = match are_short {
+                true => {
+                    let (written, following) = join(written, parts.next()).await;
+                    next = following;
+                    written
+                }
+                false => written.await,
+            };
             if let Err(error) = written {
                 break error;
+            }
+            if !are_short {
+                next = parts.next().await;
             }
         };
         is_over.set(true);

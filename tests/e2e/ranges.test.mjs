@@ -16,8 +16,8 @@ let registry;
 let blob;
 let digest;
 before(async () => {
-  // The connection of each range is counted: the edge cache has none of the blob.
-  registry = await Registry.start({ vars: { ANONYMOUS: "push", LOG_LEVEL: "debug" } });
+  // Each range is read from the store, also when the whole was read before.
+  registry = await Registry.start({ vars: { ANONYMOUS: "push", LOG_LEVEL: "debug", EDGE_CACHE_MIB: "0" } });
   [blob, digest] = await pushLarge(registry, "a");
 });
 after(() => registry.stop());
@@ -52,7 +52,7 @@ function request(url, headers, each = () => {}) {
       let isCut = false;
       answer.on("data", (piece) => {
         pieces.push(piece);
-        each(piece, outgoing);
+        each(piece, outgoing, answer);
       });
       answer.on("error", () => (isCut = true));
       answer.on("close", () => resolve({ answer, body: Buffer.concat(pieces), isCut: isCut || !answer.complete }));
@@ -199,21 +199,21 @@ test("ranges are opened a few ahead, and only as fast as the client reads", asyn
   const ranges = spread(64, 460_000);
   await registry.edge();
   let opened;
-  const result = await request(url(), header(ranges), (piece, outgoing) => {
+  const result = await request(url(), header(ranges), (piece, outgoing, answer) => {
     if (opened) return;
     // After the first piece the client rests.
     opened = (async () => {
-      outgoing.socket.pause();
+      answer.pause();
       await new Promise((resolve) => setTimeout(resolve, 2000));
       const { length } = await calls();
-      outgoing.socket.resume();
+      answer.resume();
       return length;
     })();
   });
   check(result, blob, ranges);
   const length = await opened;
   // What the sockets on the way hold is read, too.
-  assert.ok(length < 60, `${length} ranges were opened for a client that did not read`);
+  assert.ok(length > 0 && length < 60, `${length} ranges were opened for a client that did not read`);
 });
 
 test("a range that fails in the middle cuts the answer", async () => {
@@ -226,8 +226,8 @@ test("a range that fails in the middle cuts the answer", async () => {
     assert.ok(body.length < Number(answer.headers["content-length"]));
     assert.ok(registry.log.includes(`"ranges_cut":"${digest}"`));
   }
-  // The first one has its status.
-  await registry.edge({ faults: [{ call: "r2.get", at: 0, kind: "error" }] });
+  // If none can be read, the answer has its status: the first is tried twice, since the place in memory may be wrong.
+  await registry.edge({ faults: [{ call: "r2.get", probability: 1, kind: "error" }] });
   assert.equal((await request(url(), header(ranges))).answer.statusCode, 500);
   // A busy store is asked again.
   await registry.edge({ faults: [{ call: "r2.get", at: 7, kind: "busy" }] });
@@ -243,7 +243,7 @@ test("a client that goes away ends the reads", async () => {
   const before = (await calls()).length;
   await new Promise((resolve) => setTimeout(resolve, 2000));
   assert.equal((await calls()).length, before);
-  assert.ok(before < 64, `${before} ranges were opened`);
+  assert.ok(before > 0 && before < 64, `${before} ranges were opened`);
   // Nothing of it is left: many more follow.
   for (let n = 0; n < 20; n++) await request(url(), header(ranges), (piece, outgoing) => outgoing.destroy());
   check(await request(url(), header(ranges)), blob, ranges);

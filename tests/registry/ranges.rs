@@ -148,6 +148,10 @@ fn what_the_rfc_allows_to_ignore_is_answered_with_the_whole_blob() {
             (416, "bytes */5000"),
             "{ranges}"
         );
+        // Nothing is read for it, also where the place of the blob is known.
+        let (calls, _) =
+            registry.calls(&format!("GET /v2/a/blobs/{digest}"), &[("range", &format!("bytes={ranges}"))]);
+        assert!(!calls.contains(&"get"), "{calls:?}");
     }
     // No range of nothing can be satisfied, and containerd asks for this one when it pulls in parallel.
     let empty = registry.push_blob("a", "");
@@ -321,7 +325,8 @@ fn a_failure_of_any_range_is_never_taken_for_the_end() {
 #[test]
 fn a_part_that_breaks_or_falls_silent_or_has_another_length_ends_the_answer() {
     let (registry, _, digest) = with_blob(&[]);
-    let wrong: [(fn(Vec<u8>) -> MemoryStream, _); 4] = [
+    type Wrong = fn(Vec<u8>) -> MemoryStream;
+    let wrong: [(Wrong, _); 4] = [
         (MemoryStream::broken, "the connection was cut"),
         (MemoryStream::silent, "no byte arrived"),
         (|_| MemoryStream::new("short"), "5 bytes"),
