@@ -13,6 +13,11 @@ use crate::oci::Namespace;
 /// The parameter.
 const NS: &str = "ns";
 
+/// A host without the port that clients use without being told.
+fn without_usual_port(host: &str) -> &str {
+    [":443", ":80"].iter().find_map(|port| host.strip_suffix(port)).unwrap_or(host)
+}
+
 impl Registry<'_> {
     /// The namespace that a pull is for, as the client wrote it; `None` if it names none, or this registry itself.
     pub(super) fn namespace(
@@ -26,7 +31,8 @@ impl Registry<'_> {
         }
         let Some(named) = parameter(uri, NS).filter(|named| !named.is_empty()) else { return Ok(None) };
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        if host.is_some_and(|host| host.eq_ignore_ascii_case(&named)) {
+        if host.is_some_and(|host| without_usual_port(host).eq_ignore_ascii_case(without_usual_port(&named)))
+        {
             return Ok(None);
         }
         let namespace = named.parse::<Namespace>().ok();

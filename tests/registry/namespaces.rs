@@ -98,7 +98,7 @@ fn an_unknown_namespace_is_not_found_and_costs_nothing() {
 fn a_client_that_names_this_registry_or_nothing_is_served_as_without() {
     let registry = with(&[]);
     for (target, status) in pulls() {
-        for ns in ["registry.example.com", "Registry.Example.COM", ""] {
+        for ns in ["registry.example.com", "Registry.Example.COM", "registry.example.com:443", ""] {
             let answer = ask(&registry, "GET", &target, ns);
             assert_eq!(
                 (answer.status.as_u16(), answer.header("oci-namespace")),
