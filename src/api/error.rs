@@ -120,7 +120,7 @@ pub enum Error {
         why: InvalidReference,
     },
     /// Nothing was ever pushed to the repository.
-    #[error("repository name not known to registry: {0}, nothing was pushed to it")]
+    #[error("repository name not known to registry: {0}, push to it first")]
     NameUnknown(RepositoryName),
     /// The query parameter `ns` of a pull names a host that the registry has nothing of.
     #[error(
@@ -323,7 +323,7 @@ pub enum Error {
     Misconfigured(String),
     /// An internal failure; the text is for the operator.
     #[error(
-        "something went wrong in the registry: its log has the cause, by the X-Request-Id of this answer"
+        "something went wrong in the registry: the operator finds the cause in its log by the X-Request-Id of this answer"
     )]
     Internal(String),
 }

@@ -55,7 +55,7 @@ impl Registry<'_> {
         let (asked, mut budget) = (Asked::ByRequest { dry_run }, Budget::UNLIMITED);
         let made = advance(entry, asked, &mut budget, self.app, &self.context).await;
         let (state, report) = made.map_err(|refused| match refused {
-            Refused::NoDryRun => wrong("this job has no dry run"),
+            Refused::NoDryRun => wrong("leave it out, this job has no dry run"),
             Refused::Paused => Error::Conflict(format!(
                 "the job {job} is paused: POST to /v2/_pierhead/jobs/{job}/resume resumes it"
             )),

@@ -84,8 +84,7 @@ pub enum UploadError {
     Length(#[from] WrongLength),
     /// The blob would have more than 10,000 parts.
     #[error(
-        "the blob is larger than {} GiB, {MAX_PARTS} parts of {} MiB: split it, or begin with a chunk of 16 MiB, whose parts \
-         are longer",
+        "the blob is larger than {} GiB, {MAX_PARTS} parts of {} MiB: split it into smaller blobs",
         (MAX_PARTS as u64 * part_size) >> 30,
         part_size >> 20
     )]

@@ -146,7 +146,11 @@ test("a check tells what is wrong", async () => {
 test("errors say what is wrong", async () => {
   for (const [args, env, expected] of [
     [["status", "none"], login, /^there is no such job: check its name against the list \(404\)\n$/],
-    [["run", "resend", "--dry-run"], login, /^query parameter dry-run: this job has no dry run \(400\)\n$/],
+    [
+      ["run", "resend", "--dry-run"],
+      login,
+      /^query parameter dry-run: leave it out, this job has no dry run \(400\)\n$/,
+    ],
     [["jobs"], {}, /^authentication required: log in \(401\)\n$/],
     [
       ["jobs"],

@@ -180,6 +180,56 @@ fn identifier(text: &str) -> &str {
     text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default()
 }
 
+/// The name in the golden file of the texts that the source puts into messages.
+const TEXTS: &str = "texts in the source";
+
+/// The texts of `src/api`, `src/oci` and `src/uploads` that clients may read, by file: an example of each error does not show
+/// all that it may say.
+fn texts() -> Value {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders: Vec<PathBuf> =
+        ["api", "oci", "uploads"].iter().map(|folder| root.join(folder)).collect();
+    let mut all = serde_json::Map::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && !path.ends_with("tests.rs")
+            {
+                let source = fs::read_to_string(&path).unwrap();
+                let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+                let found = sentences(code);
+                if !found.is_empty() {
+                    let name = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+                    all.insert(name, json!(found));
+                }
+            }
+        }
+    }
+    all.sort_keys();
+    Value::Object(all)
+}
+
+/// The string literals of three words or more.
+fn sentences(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in code.replace("\\\n", "\u{1}").lines() {
+        let line = line.replace("'\"'", "").replace("\\\"", "\u{2}");
+        if line.trim_start().starts_with("//") {
+            continue;
+        }
+        for literal in line.split('"').skip(1).step_by(2) {
+            let words: Vec<&str> = literal.split(['\u{1}', ' ']).filter(|word| !word.is_empty()).collect();
+            if words.len() >= 3 {
+                found.insert(words.join(" ").replace('\u{2}', "\""));
+            }
+        }
+    }
+    found
+}
+
 /// The golden file: for each error its status, its headers and its body.
 const GOLDEN: &str = "tests/registry/golden/errors.json";
 
@@ -189,6 +239,7 @@ fn every_error_matches_the_golden_file() {
     for (name, error) in errors() {
         assert!(all.insert(name.to_owned(), rendered(&error)).is_none(), "duplicate name: {name}");
     }
+    all.insert(TEXTS.to_owned(), texts());
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(GOLDEN);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, format!("{:#}\n", Value::Object(all.clone()))).unwrap();

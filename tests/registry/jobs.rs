@@ -483,7 +483,7 @@ fn requests_about_jobs_are_checked() {
         (
             "POST /v2/_pierhead/jobs/resend/run?dry-run=true",
             400,
-            "query parameter dry-run: this job has no dry run",
+            "query parameter dry-run: leave it out, this job has no dry run",
         ),
         ("POST /v2/_pierhead/jobs/purge/run?dry-run=1", 400, "query parameter dry-run: true or false"),
     ] {
