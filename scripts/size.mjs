@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 // In KiB, of 1,024 bytes. Workers Free takes 3 MB, Workers Paid 10.
-const BUDGET = 1400;
+const BUDGET = 1450;
 
 const files = ["build/index_bg.wasm", "build/index.js"].map((file) => readFileSync(file));
 const size = gzipSync(Buffer.concat(files)).length / 1024;
