@@ -2,12 +2,18 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test may fail")]
 
+#[path = "registry/fixtures.rs"]
+#[allow(dead_code, reason = "shared")]
+mod fixtures;
 #[path = "registry/issuer.rs"]
 #[allow(dead_code, reason = "shared")]
 mod issuer;
 #[path = "registry/receiver.rs"]
 #[allow(dead_code, reason = "shared")]
 mod receiver;
+#[path = "registry/signed.rs"]
+#[allow(dead_code, reason = "shared")]
+mod signed;
 #[path = "registry/support.rs"]
 #[allow(dead_code, reason = "the tests of the API use the rest")]
 mod support;
@@ -18,14 +24,21 @@ use futures_executor::block_on;
 use peak_alloc::PeakAlloc;
 use pierhead::{
     layout::Key,
-    oci::{Algorithm, Manifest, media_type},
-    platform::Body,
+    oci::{
+        Algorithm, Manifest, media_type,
+        schema1::{MAX_SIGNATURE, MAX_SIGNATURES, MAX_SIGNED, Signature as Read, Signed, assemble},
+    },
+    platform::{Body, memory::MemoryStream, verifier},
     storage::{PutOptions, StorageDriver},
 };
 
 use serde_json::json;
 
-use crate::support::TestRegistry;
+use crate::{
+    issuer::Signer,
+    signed::{Signature, payload, signed},
+    support::{Persistent, TestRegistry},
+};
 
 /// Counts what is allocated. A buffer that grows counts with its old and its new size: memory has to hold both.
 #[global_allocator]
@@ -261,4 +274,127 @@ fn an_answer_with_many_ranges_holds_none_of_them() {
     });
     println!("{count} ranges of {length} bytes: {taken} bytes");
     assert!(taken <= length, "{taken}");
+}
+
+/// What a push of schema 1 reserves.
+fn reserved_for_push(length: usize) -> usize {
+    let signed = length.min(MAX_SIGNED);
+    length + 4 * signed + Manifest::memory(length) + reserved_for_signatures().min(4 * signed)
+}
+
+/// What a pull of schema 1 reserves for signatures.
+fn reserved_for_signatures() -> usize {
+    3 * MAX_SIGNATURES * MAX_SIGNATURE
+}
+
+/// A payload of one layer, of `size` bytes.
+fn payload_of(size: usize, indent: &str) -> String {
+    let payload = payload("a", "v1", &["a"], (indent, ""));
+    let filling = "x".repeat(size.saturating_sub(payload.len()));
+    payload.replace("amd64", &["amd64", &filling].concat())
+}
+
+/// A signature of a payload, different for each `n`.
+fn signature(signer: &Signer, payload: &str, n: usize) -> Signature {
+    let cut = signed::cut(payload);
+    let tail = issuer::encode(&payload[cut..]);
+    Signature::with(signer, payload, &json!({"formatLength": cut, "formatTail": tail, "time": n}))
+}
+
+/// A signature that indentation makes much longer.
+fn inflated(payload: &str) -> Signature {
+    let signer = Signer::new("", verifier::Algorithm::Es256);
+    Signature { chain: vec![String::new(); 10_000], ..signature(&signer, payload, 0) }
+}
+
+#[test]
+fn signatures_do_not_grow_with_the_indentation() {
+    let _alone = ALONE.lock().unwrap();
+    for (width, count) in [(64, 1), (10_000, 1), (64, MAX_SIGNATURES), (30_000, MAX_SIGNATURES)] {
+        let payload = format!("{{\n{}\"a\": 1\n}}", " ".repeat(width));
+        let cut = signed::cut(&payload);
+        let signer = Signer::new("", verifier::Algorithm::Es256);
+        let plain: Vec<_> = (0..count).map(|n| signature(&signer, &payload, n)).collect();
+        for signatures in [vec![inflated(&payload); count], plain] {
+            // Compact, so that much of it fits.
+            let blobs: Vec<_> = signatures.iter().map(Signature::blob).collect();
+            let text = format!("{},\"signatures\":[{}]}}", &payload[..cut], blobs.join(","));
+            let taken = peak(|| Signed::parse(text.as_bytes()).map_err(|error| error.to_string()));
+            assert!(taken <= reserved_for_push(text.len()) - text.len(), "{width}, {count}: {taken}");
+            let read = || blobs.iter().filter_map(|blob| Read::stored(blob.as_bytes()).ok()).collect();
+            let taken = peak(|| assemble(payload.as_bytes(), read()));
+            let limit = 2 * payload.len() + reserved_for_signatures();
+            assert!(taken <= limit, "{width}, {count}: {taken}");
+        }
+    }
+}
+
+#[test]
+fn a_signed_manifest_takes_what_is_reserved_for_it() {
+    let _alone = ALONE.lock().unwrap();
+    let signer = Signer::new("", verifier::Algorithm::Es256);
+    for (size, certificate, indent) in [
+        (1024, 0, ""),
+        (1024, 0, &" ".repeat(300)),
+        (16 << 10, 3300, "   "),
+        // As long as a push may be.
+        (MAX_SIGNED - 500_000, 3300, ""),
+        (MAX_SIGNED - 500_000, 3300, "   "),
+    ] {
+        let registry = TestRegistry::with(&[("SCHEMA1", "full")], Persistent::default());
+        let (name, layer) = ("a".parse().unwrap(), fixtures::sha256("a"));
+        for (key, content) in
+            [(Key::Data(&layer), "a".to_owned()), (Key::Layer(&name, &layer), layer.to_string())]
+        {
+            let (path, body) = (key.path(), Body::Bytes(content.into()));
+            block_on(registry.storage.memory.put(&path, body, PutOptions::default())).unwrap();
+        }
+        let payload = payload_of(size, indent);
+        let signatures = (0..MAX_SIGNATURES).map(|n| {
+            let one = signature(&signer, &payload, n);
+            match certificate {
+                0 => one,
+                length => {
+                    let mut chain = Signature::certified(&signer, &payload).chain;
+                    chain.truncate(1);
+                    chain.resize(10, "x".repeat(length));
+                    Signature { chain, ..one }
+                }
+            }
+        });
+        let signatures: Vec<_> = signatures.collect();
+        let text = signed(&payload, &signatures, indent);
+        assert!(text.len() < MAX_SIGNED);
+        let headers = [("content-type", media_type::DOCKER_SIGNED_MANIFEST)];
+        // As small as it can be sent.
+        let compact = format!("{}{}", &payload[..signed::cut(&payload)], {
+            let blobs: Vec<_> = signatures.iter().map(Signature::blob).collect();
+            format!(",\"signatures\":[{}]}}", blobs.join(","))
+        });
+        let length = compact.len();
+        // What is made once, whatever is pushed, is made for another payload.
+        let other = payload_of(size + 4096, indent);
+        let other = signed(&other, &[signature(&signer, &other, 0)], indent);
+        assert_eq!(
+            registry.send("PUT /v2/a/manifests/v1", &headers, Some(MemoryStream::new(other))).status,
+            201
+        );
+        let body = Some(MemoryStream::new(compact));
+        let taken = peak(|| {
+            let answer = registry.send("PUT /v2/a/manifests/v1", &headers, body);
+            assert_eq!(answer.status, 201, "{answer:?}");
+        });
+        // The storage of the test keeps what it gets; and the signatures are stored at once, each by futures of its own.
+        let limit = reserved_for_push(length) + length + MAX_SIGNATURES * (20 << 10);
+        println!("push of {length} bytes: {taken} of {limit}");
+        assert!(taken <= limit, "{length}: {taken}");
+        let taken = peak(|| {
+            let answer = registry.get("GET /v2/a/manifests/v1");
+            assert_eq!(String::from_utf8(answer.body).unwrap(), text);
+        });
+        // The test itself copies the answer.
+        let limit = 2 * payload.len() + reserved_for_signatures() + text.len();
+        println!("pull of {} bytes: {taken} of {limit}", text.len());
+        assert!(taken <= limit, "{}: {taken}", text.len());
+    }
 }

@@ -18,7 +18,8 @@ use crate::{
     repository::{NewManifest, Repository},
 };
 
-/// The memory that signatures take while they are read and written into a manifest, in bytes.
+/// The memory that signatures take while they are read and written into a manifest, in bytes: as they are stored, with
+/// what is decoded of them, and in the manifest.
 pub(super) const MEMORY_OF_SIGNATURES: usize = 3 * MAX_SIGNATURES * MAX_SIGNATURE;
 
 /// The memory that a manifest of `length` bytes takes while it is pushed, in bytes: its text, its payload, what a signature
@@ -82,7 +83,8 @@ impl Registry<'_> {
             true => Vec::new(),
             false => repository.signatures(digest).await?,
         };
-        let signatures = signatures.iter().filter_map(|content| Signature::stored(content).ok());
+        // Each is freed once it is read.
+        let signatures = signatures.into_iter().filter_map(|content| Signature::stored(&content).ok());
         Ok(match schema1::assemble(&content, signatures.collect()) {
             Some(text) => (text.into(), DOCKER_SIGNED_MANIFEST),
             None => (content, DOCKER_UNSIGNED_MANIFEST),

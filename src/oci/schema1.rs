@@ -20,8 +20,12 @@ use super::{Digest, InvalidJson, InvalidManifest, Manifest, certificate, manifes
 /// Limit of the signatures of a manifest.
 pub const MAX_SIGNATURES: usize = 16;
 
-/// Size limit of a signature, in bytes: a chain of ten large certificates fits.
+/// Size limit of a signature, in bytes, as it is sent, stored and written into a manifest: a chain of ten large certificates
+/// fits.
 pub const MAX_SIGNATURE: usize = 32 * 1024;
+
+/// Limit of the certificates in a signature.
+const MAX_CHAIN: usize = 10;
 
 /// Size limit of a signed manifest that is pushed, in bytes. Those of docker, of up to 127 layers, have less than 400 KiB.
 pub const MAX_SIGNED: usize = 1024 * 1024;
@@ -204,10 +208,12 @@ fn without_zeros(number: &[u8]) -> &[u8] {
     number.get(zeros..).unwrap_or_default()
 }
 
+/// A signature above [`MAX_SIGNATURE`].
+const TOO_LONG: InvalidSignature = InvalidSignature::Form("a signature is too long");
+
 /// The text of a field of a signature.
 fn text(field: Raw<'_>) -> Result<String, InvalidSignature> {
-    let text = field.text(MAX_SIGNATURE)?;
-    text.map(|text| text.into_owned()).ok_or(InvalidSignature::Form("a signature is too long"))
+    field.text(MAX_SIGNATURE)?.map(|text| text.into_owned()).ok_or(TOO_LONG)
 }
 
 /// Where a payload was cut for its signatures, by a protected header.
@@ -257,7 +263,7 @@ impl Signature {
 
     fn read(raw: Raw<'_>) -> Result<Self, InvalidSignature> {
         if raw.json().len() > MAX_SIGNATURE {
-            return Err(InvalidSignature::Form("a signature is too long"));
+            return Err(TOO_LONG);
         }
         let [header, signature, protected] = raw.fields(["header", "signature", "protected"])?;
         let (Some(header), Some(signature), Some(protected)) = (header, signature, protected) else {
@@ -268,8 +274,12 @@ impl Signature {
         let mut chain = Vec::new();
         if let Some(certificates) = certificates {
             certificates.array(|certificate| {
-                chain.push(text(certificate)?);
-                Ok::<_, InvalidSignature>(())
+                let certificate = text(certificate)?;
+                if certificate.is_empty() || chain.len() == MAX_CHAIN {
+                    return Err(InvalidSignature::Form("x5c must have at most 10 certificates, none empty"));
+                }
+                chain.push(certificate);
+                Ok(())
             })?;
         }
         let (signature, protected) = (text(signature)?, text(protected)?);
@@ -319,7 +329,27 @@ impl Signature {
 
     /// What it signs: its protected header, and the payload.
     pub fn signing_input(&self, payload: &[u8]) -> Vec<u8> {
-        format!("{}.{}", self.protected, URL_SAFE_NO_PAD.encode(payload)).into_bytes()
+        let mut input = String::with_capacity(self.protected.len() + 2 + payload.len().div_ceil(3) * 4);
+        input.push_str(&self.protected);
+        input.push('.');
+        URL_SAFE_NO_PAD.encode_string(payload, &mut input);
+        input.into_bytes()
+    }
+
+    /// Writes it as an element of the signatures of a manifest.
+    fn write(&self, indent: &str, write: &mut dyn FnMut(&str)) {
+        let json = self.to_json();
+        match indent {
+            "" => write(&json),
+            indent => write_indented(&json, indent, 2, write),
+        }
+    }
+
+    /// How long that is, in bytes.
+    fn length(&self, indent: &str) -> usize {
+        let mut length = 0;
+        self.write(indent, &mut |piece| length += piece.len());
+        length
     }
 }
 
@@ -364,9 +394,13 @@ impl Signed {
                 // What the signatures leave of the text is no JSON.
                 |_| InvalidSignature::Length,
             )?;
-        // What is stored would look like a signed manifest, of another digest.
-        if nested.is_some() || assemble(&payload, signatures.clone()).is_none() {
+        // What is stored would look like a signed manifest, of another digest, or could not be put together.
+        if nested.is_some() || ends(&payload).is_none_or(|(_, close)| cut.length > close) {
             return Err(InvalidSignature::Length.into());
+        }
+        let indent = indent(&payload);
+        if signatures.iter().any(|signature| signature.length(indent) > MAX_SIGNATURE) {
+            return Err(TOO_LONG.into());
         }
         Ok(Self { payload, signatures })
     }
@@ -392,73 +426,85 @@ fn indent(payload: &[u8]) -> &str {
 
 /// The text of a signed manifest, as `libtrust` writes it: sorted by key and signature, each signature once. `None` if there
 /// is no signature that fits. Of signatures that were cut differently, which clients refuse together, those stay that were
-/// cut where `libtrust` does it, or else those that come first.
+/// cut where `libtrust` does it, or else those that come first. It adds at most [`MAX_SIGNATURE`] for each signature: what is
+/// longer, indented, is left out.
 pub fn assemble(payload: &[u8], mut signatures: Vec<Signature>) -> Option<Vec<u8>> {
     let (length, close) = ends(payload)?;
-    signatures.retain(|Signature { cut, .. }| cut.length <= close && cut.fits(payload));
-    signatures.sort_by_cached_key(|signature| {
-        (signature.jwk.as_ref().map(Key::id).unwrap_or_default(), signature.signature.clone())
+    let indent = indent(payload);
+    signatures.retain(|signature| {
+        let cut = &signature.cut;
+        cut.length <= close && cut.fits(payload) && signature.length(indent) <= MAX_SIGNATURE
     });
+    signatures.sort_by(|one, other| one.signature.cmp(&other.signature));
+    signatures.sort_by_cached_key(|signature| signature.jwk.as_ref().map(Key::id).unwrap_or_default());
     signatures.dedup();
     let first = signatures.first()?.cut.length;
     let is_usual = signatures.iter().any(|signature| signature.cut.length == length);
     let wanted = if is_usual { length } else { first };
     signatures.retain(|signature| signature.cut.length == wanted);
 
-    let indent = indent(payload);
-    let list: Vec<String> = signatures.iter().map(Signature::to_json).collect();
-    let list = format!("[{}]", list.join(","));
     // The longer of the two, so that the signatures find what they have cut off.
-    let mut text = payload.get(..length.max(wanted))?.to_vec();
-    text.push(b',');
-    if indent.is_empty() {
-        text.extend_from_slice(b"\"signatures\":");
-        text.extend_from_slice(list.as_bytes());
-    } else {
-        text.extend_from_slice(format!("\n{indent}\"signatures\": ").as_bytes());
-        text.extend_from_slice(indented(&list, indent).as_bytes());
-        text.push(b'\n');
+    let head = payload.get(..length.max(wanted))?;
+    let (line, space) = if indent.is_empty() { ("", "") } else { ("\n", " ") };
+    // Between elements, and before each of them.
+    let between = [line, indent, indent].concat();
+    let start = format!(",{line}{indent}\"signatures\":{space}[");
+    let end = format!("{line}{indent}]{line}}}");
+    let added: usize = signatures.iter().map(|one| one.length(indent) + 1 + between.len()).sum();
+    let mut text = Vec::with_capacity(head.len() + start.len() + added + end.len());
+    text.extend_from_slice(head);
+    text.extend_from_slice(start.as_bytes());
+    for (n, signature) in signatures.iter().enumerate() {
+        if n > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(between.as_bytes());
+        signature.write(indent, &mut |piece| text.extend_from_slice(piece.as_bytes()));
     }
-    text.push(b'}');
+    text.extend_from_slice(end.as_bytes());
     Some(text)
 }
 
-/// Compact JSON, without empty objects or arrays and without escapes, as Go indents it for a field of an object that is
-/// indented the same way.
-fn indented(json: &str, indent: &str) -> String {
-    let mut text = String::with_capacity(2 * json.len());
-    let (mut depth, mut is_text) = (1, false);
-    let line = |text: &mut String, depth: usize| {
-        text.push('\n');
-        (0..depth).for_each(|_| text.push_str(indent));
+/// Writes compact JSON, indented as Go does it, for a value that is `depth` levels deep.
+fn write_indented(json: &str, indent: &str, mut depth: usize, write: &mut dyn FnMut(&str)) {
+    let line = |depth: usize, write: &mut dyn FnMut(&str)| {
+        write("\n");
+        (0..depth).for_each(|_| write(indent));
     };
-    for character in json.chars() {
-        match character {
-            '"' => is_text = !is_text,
-            '{' | '[' if !is_text => {
-                depth += 1;
-                text.push(character);
-                line(&mut text, depth);
+    let (mut rest, mut is_text) = (json, false);
+    while let Some(at) =
+        rest.find(|next| if is_text { matches!(next, '"' | '\\') } else { "\"{}[],:".contains(next) })
+    {
+        // An escape has a second character, which is not the end of the text; an empty object or array has no lines.
+        let is_pair = rest.get(at..).is_some_and(|found| {
+            found.starts_with('\\') || found.starts_with("{}") || found.starts_with("[]")
+        });
+        let found = rest.as_bytes().get(at).copied();
+        let (before, after) = rest.split_at_checked(at + 1 + usize::from(is_pair)).unwrap_or((rest, ""));
+        rest = after;
+        match found {
+            Some(b'}' | b']') => {
+                depth = depth.saturating_sub(1);
+                write(before.get(..at).unwrap_or_default());
+                line(depth, write);
+                write(before.get(at..).unwrap_or_default());
                 continue;
             }
-            '}' | ']' if !is_text => {
-                depth -= 1;
-                line(&mut text, depth);
-            }
-            ',' if !is_text => {
-                text.push(',');
-                line(&mut text, depth);
-                continue;
-            }
-            ':' if !is_text => {
-                text.push_str(": ");
-                continue;
-            }
+            Some(b'"') => is_text = !is_text,
             _ => {}
         }
-        text.push(character);
+        write(before);
+        match found {
+            Some(b'{' | b'[') if !is_pair => {
+                depth += 1;
+                line(depth, write);
+            }
+            Some(b',') => line(depth, write),
+            Some(b':') => write(" "),
+            _ => {}
+        }
     }
-    text
+    write(rest);
 }
 
 /// Whether stored content has its signatures in it: an earlier version has stored signed manifests as they were sent.
@@ -644,6 +690,74 @@ mod tests {
             assert_eq!(ends(payload.as_bytes()), None, "{payload}");
         }
         assert_eq!(ends(b"{\"a\":\"\xc3\xa9\"\r\n}\n"), Some((9, 11)));
+    }
+
+    #[test]
+    fn a_signature_fits_wherever_it_is_written() {
+        let key = Key::rsa(&[7; 256], &[1, 0, 1]);
+        let json = key.to_json();
+        let parsed = |padding: usize, indent: &str, kid: &str| {
+            let (line, tail) =
+                if indent.is_empty() { (String::new(), "fQ") } else { (format!("\n{indent}"), "Cn0") };
+            let head = format!("{{{line}\"a\":1");
+            let protected = format!(r#"{{"formatLength":{},"formatTail":"{tail}"}}"#, head.len());
+            let (protected, chain) = (URL_SAFE_NO_PAD.encode(protected), "A".repeat(padding));
+            let jwk = json.replace(&format!("\"kid\":\"{}\",", key.id()), kid);
+            let signature = format!(
+                r#"{{"header":{{"jwk":{jwk},"alg":"RS256","x5c":["{chain}"]}},"signature":"A","protected":"{protected}"}}"#
+            );
+            let text = format!("{head},\"signatures\":[{signature}]}}");
+            (signature.len(), Signed::parse(text.as_bytes()))
+        };
+        let kid = format!("\"kid\":\"{}\",", key.id());
+        let room = MAX_SIGNATURE - parsed(0, "", &kid).0;
+        let signed = parsed(room, "", &kid).1.unwrap();
+        assert_eq!(signed.signatures[0].to_json().len(), MAX_SIGNATURE);
+        assert!(assemble(&signed.payload, signed.signatures).is_some());
+        // It is stored with the id of the key, and served with indentation.
+        for (padding, indent, kid) in [(room + 1, "", &*kid), (room + 1, "", ""), (room, " ", &kid)] {
+            let (length, parsed) = parsed(padding, indent, kid);
+            let error = parsed.map(drop).unwrap_err();
+            assert_eq!(error.to_string(), TOO_LONG.to_string(), "{length}");
+        }
+        let payload = b"{\"a\":1}";
+        let long = signature(r#"{"formatLength":6,"formatTail":"fQ"}"#, &"A".repeat(MAX_SIGNATURE - 150));
+        assert!(assemble(payload, vec![long.clone()]).is_some());
+        let wide = Signature { algorithm: "A".repeat(150), ..long };
+        assert_eq!(assemble(payload, vec![wide]), None);
+        for (count, element, is_read) in [(10, "A", true), (11, "A", false), (1, "", false)] {
+            let chain = vec![format!("\"{element}\""); count].join(",");
+            let blob = format!(
+                r#"{{"header":{{"alg":"A","x5c":[{chain}]}},"signature":"A","protected":"{}"}}"#,
+                URL_SAFE_NO_PAD.encode(r#"{"formatLength":6,"formatTail":"fQ"}"#)
+            );
+            assert_eq!(Signature::stored(blob.as_bytes()).is_ok(), is_read, "{count}");
+        }
+    }
+
+    #[test]
+    fn json_is_indented_as_go_does_it() {
+        let json = r#"{"a":[],"b":{},"c":["\\\"[,:",{"\u0022":"}"}],"d":[[1,null]],"é":-1.5e3}"#;
+        let mut text = String::new();
+        write_indented(json, " ", 1, &mut |piece| text.push_str(piece));
+        let expected = r#"{
+  "a": [],
+  "b": {},
+  "c": [
+   "\\\"[,:",
+   {
+    "\u0022": "}"
+   }
+  ],
+  "d": [
+   [
+    1,
+    null
+   ]
+  ],
+  "é": -1.5e3
+ }"#;
+        assert_eq!(text, expected);
     }
 
     #[test]
