@@ -743,3 +743,24 @@ fn a_removed_repository_leaves_no_signatures() {
     registry.collect_for_days(8);
     assert_eq!(registry.content(), [""; 0]);
 }
+
+#[test]
+fn what_docker_hub_has_signed_is_pushed_and_served() {
+    // busybox:1.23, of docker 1.8.2: signed and indented by `libtrust`.
+    let text = include_str!("busybox.prettyjws");
+    let registry = full();
+    let value: Value = serde_json::from_str(text).unwrap();
+    for layer in value["fsLayers"].as_array().unwrap() {
+        let digest: Digest = layer["blobSum"].as_str().unwrap().parse().unwrap();
+        registry.write(Key::Data(&digest), "a layer");
+        registry.write(Key::Layer(&name("library/busybox"), &digest), digest.to_string());
+    }
+    let payload = format!("{}\n}}", text.split_once(",\n   \"signatures\"").unwrap().0);
+    let target = "library/busybox/manifests/1.23";
+    let changed = text.replace("\\\"Size\\\":1095501", "\\\"Size\\\":1095502");
+    assert_eq!(registry.put(target, Some(SIGNED), &changed).status, 400);
+    let answer = registry.put(target, Some(SIGNED), text);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_served(&registry, target, None, (SIGNED, text), &sha256(&payload));
+    assert_served(&registry, target, Some(UNSIGNED), (UNSIGNED, &payload), &sha256(&payload));
+}
