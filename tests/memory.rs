@@ -315,9 +315,23 @@ fn signatures_do_not_grow_with_the_indentation() {
         let cut = signed::cut(&payload);
         let signer = Signer::new("", verifier::Algorithm::Es256);
         let plain: Vec<_> = (0..count).map(|n| signature(&signer, &payload, n)).collect();
-        for signatures in [vec![inflated(&payload); count], plain] {
-            // Compact, so that much of it fits.
-            let blobs: Vec<_> = signatures.iter().map(Signature::blob).collect();
+        // Compact, so that much of it fits.
+        let blobs = |signatures: &[Signature]| signatures.iter().map(Signature::blob).collect::<Vec<_>>();
+        let with = |value: &str| {
+            let field = format!("{{\"jwk\":{{\"a\":{value},");
+            blobs(&plain).iter().map(|blob| blob.replace("{\"jwk\":{", &field)).collect::<Vec<_>>()
+        };
+        for blobs in [
+            blobs(&vec![inflated(&payload); count]),
+            blobs(&plain),
+            // Keys with other fields: many, nested, and what is written longer than it is read.
+            with(&format!("[{}0]", "0,".repeat(15_000))),
+            with(&format!("[{}0]", "{\"\":0},".repeat(4_500))),
+            with(&format!("{{{}\"\":0}}", (0..4_000).map(|n| format!("\"{n:x}\":0,")).collect::<String>())),
+            with(&format!("{}{}", "[".repeat(90), "]".repeat(90))),
+            with(&format!("\"{}\"", "<".repeat(32_000))),
+            with(&format!("\"{}\"", "<".repeat(5_000))),
+        ] {
             let text = format!("{},\"signatures\":[{}]}}", &payload[..cut], blobs.join(","));
             let taken = peak(|| Signed::parse(text.as_bytes()).map_err(|error| error.to_string()));
             assert!(taken <= reserved_for_push(text.len()) - text.len(), "{width}, {count}: {taken}");

@@ -13,6 +13,8 @@ use base64::{
         general_purpose::{STANDARD, URL_SAFE_NO_PAD},
     },
 };
+use std::{borrow::Cow, collections::BTreeMap};
+
 use sha2::{Digest as _, Sha256};
 
 use super::{Digest, InvalidJson, InvalidManifest, Manifest, certificate, manifest, raw::Raw};
@@ -29,6 +31,12 @@ const MAX_CHAIN: usize = 10;
 
 /// Size limit of a signed manifest that is pushed, in bytes. Those of docker, of up to 127 layers, have less than 400 KiB.
 pub const MAX_SIGNED: usize = 1024 * 1024;
+
+/// Limit of the values in a key, those within others included.
+const MAX_KEY_VALUES: usize = 256;
+
+/// The deepest nesting of arrays and objects in a key.
+const MAX_KEY_DEPTH: usize = 8;
 
 /// The longest modulus of an RSA key, in bytes.
 const MAX_MODULUS: usize = 1024;
@@ -188,9 +196,9 @@ impl Key {
         id
     }
 
-    fn to_json(&self) -> String {
+    /// What makes the key, as a JWK with an id.
+    fn to_json(&self, id: &str) -> String {
         let number = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        let id = self.id();
         match self {
             Self::Ec { curve, x, y } => {
                 let (crv, x, y) = (curve.as_str(), number(x), number(y));
@@ -201,6 +209,137 @@ impl Key {
             }
         }
     }
+}
+
+/// A key in the header of a signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Jwk {
+    key: Key,
+    id: String,
+    /// The JWK as `libtrust` writes it: with the fields that it does not know, such as `keyID` and `hosts` of keys from files.
+    json: String,
+}
+
+impl Jwk {
+    fn read(raw: Raw<'_>) -> Result<Self, InvalidSignature> {
+        let key = Key::read(raw)?;
+        let id = key.id();
+        let known = key.to_json(&id);
+        let mut written = Written { json: String::new(), values_left: MAX_KEY_VALUES };
+        let mut fields = written.fields(raw)?;
+        fields.extend(written.fields(Raw::read(known.as_bytes(), "jwk")?)?);
+        written.object(fields, 1)?;
+        Ok(Self { key, id, json: written.json })
+    }
+}
+
+/// JSON as Go's `encoding/json` writes what it has read without a type: compact, sorted by the names of fields, the last of
+/// those with the same name.
+struct Written {
+    json: String,
+    values_left: usize,
+}
+
+impl Written {
+    fn count(&mut self) -> Result<(), InvalidSignature> {
+        const MANY: InvalidSignature = InvalidSignature::Form("its key has more than 256 values");
+        self.values_left = self.values_left.checked_sub(1).ok_or(MANY)?;
+        Ok(())
+    }
+
+    fn put(&mut self, piece: &str) -> Result<(), InvalidSignature> {
+        if self.json.len() + piece.len() > MAX_SIGNATURE {
+            return Err(TOO_LONG);
+        }
+        self.json.push_str(piece);
+        Ok(())
+    }
+
+    fn fields<'a>(&mut self, object: Raw<'a>) -> Result<BTreeMap<Cow<'a, str>, Raw<'a>>, InvalidSignature> {
+        let mut fields = BTreeMap::new();
+        object.object(|name, value| {
+            self.count()?;
+            fields.insert(name.text(MAX_SIGNATURE)?.ok_or(TOO_LONG)?, value);
+            Ok::<_, InvalidSignature>(())
+        })?;
+        Ok(fields)
+    }
+
+    fn object(
+        &mut self,
+        fields: BTreeMap<Cow<'_, str>, Raw<'_>>,
+        depth: usize,
+    ) -> Result<(), InvalidSignature> {
+        self.put("{")?;
+        for (n, (name, value)) in fields.into_iter().enumerate() {
+            self.put(if n > 0 { "," } else { "" })?;
+            self.text(&name)?;
+            self.put(":")?;
+            self.value(value, depth)?;
+        }
+        self.put("}")
+    }
+
+    /// Writes a value within `depth` arrays and objects.
+    fn value(&mut self, value: Raw<'_>, depth: usize) -> Result<(), InvalidSignature> {
+        match value.json().as_bytes().first() {
+            Some(b'{' | b'[') if depth == MAX_KEY_DEPTH => {
+                Err(InvalidSignature::Form("its key is nested more than 8 levels deep"))
+            }
+            Some(b'{') => {
+                let fields = self.fields(value)?;
+                self.object(fields, depth + 1)
+            }
+            Some(b'[') => {
+                self.put("[")?;
+                let mut is_first = true;
+                value.array(|element| {
+                    self.count()?;
+                    self.put(if std::mem::take(&mut is_first) { "" } else { "," })?;
+                    self.value(element, depth + 1)
+                })?;
+                self.put("]")
+            }
+            Some(b'"') => self.text(&value.text(MAX_SIGNATURE)?.ok_or(TOO_LONG)?),
+            Some(b't' | b'f' | b'n') => self.put(value.json()),
+            _ => self.number(value.json()),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), InvalidSignature> {
+        self.put("\"")?;
+        for piece in text.split_inclusive(is_escaped) {
+            let last = piece.chars().next_back().filter(|last| is_escaped(*last));
+            self.put(piece.get(..piece.len() - last.map_or(0, char::len_utf8)).unwrap_or_default())?;
+            match last {
+                None => {}
+                Some('"') => self.put("\\\"")?,
+                Some('\\') => self.put("\\\\")?,
+                Some('\n') => self.put("\\n")?,
+                Some('\r') => self.put("\\r")?,
+                Some('\t') => self.put("\\t")?,
+                Some(other) => self.put(&format!("\\u{:04x}", u32::from(other)))?,
+            }
+        }
+        self.put("\"")
+    }
+
+    /// Writes a number as Go did it until 1.7, which reads it as one with 64 bits: `1e+06`.
+    fn number(&mut self, json: &str) -> Result<(), InvalidSignature> {
+        const FORM: InvalidSignature = InvalidSignature::Form("its key has a number that is too large");
+        let number: f64 = json.parse().ok().filter(|number: &f64| number.is_finite()).ok_or(FORM)?;
+        let text = format!("{number:e}");
+        let (digits, exponent) = text.split_once('e').ok_or(FORM)?;
+        match exponent.parse().map_err(|_| FORM)? {
+            -4..6 => self.put(&number.to_string()),
+            exponent @ i32::MIN..=i32::MAX => self.put(&format!("{digits}e{exponent:+03}")),
+        }
+    }
+}
+
+/// Whether Go escapes a character of a text: those that HTML or JavaScript would read as their own as well.
+fn is_escaped(character: char) -> bool {
+    character < ' ' || matches!(character, '"' | '\\' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
 }
 
 fn without_zeros(number: &[u8]) -> &[u8] {
@@ -246,7 +385,7 @@ impl Cut {
 /// A signature of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
-    jwk: Option<Key>,
+    jwk: Option<Jwk>,
     algorithm: String,
     /// Certificates, in base64. The key of the first one signs.
     chain: Vec<String>,
@@ -290,21 +429,30 @@ impl Signature {
             return Err(InvalidSignature::Form("its parts must be base64"));
         }
         let cut = Cut::read(&protected)?;
-        let jwk = jwk.map(Key::read).transpose()?;
+        let jwk = jwk.map(Jwk::read).transpose()?;
         Ok(Self { jwk, algorithm, chain, signature, protected, cut })
     }
 
     /// The signature as a blob, as `libtrust` writes it.
     pub fn to_json(&self) -> String {
         let Self { jwk, algorithm, chain, signature, protected, .. } = self;
-        let jwk = jwk.as_ref().map_or_else(String::new, |key| format!("\"jwk\":{},", key.to_json()));
-        let chain = match chain.as_slice() {
-            [] => String::new(),
-            chain => format!(",\"x5c\":[\"{}\"]", chain.join("\",\"")),
-        };
-        format!(
-            r#"{{"header":{{{jwk}"alg":"{algorithm}"{chain}}},"signature":"{signature}","protected":"{protected}"}}"#
-        )
+        let jwk = jwk.as_ref().map(|jwk| ["\"jwk\":", &jwk.json, ","]).unwrap_or_default();
+        let certificates = chain
+            .iter()
+            .enumerate()
+            .flat_map(|(n, certificate)| [if n == 0 { ",\"x5c\":[\"" } else { "\",\"" }, certificate]);
+        let end = if chain.is_empty() { "" } else { "\"]" };
+        let pieces = ["{\"header\":{"].into_iter().chain(jwk);
+        let pieces = pieces.chain(["\"alg\":\"", algorithm, "\""]).chain(certificates).chain([
+            end,
+            "},\"signature\":\"",
+            signature,
+            "\",\"protected\":\"",
+            protected,
+            "\"}",
+        ]);
+        // Of the right length: it may be long.
+        pieces.collect::<Vec<&str>>().concat()
     }
 
     /// `alg`, whatever it says.
@@ -316,7 +464,8 @@ impl Signature {
     /// trust it: no certificate is verified.
     pub fn key(&self) -> Result<Key, InvalidSignature> {
         let Some(first) = self.chain.first() else {
-            return self.jwk.clone().ok_or(InvalidSignature::Form("its header must have jwk or x5c"));
+            let jwk = self.jwk.as_ref().ok_or(InvalidSignature::Form("its header must have jwk or x5c"))?;
+            return Ok(jwk.key.clone());
         };
         let key = STANDARD.decode(first).ok().and_then(|der| certificate::public_key(&der));
         key.ok_or(InvalidSignature::Form("x5c must begin with an X.509 certificate of RSA, P-256 or P-384"))
@@ -334,6 +483,11 @@ impl Signature {
         input.push('.');
         URL_SAFE_NO_PAD.encode_string(payload, &mut input);
         input.into_bytes()
+    }
+
+    /// What decides where it is among others: the id of its key, then itself.
+    fn order(&self) -> (&str, &str) {
+        (self.jwk.as_ref().map_or("", |jwk| &jwk.id), &self.signature)
     }
 
     /// Writes it as an element of the signatures of a manifest.
@@ -435,8 +589,7 @@ pub fn assemble(payload: &[u8], mut signatures: Vec<Signature>) -> Option<Vec<u8
         let cut = &signature.cut;
         cut.length <= close && cut.fits(payload) && signature.length(indent) <= MAX_SIGNATURE
     });
-    signatures.sort_by(|one, other| one.signature.cmp(&other.signature));
-    signatures.sort_by_cached_key(|signature| signature.jwk.as_ref().map(Key::id).unwrap_or_default());
+    signatures.sort_by(|one, other| one.order().cmp(&other.order()));
     signatures.dedup();
     let first = signatures.first()?.cut.length;
     let is_usual = signatures.iter().any(|signature| signature.cut.length == length);
@@ -636,12 +789,83 @@ mod tests {
             let number = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap();
             let key = Key::Ec { curve: Curve::P256, x: number(x), y: number(y) };
             assert_eq!(key.id(), id);
-            assert_eq!(Key::read(Raw::read(key.to_json().as_bytes(), "key").unwrap()), Ok(key));
+            assert_eq!(Key::read(Raw::read(key.to_json(&key.id()).as_bytes(), "key").unwrap()), Ok(key));
         }
         let key = Key::rsa(&[0, 0, 5, 0], &[0, 1, 0, 1]);
-        let json = key.to_json();
+        let json = key.to_json(&key.id());
         assert!(json.contains(r#""e":"AQAB""#) && json.contains(r#""n":"BQA""#), "{json}");
         assert_eq!(Key::read(Raw::read(json.as_bytes(), "key").unwrap()), Ok(key));
+    }
+
+    #[test]
+    fn a_key_keeps_the_fields_that_libtrust_does_not_know() {
+        let key = Key::Ec { curve: Curve::P256, x: vec![1; 32], y: vec![2; 32] };
+        let known = key.to_json(&key.id());
+        let (head, tail) = known.split_once("\"kty\"").unwrap();
+        // As a key from a file has them, and as Go writes all of it.
+        let written = |hosts: &str, zone: &str| {
+            let kid = head.replace("\"kid\"", &format!("\"hosts\":{hosts},\"keyID\":\"x\",\"kid\""));
+            format!("{kid}\"kty\"{}", tail.replace('}', &format!(",\"zone\":{zone}}}")))
+        };
+        let read = |jwk: &str| Jwk::read(Raw::read(jwk.as_bytes(), "jwk").unwrap());
+        for (hosts, zone, as_hosts, as_zone) in [
+            (r#"["a.example","b"]"#, "null", r#"["a.example","b"]"#, "null"),
+            ("[ ]", " { } ", "[]", "{}"),
+            (r#""<\u003e&\u0026\/""#, "true", r#""\u003c\u003e\u0026\u0026/""#, "true"),
+            (
+                r#""\u2028 \u2029\"\\\n\r\t\u0001\u007f""#,
+                "0",
+                "\"\\u2028 \\u2029\\\"\\\\\\n\\r\\t\\u0001\u{7f}\"",
+                "0",
+            ),
+            (r#"{"b":[{}],"a":1,"\u00e9":"é","b":2}"#, "-0.50", r#"{"a":1,"b":2,"é":"é"}"#, "-0.5"),
+            (
+                "[999999,1e6,123456789,-1.5e3,0.0001,0.00001,1e-7]",
+                "1e100",
+                "[999999,1e+06,1.23456789e+08,-1500,0.0001,1e-05,1e-07]",
+                "1e+100",
+            ),
+        ] {
+            let jwk = read(&written(hosts, zone)).unwrap();
+            assert_eq!(jwk.json, written(as_hosts, as_zone));
+            assert_eq!((&jwk.key, &*jwk.id), (&key, &*key.id()));
+            assert_eq!(read(&jwk.json), Ok(jwk));
+        }
+        // Whatever is in their place, and in whichever order, and without an id.
+        let shuffled =
+            known.replace(&format!("\"kid\":\"{}\",", key.id()), "").replace('{', "{ \"z\":1,\"a\":2,");
+        let expected =
+            ["{\"a\":2,", known.strip_prefix('{').unwrap().strip_suffix('}').unwrap(), ",\"z\":1}"];
+        assert_eq!(read(&shuffled).unwrap().json, expected.concat());
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        let zeros = |count: usize| format!("[{}]", vec!["0"; count].join(","));
+        // A text of which each character is escaped has six times its length.
+        let escaped = |length: usize| format!("\"{}\"", "<".repeat(length));
+        for (value, is_read) in [
+            (nested(MAX_KEY_DEPTH - 1), true),
+            (nested(MAX_KEY_DEPTH), false),
+            // With the other fields, and those that are known.
+            (zeros(MAX_KEY_VALUES - 13), true),
+            (zeros(MAX_KEY_VALUES - 12), false),
+            (escaped(5000), true),
+            (escaped(6000), false),
+            ("1e999".to_owned(), false),
+            (r#""\ud800""#.to_owned(), false),
+        ] {
+            assert_eq!(read(&written(&value, "1")).is_ok(), is_read, "{value}");
+        }
+
+        // In a manifest, with its indentation.
+        let jwk = read(&written(r#"["<a>"]"#, "{}")).unwrap();
+        let plain = signature(r#"{"formatLength":8,"formatTail":"Cn0"}"#, "b2");
+        let blob = Signature { jwk: Some(jwk), ..plain }.to_json();
+        let one = Signature::stored(blob.as_bytes()).unwrap();
+        assert_eq!(one.to_json(), blob);
+        let text = String::from_utf8(assemble(b"{\n \"a\":1\n}", vec![one]).unwrap()).unwrap();
+        let lines =
+            "     \"hosts\": [\n      \"\\u003ca\\u003e\"\n     ],\n     \"keyID\": \"x\",\n     \"kid\": ";
+        assert!(text.contains(lines) && text.contains(",\n     \"zone\": {}\n    },\n    \"alg\""), "{text}");
+        assert_eq!(Signed::parse(text.as_bytes()).unwrap().signatures[0].to_json(), blob);
     }
 
     #[test]
@@ -695,7 +919,7 @@ mod tests {
     #[test]
     fn a_signature_fits_wherever_it_is_written() {
         let key = Key::rsa(&[7; 256], &[1, 0, 1]);
-        let json = key.to_json();
+        let json = key.to_json(&key.id());
         let parsed = |padding: usize, indent: &str, kid: &str| {
             let (line, tail) =
                 if indent.is_empty() { (String::new(), "fQ") } else { (format!("\n{indent}"), "Cn0") };

@@ -35,7 +35,7 @@ pub fn payload(name: &str, tag: &str, layers: &[&str], (indent, end): (&str, &st
 /// A signature, as its blob and its place in a manifest have it.
 #[derive(Debug, Clone)]
 pub struct Signature {
-    /// The fields of its key, in the order of their names; empty without one.
+    /// The fields of its key, in the order of their names, as Go escapes them; empty without one. `hosts` is in an array.
     pub jwk: Vec<(&'static str, String)>,
     pub algorithm: String,
     pub chain: Vec<String>,
@@ -66,7 +66,10 @@ pub fn jwk(signer: &Signer) -> Vec<(&'static str, String)> {
     let text = |field: &str| jwk[field].as_str().unwrap().to_owned();
     let kid = fingerprint(signer);
     if signer.algorithm() == Algorithm::Rs256 {
-        return vec![("e", text("e")), ("kid", kid), ("kty", text("kty")), ("n", text("n"))];
+        // Read from a file, which has fields of its own.
+        let (hosts, id) = ("registry.example".to_owned(), r#"\u003cé\u0026\"\\\u003e"#.to_owned());
+        let (e, kty, n) = (text("e"), text("kty"), text("n"));
+        return vec![("e", e), ("hosts", hosts), ("keyID", id), ("kid", kid), ("kty", kty), ("n", n)];
     }
     vec![("crv", text("crv")), ("kid", kid), ("kty", text("kty")), ("x", text("x")), ("y", text("y"))]
 }
@@ -153,6 +156,12 @@ impl Signature {
             lines.push(at(4, format!("\"jwk\":{space}{{")));
             for (n, (name, value)) in self.jwk.iter().enumerate() {
                 let comma = if n + 1 < self.jwk.len() { "," } else { "" };
+                if *name == "hosts" {
+                    lines.push(at(5, format!("\"hosts\":{space}[")));
+                    lines.push(at(6, format!("\"{value}\"")));
+                    lines.push(at(5, format!("]{comma}")));
+                    continue;
+                }
                 lines.push(at(5, field(name, value) + comma));
             }
             lines.push(at(4, "},".into()));
