@@ -59,7 +59,7 @@ pub enum InvalidSignature {
     )]
     Missing,
     /// There are too many.
-    #[error("the manifest has more than {MAX_SIGNATURES} signatures")]
+    #[error("the manifest has more than {MAX_SIGNATURES} signatures: sign it again with fewer")]
     TooMany,
     /// One is not JSON, or not of its form.
     #[error("a signature of the manifest is malformed: {0}")]
@@ -68,7 +68,9 @@ pub enum InvalidSignature {
     #[error("a signature of the manifest is malformed: {0}")]
     Form(&'static str),
     /// They sign different payloads.
-    #[error("the signatures of the manifest must agree on formatLength and formatTail")]
+    #[error(
+        "the signatures of the manifest must agree on formatLength and formatTail: sign them over the same text"
+    )]
     Conflict,
     /// There is less text than they say.
     #[error(
