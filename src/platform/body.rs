@@ -212,8 +212,7 @@ impl Parts {
     }
 
     /// Passes everything to `write`, in order. A few parts are opened while the one before them is written, unless one of them
-    /// is long. If one cannot be
-    /// opened or written, what was opened ahead is cancelled, and nothing else is opened.
+    /// is long. If one cannot be opened or written, what was opened ahead is cancelled, and nothing else is opened.
     pub async fn send(self, write: impl AsyncFn(Body) -> Result<(), ReadError>) -> Result<(), ReadError> {
         let are_short = self.parts.iter().all(|part| part.length <= SHORT);
         let ahead = if are_short { AHEAD } else { 1 };
@@ -251,11 +250,11 @@ impl Parts {
             }
         };
         is_over.set(true);
-        while let Some(part) = next {
+        let mut opened = stream::iter(next).chain(parts);
+        while let Some(part) = opened.next().await {
             if let Ok((_, body)) = part {
                 body.cancel();
             }
-            next = parts.next().await;
         }
         Err(failure)
     }
