@@ -11,14 +11,19 @@ import { Registry, digestOf, temporaryFolder } from "../support/registry.mjs";
 import { S3Server } from "../support/s3.mjs";
 
 const SIZE = 30_000_000;
+// More than the sockets on the way hold, which may be tens of megabytes.
+const LARGE = 100_000_000;
 
 let registry;
 let blob;
 let digest;
+let large;
+let largeDigest;
 before(async () => {
   // Each range is read from the store, also when the whole was read before.
   registry = await Registry.start({ vars: { ANONYMOUS: "push", LOG_LEVEL: "debug", EDGE_CACHE_MIB: "0" } });
   [blob, digest] = await pushLarge(registry, "a");
+  [large, largeDigest] = await pushLarge(registry, "large", LARGE);
 });
 after(() => registry.stop());
 
@@ -95,6 +100,7 @@ function check({ answer, body, isCut }, bytes, ranges) {
 }
 
 const url = () => `${registry.url}/v2/a/blobs/${digest}`;
+const largeUrl = () => `${registry.url}/v2/large/blobs/${largeDigest}`;
 const calls = async () => {
   const { log } = await registry.edgeLog();
   return log.flatMap((request) => request.calls).filter((call) => call.class === "r2" && call.kind === "get");
@@ -179,9 +185,19 @@ test("podman pulls the files that it lacks", needs("podman", "buildah"), async (
   } catch (error) {
     return t.skip(`partial pulls need overlay mounts: ${error.message.split("\n")[0]}`);
   }
-  await podman("pull", "-q", "--tls-verify=false", `${registry.host}/podman:v1`);
+  // podman 4.3 closes a part while it reads it (`handle206Response`), and panics now and then: then it is run again.
+  const pull = async (tag) => {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await podman("pull", "-q", "--tls-verify=false", `${registry.host}/podman:${tag}`);
+      } catch (error) {
+        if (tries === 5 || !/^panic: [^]*handle206Response/m.test(error.stderr)) throw error;
+      }
+    }
+  };
+  await pull("v1");
   await registry.edge();
-  await podman("pull", "-q", "--tls-verify=false", `${registry.host}/podman:v2`);
+  await pull("v2");
   const { log } = await registry.edgeLog();
   const reads = log.map((request) => request.calls.filter((call) => call.class === "r2" && call.kind === "get").length);
   // The index of the layer, and then what differs: a third of the files.
@@ -196,10 +212,10 @@ test("podman pulls the files that it lacks", needs("podman", "buildah"), async (
 });
 
 test("ranges are opened a few ahead, and only as fast as the client reads", async () => {
-  const ranges = spread(64, 460_000);
+  const ranges = spread(64, 1_500_000, LARGE);
   await registry.edge();
   let opened;
-  const result = await request(url(), header(ranges), (piece, outgoing, answer) => {
+  const result = await request(largeUrl(), header(ranges), (piece, outgoing, answer) => {
     if (opened) return;
     // After the first piece the client rests.
     opened = (async () => {
@@ -210,9 +226,8 @@ test("ranges are opened a few ahead, and only as fast as the client reads", asyn
       return length;
     })();
   });
-  check(result, blob, ranges);
+  check(result, large, ranges);
   const length = await opened;
-  // What the sockets on the way hold is read, too.
   assert.ok(length > 0 && length < 60, `${length} ranges were opened for a client that did not read`);
 });
 
@@ -236,17 +251,17 @@ test("a range that fails in the middle cuts the answer", async () => {
 });
 
 test("a client that goes away ends the reads", async () => {
-  const ranges = spread(64, 400_000);
+  const ranges = spread(64, 1_500_000, LARGE);
   await registry.edge();
-  await request(url(), header(ranges), (piece, outgoing) => outgoing.destroy());
+  await request(largeUrl(), header(ranges), (piece, outgoing) => outgoing.destroy());
   await new Promise((resolve) => setTimeout(resolve, 1000));
   const before = (await calls()).length;
   await new Promise((resolve) => setTimeout(resolve, 2000));
   assert.equal((await calls()).length, before);
   assert.ok(before > 0 && before < 64, `${before} ranges were opened`);
   // Nothing of it is left: many more follow.
-  for (let n = 0; n < 20; n++) await request(url(), header(ranges), (piece, outgoing) => outgoing.destroy());
-  check(await request(url(), header(ranges)), blob, ranges);
+  for (let n = 0; n < 20; n++) await request(largeUrl(), header(ranges), (piece, outgoing) => outgoing.destroy());
+  check(await request(largeUrl(), header(ranges)), large, ranges);
 });
 
 test("the edge cache answers ranges", async () => {
