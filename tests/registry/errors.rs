@@ -110,7 +110,10 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("body_broken", Error::BodyBroken(ReadError::Broken("the connection was cut".to_owned()))),
         ("body_stalled", Error::BodyStalled(ReadError::Silent)),
         ("range_not_satisfiable", Error::RangeNotSatisfiable { size: 2048 }),
-        ("invalid_parameter", Error::InvalidParameter { name: "n", expected: "a number" }),
+        (
+            "invalid_parameter",
+            Error::InvalidParameter { name: "n", expected: "a number of entries, 0 or more" },
+        ),
         ("body_too_large", Error::BodyTooLarge { limit: 65_536 }),
         ("invalid_body", Error::InvalidBody("missing field `name`".to_owned())),
         ("read_only", Error::ReadOnly),
@@ -140,7 +143,12 @@ fn errors() -> Vec<(&'static str, Error)> {
         ("unsupported", Error::Unsupported { allow: "GET, HEAD" }),
         ("too_many_requests", Error::TooManyRequests { seconds: 60 }),
         ("absent", Error::Absent("dead letter")),
-        ("conflict", Error::Conflict("the job purge is paused".to_owned())),
+        (
+            "conflict",
+            Error::Conflict(
+                "the job purge is paused: POST to /v2/_pierhead/jobs/purge/resume resumes it".to_owned(),
+            ),
+        ),
         ("lane_full", Error::LaneFull),
         ("no_such_endpoint", Error::NoSuchEndpoint),
         ("busy", Error::Busy("the operator's text".to_owned())),
