@@ -17,6 +17,7 @@ const SEED = Number(process.env.COLLECTION_SEED ?? randomInt(2 ** 31));
 const SECONDS = Number(process.env.COLLECTION_SECONDS ?? 30);
 const CLIENTS = 3;
 const DAY = 24 * 60 * 60;
+const UPLOAD_TTL = 60 * 60;
 // How long a reverse link keeps its content without a link, and a little more.
 const HOLD = 16 * 60;
 
@@ -83,10 +84,15 @@ class Place {
     }
   }
 
-  // Runs a collection to its end.
   async collect() {
+    await this.runJob("collect");
+    this.counts.runs++;
+  }
+
+  // Runs a job to its end.
+  async runJob(name) {
     const step = async () => {
-      const answer = await this.registry.expect("POST /v2/_pierhead/jobs/collect/run", 200);
+      const answer = await this.registry.expect(`POST /v2/_pierhead/jobs/${name}/run`, 200);
       return await answer.json();
     };
     // Another runner, or a call that the storage refused.
@@ -96,7 +102,6 @@ class Place {
       const failed = state.run?.failures ?? state.ended[0].failures;
       if (failed.length > 0) this.failures = failed;
     }
-    this.counts.runs++;
   }
 
   // One client in its own repositories, with layers that all have.
@@ -111,7 +116,7 @@ class Place {
       const dice = this.chance();
       if (!known || dice < 0.4) {
         const layers = [BASE, this.pick(LAYERS), this.pick(LAYERS)];
-        if (dice < 0.04) layers.push(LARGE);
+        if (dice < 0.1) layers.push(LARGE);
         const made = image([...new Set(layers)], Buffer.from(JSON.stringify({ config: Math.floor(dice * 100) % 7 })));
         // The tag may be on its way.
         this.images.delete(at);
@@ -198,6 +203,9 @@ class Place {
 
   // What has to be in the bucket: the bytes of the images, and nothing else.
   async checkBucket(grace) {
+    // What uploads left behind when they were killed goes a day after they have expired.
+    await this.registry.advance(UPLOAD_TTL + DAY + 60);
+    await this.runJob("purge");
     for (let round = 0; round < 5; round++) {
       await this.registry.advance(Math.max(grace, HOLD) + 60);
       await this.collect();
@@ -217,7 +225,8 @@ class Place {
     });
     const wanted = new Set([...this.stored.values()].flatMap(digestsOf));
     const hex = (key) => key.match(/[0-9a-f]{64}/)?.[0];
-    const prefixes = ["docker/registry/v2/blobs/", "pierhead/descriptors/", "pierhead/links/", "pierhead/gc/"];
+    const trees = ["docker/registry/v2/blobs/", "pierhead/descriptors/", "pierhead/links/", "pierhead/gc/"];
+    const prefixes = [...trees, "pierhead/uploads/"];
     const stored = keys.filter((key) => prefixes.some((prefix) => key.startsWith(prefix)) || key.includes("/_layers/"));
     assert.deepEqual(
       stored.filter((key) => !wanted.has(hex(key))),
@@ -305,7 +314,9 @@ describe("collections beside clients", () => {
   const tools = ["skopeo", "podman", "dockerd", "docker", "containerd", "ctr"];
   test("with a grace time of a minute no push fails, also of real clients", needs(...tools), async (t) => {
     t.diagnostic(`COLLECTION_SEED=${SEED}`);
-    const registry = await Registry.start({ vars: { ANONYMOUS: "push", COLLECT_GRACE: "1m", UPLOAD_TTL: "1h" } });
+    const registry = await Registry.start({
+      vars: { ANONYMOUS: "push", COLLECT_GRACE: "1m", UPLOAD_TTL: `${UPLOAD_TTL}s` },
+    });
     const folder = await temporaryFolder();
     let real;
     try {
@@ -330,7 +341,9 @@ describe("collections beside clients", () => {
 
   test("without a grace time, and with kills, nothing that was acknowledged breaks", async (t) => {
     t.diagnostic(`COLLECTION_SEED=${SEED}`);
-    const registry = await Registry.start({ vars: { ANONYMOUS: "push", COLLECT_GRACE: "0s", UPLOAD_TTL: "1h" } });
+    const registry = await Registry.start({
+      vars: { ANONYMOUS: "push", COLLECT_GRACE: "0s", UPLOAD_TTL: `${UPLOAD_TTL}s` },
+    });
     try {
       const place = new Place(registry, SEED);
       const clients = Array.from({ length: CLIENTS }, (_, number) => place.client(number, true));
