@@ -15,6 +15,9 @@ use crate::{
 /// Limit of messages per step: the queue's limit of a batch.
 const STEP: usize = 100;
 
+/// Limit of listings per step. One is enough, unless the store's pages are short.
+const LISTINGS: usize = 20;
+
 /// The age of events that should have been delivered, in seconds.
 const ON_THEIR_WAY: u64 = 10;
 
@@ -36,7 +39,7 @@ impl Job for Resend {
         "resend"
     }
 
-    /// One listing and one batch. A message only names its events: the consumer drops it if they are delivered by then.
+    /// One batch, and as many listings as fill it. A message only names its events: the consumer drops it if they are delivered by then.
     fn step<'a>(
         &'a self,
         app: &'a App,
@@ -45,8 +48,15 @@ impl Job for Resend {
     ) -> LocalBoxFuture<'a, Result<Step, RepositoryError>> {
         Box::pin(async move {
             let Some(queue) = app.queue() else { return Ok(Step { report: json!({"sent": 0}), next: None }) };
-            let page = app.outbox(context).names(self.before, cursor.as_deref(), STEP).await?;
-            let Names { names, next } = page;
+            let outbox = app.outbox(context);
+            let Names { mut names, mut next } = outbox.names(self.before, cursor.as_deref(), STEP).await?;
+            for _ in 1..LISTINGS {
+                let left = STEP - names.len().min(STEP);
+                let Some(after) = next.as_deref().filter(|_| left > 0) else { break };
+                let page = outbox.names(self.before, Some(after), left).await?;
+                names.extend(page.names);
+                next = page.next;
+            }
             let message =
                 |name| serde_json::to_string(&Message { events: Vec::new(), kept: Some(name) }).ok();
             let messages: Vec<String> = names.into_iter().filter_map(message).collect();

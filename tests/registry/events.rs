@@ -222,15 +222,19 @@ fn the_outbox_has_every_change_until_it_is_delivered() {
 
 #[test]
 fn a_new_isolate_sends_more_than_a_page_of_the_outbox_again() {
-    let (registry, queue) = listening();
-    for n in 0..150 {
-        let path = Key::OutboxEntry(&format!("{n:013}-x")).path();
-        block(registry.storage.memory.put(&path, Body::Bytes("[]".into()), PutOptions::default()));
+    // However short the pages of the storage are.
+    for short_pages in [None, Some(6)] {
+        let (registry, queue) = listening();
+        for n in 0..150 {
+            let path = Key::OutboxEntry(&format!("{n:013}-x")).path();
+            block(registry.storage.memory.put(&path, Body::Bytes("[]".into()), PutOptions::default()));
+        }
+        registry.storage.short_pages.set(short_pages);
+        pass(&registry, 30);
+        registry.get("GET /v2/");
+        registry.later.1.take().into_iter().for_each(|(_, work)| block_on(work));
+        assert_eq!(queue.messages.borrow().len(), 150, "{short_pages:?}");
     }
-    pass(&registry, 30);
-    registry.get("GET /v2/");
-    registry.later.1.take().into_iter().for_each(|(_, work)| block_on(work));
-    assert_eq!(queue.messages.borrow().len(), 150);
 }
 
 #[test]
