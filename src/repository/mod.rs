@@ -305,6 +305,11 @@ pub trait Repository {
         self.inner().collect_blobs(digests, scanned)
     }
 
+    /// Removes those of the links to signatures of a manifest of schema 1 whose content is gone, or the manifest.
+    fn collect_signatures<'a>(&'a self, manifest: &'a Digest, signatures: Vec<Digest>) -> Answer<'a, ()> {
+        self.inner().collect_signatures(manifest, signatures)
+    }
+
     /// Corrects what the repository's writer counts for a quota. `named` are manifests and blobs that they name, with their
     /// sizes in bytes, as the caller has found them since `scanned`. Of several calls, the last one `is_whole`.
     fn count<'a>(&'a self, named: Vec<(Digest, u64)>, scanned: Timestamp, is_whole: bool) -> Answer<'a, ()> {

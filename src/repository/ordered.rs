@@ -281,6 +281,14 @@ impl Repository for Ordered {
         })
     }
 
+    fn collect_signatures<'a>(&'a self, manifest: &'a Digest, signatures: Vec<Digest>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.check().await?;
+            let command = Command::CollectSignatures { manifest: manifest.clone(), signatures };
+            Ok(self.writers.call(&self.name, command.into()).await.map(drop)?)
+        })
+    }
+
     fn count<'a>(&'a self, named: Vec<(Digest, u64)>, scanned: Timestamp, is_whole: bool) -> Answer<'a, ()> {
         Box::pin(async move {
             self.check().await?;

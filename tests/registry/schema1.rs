@@ -2,11 +2,11 @@
 
 use futures_executor::block_on;
 use pierhead::{
-    jobs::{Fsck, Job},
+    jobs::{Collect, Fsck, Job},
     layout::Key,
     oci::{Algorithm as Hash, Digest, RepositoryName},
     platform::{Body, memory::MemoryStream, verifier::Algorithm},
-    storage::{PutOptions, StorageDriver},
+    storage::{Path, PutOptions, StorageDriver},
 };
 use serde_json::{Value, json};
 
@@ -710,9 +710,90 @@ fn more_signatures_than_a_push_may_have_are_served() {
     let signatures: Vec<Signature> =
         (0..70).map(|_| Signature::new(&signer(Algorithm::Es256), &payload)).collect();
     registry.write_old("a", "v1", &payload, &signatures);
-    let answer = registry.pull("GET", "a/manifests/v1", None);
-    let count = String::from_utf8_lossy(&answer.body).matches("\"protected\"").count();
-    assert_eq!((answer.header("content-type"), count), (SIGNED, 64));
+    // However short the pages of the storage are, and with some that are gone.
+    let gone: Vec<Path> = signatures[..3].iter().map(|one| Key::Data(&sha256(one.blob())).path()).collect();
+    block_on(registry.storage.memory.delete(&gone)).unwrap();
+    for short_pages in [None, Some(1), Some(7), Some(64)] {
+        registry.storage.short_pages.set(short_pages);
+        let answer = registry.pull("GET", "a/manifests/v1", None);
+        let count = String::from_utf8_lossy(&answer.body).matches("\"protected\"").count();
+        assert_eq!((answer.header("content-type"), count), (SIGNED, 64), "{short_pages:?}");
+    }
+    registry.storage.short_pages.set(Some(7));
+    assert_eq!(registry.code(&format!("DELETE /v2/a/manifests/{}", sha256(&payload))), 202);
+    assert_eq!(registry.revisions("a"), [""; 0]);
+}
+
+#[test]
+fn links_to_signatures_that_lead_nowhere_go() {
+    for short_pages in [None, Some(5)] {
+        let registry = full();
+        registry.storage.short_pages.set(short_pages);
+        let old_payload = payload("old", "v1", &["a"], LAYOUTS[0]);
+        registry.write_layers("old", &["a"]);
+        let old = registry.write_old("old", "v1", &old_payload, &[]);
+        let link = |manifest: &Digest, signature: &Digest| {
+            let key = Key::Signature { name: &name("old"), manifest, signature };
+            registry.write(key, signature.to_string());
+        };
+        // As many as a garbage collection of `distribution` may have left: more than a pull looks at.
+        (0..300).for_each(|n| link(&old, &sha256(format!("gone {n}"))));
+        // Of a manifest that was deleted: one with its content, and one without.
+        let deleted = sha256("deleted");
+        registry.write(Key::Data(&sha256("there")), "there");
+        link(&deleted, &sha256("there"));
+        link(&deleted, &sha256("gone"));
+        // A signature that is pushed now, and comes last.
+        let late = (0..).find_map(|_| {
+            let signature = Signature::new(&signer(Algorithm::Es256), &old_payload);
+            sha256(signature.blob()).hex().starts_with('f').then_some(signature)
+        });
+        let signatures = [late.unwrap()];
+        let text = signed(&old_payload, &signatures, LAYOUTS[0].0);
+        assert_eq!(registry.put("old/manifests/v1", Some(SIGNED), &text).status, 201);
+
+        registry.pass(DAY);
+        registry.settle();
+        let dry = registry.collect(&Collect { is_dry_run: true, ..collection() });
+        assert_eq!(dry["signatures_removed"], 302, "{dry}");
+        assert!(registry.revisions("old").len() > 300);
+        let report = registry.collect(&collection());
+        assert_eq!(report["signatures_removed"], 302, "{report}");
+        assert_is_kept(&registry, &old_payload, &signatures, &old);
+        assert_eq!(registry.revisions("old").len(), 2, "the manifest and its signature");
+        registry.collect_for_days(8);
+        assert!(!registry.content().iter().any(|path| path.contains(sha256("there").hex())));
+        assert_is_kept(&registry, &old_payload, &signatures, &old);
+        assert_eq!(registry.code(&format!("DELETE /v2/old/manifests/{old}")), 202);
+        registry.collect_for_days(8);
+        assert_eq!(registry.content(), [""; 0]);
+    }
+}
+
+#[test]
+fn links_to_signatures_stay_while_a_push_may_want_them() {
+    let registry = full();
+    registry.write_layers("old", &["a"]);
+    let payload = payload("old", "v1", &["a"], LAYOUTS[0]);
+    let signatures = [Signature::new(&signer(Algorithm::Es256), &payload)];
+    let manifest = registry.write_old("old", "v1", &payload, &signatures);
+    let signature = sha256(signatures[0].blob());
+    let remove = || {
+        let context = registry.context(pierhead::auth::Principal::Job("collect"));
+        let repository = registry.app.repository(&name("old"), &context);
+        block_on(repository.collect_signatures(&manifest, vec![signature.clone()])).unwrap();
+    };
+    // The writer looks once more: they were pushed meanwhile.
+    remove();
+    assert_is_kept(&registry, &payload, &signatures, &manifest);
+    block_on(registry.storage.memory.delete(&[Key::Data(&signature).path()])).unwrap();
+    remove();
+    assert_eq!(registry.revisions("old").len(), 1);
+    // A push writes content and link again.
+    registry.pass(60);
+    let text = signed(&payload, &signatures, LAYOUTS[0].0);
+    assert_eq!(registry.put("old/manifests/v1", Some(SIGNED), &text).status, 201);
+    assert_is_kept(&registry, &payload, &signatures, &manifest);
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl Run<'_> {
     }
 
     /// Whether it is this digest's turn to be looked at more closely.
-    fn is_turn(&self, digest: &Digest) -> bool {
+    pub(super) fn is_turn(&self, digest: &Digest) -> bool {
         let of = self.job.thoroughness.max(1);
         position(digest) % of == self.runs % of
     }

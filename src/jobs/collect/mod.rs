@@ -124,6 +124,7 @@ struct Report {
     links_condemned: u64,
     links_revived: u64,
     links_removed: u64,
+    signatures_removed: u64,
     content: u64,
     content_condemned: u64,
     content_kept: u64,

@@ -1,5 +1,7 @@
 //! A repository's layers: which of them no manifest names.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt, stream};
 use uuid::Uuid;
 
@@ -70,7 +72,8 @@ impl Run<'_> {
             let limit = (self.job.calls.saturating_sub(self.calls) / 2).clamp(1, Page::MAX);
             let page = Page { after: after.as_deref(), limit, folders: false };
             self.calls += 1;
-            let listing = self.blobs.store().list(&prefix, page).await?;
+            let mut listing = self.blobs.store().list(&prefix, page).await?;
+            self.remove_unused_signatures(&name, &mut listing.objects).await?;
             self.index(&listing.objects).await?;
             let digests = listing.objects.iter().filter_map(|(path, _)| match Link::parse(path)? {
                 Link::Revision(_, digest) => Some(digest),
@@ -235,6 +238,70 @@ impl Run<'_> {
             self.report.links_removed -= digests.len() as u64;
             self.failed(&format!("{name}: {error}"));
         }
+    }
+
+    /// Has the repository's writer remove links to signatures that lead nowhere, and takes them from the listing. The garbage
+    /// collection of `distribution` from 2.5 on left such links. Only links that are new here are looked at, and others in
+    /// their turn: nothing of this registry makes more of them.
+    async fn remove_unused_signatures(
+        &mut self,
+        name: &RepositoryName,
+        links: &mut Vec<(String, ObjectMeta)>,
+    ) -> Result<(), StorageError> {
+        let old = self.old_enough();
+        let mut unused = BTreeMap::<Digest, Vec<Digest>>::new();
+        // A manifest comes before its signatures, unless it is on another page.
+        let mut last: Option<(Digest, bool)> = None;
+        for (path, meta) in &*links {
+            let (manifest, signature) = match Link::parse(path) {
+                Some(Link::Revision(_, manifest)) => {
+                    last = Some((manifest, true));
+                    continue;
+                }
+                Some(Link::Signature { manifest, signature, .. }) => (manifest, signature),
+                _ => continue,
+            };
+            if meta.modified > old || (meta.modified < self.signatures_indexed && !self.is_turn(&signature)) {
+                continue;
+            }
+            let known = last.take().filter(|(known, _)| *known == manifest);
+            let (manifest, has_manifest) = match known {
+                Some(known) => known,
+                None => {
+                    self.calls += 1;
+                    let revision = self.blobs.store().head(&Key::Revision(name, &manifest).path()).await?;
+                    (manifest, revision.is_some())
+                }
+            };
+            self.calls += usize::from(has_manifest);
+            let content = Key::Data(&signature).path();
+            if !(has_manifest && self.blobs.store().head(&content).await?.is_some()) {
+                self.example("signature", &signature, &manifest.to_string(), "it or its manifest is gone");
+                unused.entry(manifest.clone()).or_default().push(signature);
+            }
+            last = Some((manifest, has_manifest));
+        }
+        let is_unused = |path: &str| match Link::parse(path) {
+            Some(Link::Signature { manifest, signature, .. }) => {
+                unused.get(&manifest).is_some_and(|unused| unused.contains(&signature))
+            }
+            _ => false,
+        };
+        links.retain(|(path, _)| !is_unused(path));
+        let repository = self.app.repository(name, self.context);
+        for (manifest, signatures) in unused {
+            for signatures in signatures.chunks(BATCH) {
+                if !self.job.is_dry_run {
+                    self.calls += 3 + 2 * signatures.len();
+                    if let Err(error) = repository.collect_signatures(&manifest, signatures.to_vec()).await {
+                        self.failed(&format!("{name}: {error}"));
+                        continue;
+                    }
+                }
+                self.report.signatures_removed += signatures.len() as u64;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the reverse links of links that another registry may have written since the last run. A dry run does it too:

@@ -49,20 +49,26 @@ impl Stored {
         Ok(signatures)
     }
 
-    /// The first links to signatures of a manifest, and whether there are more.
+    /// The first links to signatures of a manifest, and whether there may be more.
     async fn signature_links(
         &self,
         manifest: &Digest,
         limit: usize,
     ) -> Result<(Vec<(Digest, Path)>, bool), StorageError> {
         let prefix = Key::Signatures(&self.name, manifest).path().folder();
-        let listing = self.store().list(&prefix, Page { limit, ..Page::first() }).await?;
-        let has_more = listing.next.is_some();
-        let links = listing.objects.into_iter().filter_map(|(path, _)| match Link::parse(&path)? {
-            Link::Signature { signature, .. } => Some((signature, Path::trusted(path))),
-            Link::Layer(..) | Link::Revision(..) => None,
-        });
-        Ok((links.collect(), has_more))
+        let (mut links, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = Page { after: after.as_deref(), limit: limit - links.len(), ..Page::first() };
+            let listing = self.store().list(&prefix, page).await?;
+            links.extend(listing.objects.into_iter().filter_map(|(path, _)| match Link::parse(&path)? {
+                Link::Signature { signature, .. } => Some((signature, Path::trusted(path))),
+                Link::Layer(..) | Link::Revision(..) => None,
+            }));
+            after = listing.next;
+            if after.is_none() || links.len() >= limit {
+                return Ok((links, after.is_some()));
+            }
+        }
     }
 
     /// Stores the signatures of a manifest, unlinked, and holds them.
@@ -108,12 +114,29 @@ impl Stored {
             let condemned = links.iter().take(MAX_CONDEMNED);
             let condemned = condemned.map(async |(signature, _)| self.blobs.condemn(signature).await);
             all(condemned).await?;
-            let (signatures, mut paths): (Vec<Digest>, Vec<Path>) = links.into_iter().unzip();
-            if !has_more || signatures.is_empty() {
+            let mut paths: Vec<Path> = links.into_iter().map(|(_, path)| path).collect();
+            if !has_more {
                 paths.push(Key::Revision(&self.name, manifest).path());
                 return self.store().delete(&paths).await;
             }
             self.store().delete(&paths).await?;
         }
+    }
+    /// Removes those of the links to signatures of a manifest that lead nowhere: their content is gone, or the manifest.
+    pub(in crate::repository) async fn unlink_unused(
+        &self,
+        manifest: &Digest,
+        signatures: &[Digest],
+    ) -> Result<(), StorageError> {
+        let has_manifest = self.has_manifest(manifest).await?;
+        let unused = signatures.iter().map(async |signature| {
+            let is_used = has_manifest && self.has(Key::Data(signature)).await?;
+            Ok::<_, StorageError>((!is_used).then_some(signature))
+        });
+        let unused: Vec<&Digest> = all(unused).await?.into_iter().flatten().collect();
+        // A repository may have the content for another reason: the marker tells.
+        all(unused.iter().map(|signature| self.blobs.condemn(signature))).await?;
+        let path = |signature: &&Digest| Key::Signature { name: &self.name, manifest, signature }.path();
+        self.store().delete(&unused.iter().map(path).collect::<Vec<_>>()).await
     }
 }

@@ -34,6 +34,7 @@ pub(super) async fn check(stored: &Stored, intent: &Intent, immutable: &[Glob]) 
         | Intent::Index { .. }
         | Intent::DeleteBlob { .. }
         | Intent::CollectBlobs { .. }
+        | Intent::CollectSignatures { .. }
         | Intent::Close { .. }
         | Intent::Clear
         | Intent::Reopen { .. } => Ok(None),

@@ -77,6 +77,9 @@ impl Writer {
                 // What was not removed, the next collection removes.
                 None => Box::pin(stored.condemn_unlinked(&digests)).await.map_err(busy),
             },
+            Some(Intent::CollectSignatures { manifest, signatures }) => {
+                Box::pin(stored.unlink_unused(&manifest, &signatures)).await.map_err(busy)
+            }
             Some(Intent::Clear) => Box::pin(stored.clear()).await.map_err(busy),
             Some(Intent::Reopen { .. }) => Box::pin(self.reopen(&stored)).await,
             Some(Intent::Close { .. }) => Ok(()),

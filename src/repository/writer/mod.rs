@@ -106,6 +106,7 @@ impl Hints {
             Command::Index { referrer, .. } => Self { referrer, ..Self::default() },
             Command::CollectBlobs { scanned, .. } => Self { scanned: Some(scanned), ..Self::default() },
             Command::DeleteBlob { .. }
+            | Command::CollectSignatures { .. }
             | Command::Count { .. }
             | Command::Close { .. }
             | Command::Clear
@@ -316,7 +317,7 @@ impl Writer {
             }
             Intent::DeleteTag { tag } => stored.has_tag(tag).await,
             Intent::DeleteBlob { digest } => stored.has_blob(digest).await,
-            Intent::CollectBlobs { .. } => Ok(true),
+            Intent::CollectBlobs { .. } | Intent::CollectSignatures { .. } => Ok(true),
             Intent::Close { removal } => Ok(closed_by != Some(*removal)),
             Intent::Clear => stored.has_leftovers().await,
             Intent::Reopen { removal } => Ok(closed_by == Some(*removal)),

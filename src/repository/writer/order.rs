@@ -82,6 +82,10 @@ impl Claims {
             Intent::CollectBlobs { digests } => {
                 Self { removes: digests.clone(), collects: true, ..Self::default() }
             }
+            // A push of the manifest writes these links.
+            Intent::CollectSignatures { manifest, .. } => {
+                Self { manifest: Some((manifest.clone(), false)), ..Self::default() }
+            }
             Intent::Close { .. } | Intent::Clear | Intent::Reopen { .. } => {
                 Self { closes: true, ..Self::default() }
             }

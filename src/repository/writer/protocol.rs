@@ -145,6 +145,13 @@ pub enum Command {
         /// When the manifests were listed that were looked through.
         scanned: Timestamp,
     },
+    /// Removes those of the links to signatures of a manifest of schema 1 that lead nowhere.
+    CollectSignatures {
+        /// The manifest, which may be gone.
+        manifest: Digest,
+        /// The signatures.
+        signatures: Vec<Digest>,
+    },
     /// Corrects what is counted for a quota. It changes nothing in the bucket, and waits for no turn.
     Count {
         /// Manifests, and blobs that manifests name, with their sizes in bytes.
@@ -343,6 +350,13 @@ pub enum Intent {
         /// The layers.
         digests: Vec<Digest>,
     },
+    /// See [`Command::CollectSignatures`].
+    CollectSignatures {
+        /// The manifest.
+        manifest: Digest,
+        /// The signatures.
+        signatures: Vec<Digest>,
+    },
     /// See [`Command::Close`]. Its record stays until the repository is reopened.
     Close {
         /// The removal.
@@ -373,6 +387,9 @@ impl Command {
             Self::DeleteTag { tag, .. } => Intent::DeleteTag { tag: tag.clone() },
             Self::DeleteBlob { digest } => Intent::DeleteBlob { digest: digest.clone() },
             Self::CollectBlobs { digests, .. } => Intent::CollectBlobs { digests: digests.clone() },
+            Self::CollectSignatures { manifest, signatures } => {
+                Intent::CollectSignatures { manifest: manifest.clone(), signatures: signatures.clone() }
+            }
             Self::Close { removal } => Intent::Close { removal: *removal },
             Self::Clear => Intent::Clear,
             Self::Reopen { removal } => Intent::Reopen { removal: *removal },
