@@ -23,6 +23,17 @@ pub fn mentions(content: &[u8], mut found: impl FnMut(Digest)) {
     }
 }
 
+/// Whether a manifest names content by a `tarsum`, as the first clients of schema 1 did: such a name is no digest of the
+/// content. It is the beginning of a text; texts within a text have their quotes escaped.
+pub fn mentions_tarsum(content: &[u8]) -> bool {
+    let mut texts = content.split(|byte| *byte == b'"');
+    let mut before = texts.next().unwrap_or_default();
+    texts.any(|text| {
+        let is_escaped = std::mem::replace(&mut before, text).ends_with(b"\\");
+        !is_escaped && text.starts_with(b"tarsum")
+    })
+}
+
 #[cfg(test)]
 #[cfg(not(target_arch = "wasm32"))]
 mod tests {
@@ -48,6 +59,15 @@ mod tests {
         let cut = a.to_string();
         assert_eq!(all(&cut[..cut.len() - 1]), []);
         assert_eq!(all(&cut.to_uppercase()), []);
+    }
+
+    #[test]
+    fn a_tarsum_is_found_where_a_digest_may_be() {
+        let text = r#"{"fsLayers":[{"blobSum":"tarsum.v1+sha256:ab"}]}"#;
+        assert!(mentions_tarsum(text.as_bytes()));
+        // The checksum of an image in the history.
+        let text = r#"{"history":[{"v1Compatibility":"{\"checksum\":\"tarsum.dev+sha256:ab\"}"}]}"#;
+        assert!(!mentions_tarsum(text.as_bytes()) && !mentions_tarsum(b"tarsums") && !mentions_tarsum(b""));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub use digest::{Algorithm, Digest, HashState, Hasher, InvalidDigest, InvalidHas
 pub use exceptions::{ByRepository, Exceptions};
 pub use glob::{Glob, InvalidGlob, Specificity};
 pub use manifest::{InvalidManifest, Manifest};
-pub use mentions::mentions;
+pub use mentions::{mentions, mentions_tarsum};
 pub use name::{InvalidName, RepositoryName};
 pub use namespace::{InvalidNamespace, Namespace, Namespaces};
 pub use raw::{InvalidJson, Raw, from_json};

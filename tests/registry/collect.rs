@@ -49,7 +49,7 @@ impl TestRegistry {
         Value::Object(sums)
     }
 
-    fn collect_steps(&self, job: &Collect) -> Vec<Value> {
+    pub fn collect_steps(&self, job: &Collect) -> Vec<Value> {
         let (mut cursor, mut reports) = (None, Vec::new());
         loop {
             let context = self.context(Principal::Job(job.name()));

@@ -797,6 +797,25 @@ fn links_to_signatures_stay_while_a_push_may_want_them() {
 }
 
 #[test]
+fn layers_that_are_named_by_tarsum_stay() {
+    let registry = TestRegistry::new();
+    registry.write_layers("old", &["a", "b"]);
+    let payload = payload("old", "v1", &["a"], LAYOUTS[0]);
+    let tarsum = format!("tarsum.v1+{}", sha256("files"));
+    registry.write_old("old", "v1", &payload.replace(&sha256("a").to_string(), &tarsum), &[]);
+    for _ in 0..8 {
+        registry.pass(DAY);
+        let reports = registry.collect_steps(&collection());
+        let failed: Vec<&str> =
+            reports.iter().filter_map(|report| report["failed"].as_array()?[0].as_str()).collect();
+        assert!(matches!(failed[..], [one] if one.contains("names layers by tarsum")), "{failed:?}");
+    }
+    for layer in ["a", "b"] {
+        assert_eq!(registry.code(&format!("HEAD /v2/old/blobs/{}", sha256(layer))), 200);
+    }
+}
+
+#[test]
 fn a_removed_repository_leaves_no_signatures() {
     let registry = full();
     registry.write_layers("old", &["a"]);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     layout::{Key, Link},
-    oci::{Digest, RepositoryName, mentions},
+    oci::{Digest, RepositoryName, mentions, mentions_tarsum},
     platform::{Body, Timestamp},
     repository::{RepositoryError, stored::LinkMark},
     storage::{ObjectMeta, Page, PutOptions, StorageError},
@@ -90,22 +90,25 @@ impl Run<'_> {
             while let Some((digest, content)) = contents.next().await {
                 match content {
                     Ok(Some(content)) => {
+                        if mentions_tarsum(&content) {
+                            // Nobody knows of which content.
+                            unread.push((digest.clone(), "names layers by tarsum"));
+                        }
                         mentions(&content, |digest| marks.add(&digest, from));
                         if from == 0 {
                             Self::count_manifest(&mut sums, &mut named, digest, content.len() as u64);
                         }
                     }
                     Err(error) if error.is_retryable() => return Err(error.into()),
-                    Ok(None) | Err(_) => unread.push(digest.clone()),
+                    Ok(None) | Err(_) => unread.push((digest.clone(), "cannot be read")),
                 }
             }
             drop(contents);
             self.tell_writer(&name, &mut sums, named, false).await;
-            for digest in unread {
+            for (digest, why) in unread {
                 // Nobody knows what it needs.
                 marks.add_all();
-                let message =
-                    format!("the manifest {digest} cannot be read: all layers of its repository stay");
+                let message = format!("the manifest {digest} {why}: all layers of its repository stay");
                 self.failed(&format!("{name}: {message}"));
             }
             after = listing.next;
