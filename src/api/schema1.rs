@@ -158,8 +158,9 @@ impl Registry<'_> {
 
 /// The key as the platform takes it.
 fn public_key(key: Key) -> Result<PublicKey, InvalidSignature> {
-    const FORM: InvalidSignature =
-        InvalidSignature::Form("its key must be on P-256 or P-384, or an RSA key of 2048 to 8192 bits");
+    const FORM: InvalidSignature = InvalidSignature::Form(
+        "its key must be on P-256 or P-384, or an RSA key of 2048 to 8192 bits with the exponent 3 or 65537",
+    );
     match key {
         Key::Rsa { n, e } => PublicKey::rsa(n, e).ok_or(FORM),
         Key::Ec { curve, x, y } => {

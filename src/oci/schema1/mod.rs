@@ -74,7 +74,8 @@ pub enum InvalidSignature {
 }
 
 /// A signature above [`MAX_SIGNATURE`].
-const TOO_LONG: InvalidSignature = InvalidSignature::Form("a signature is too long");
+const TOO_LONG: InvalidSignature =
+    InvalidSignature::Form("it is longer than 32 KiB: sign the manifest with fewer certificates");
 
 /// The text of a field of a signature.
 fn text(field: Raw<'_>) -> Result<String, InvalidSignature> {
