@@ -212,11 +212,19 @@ impl ApiKeys {
     /// A page of the ids of keys, in byte order, and whether there are more.
     pub async fn ids(&self, after: Option<&str>, limit: usize) -> Result<(Vec<String>, bool), StorageError> {
         let prefix = layout::Key::ApiKeys.path().folder();
-        let after = after.map(|after| format!("{prefix}{after}"));
-        let page = Page { after: after.as_deref(), limit, folders: false };
-        let listing = self.store.list(&prefix, page).await?;
-        let ids = listing.objects.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
-        Ok((ids.filter(|id| is_id(id)).map(str::to_owned).collect(), listing.next.is_some()))
+        let mut after = after.map(|after| format!("{prefix}{after}"));
+        let mut ids = Vec::new();
+        loop {
+            let page = Page { after: after.as_deref(), limit: limit - ids.len(), folders: false };
+            let listing = self.store.list(&prefix, page).await?;
+            let listed = listing.objects.iter().filter_map(|(path, _)| path.strip_prefix(&prefix));
+            ids.extend(listed.filter(|id| is_id(id)).map(str::to_owned));
+            // A page may be shorter than its limit.
+            if listing.next.is_none() || ids.len() >= limit {
+                return Ok((ids, listing.next.is_some()));
+            }
+            after = listing.next;
+        }
     }
 
     /// When a key was used last, to the hour; `None` if never.
