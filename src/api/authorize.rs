@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::{Api, Error, Registry};
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
         scope,
     },
     context::Context,
+    oci::RepositoryName,
 };
 
 /// The period of the limit of requests, in seconds.
@@ -30,11 +31,13 @@ pub(super) const LOG_IN: &str = "authentication required: log in";
 pub(super) const WRONG_PASSWORD: &str = "the user name or the password is wrong";
 
 impl Api {
-    /// Authenticates a request and checks its access.
+    /// Authenticates a request and checks its access. `source` is the repository that it wants to mount a blob from: a client
+    /// without a token hears that it needs that too, and one whose token lacks it uploads the blob.
     pub(super) async fn authorize(
         &self,
         headers: &HeaderMap,
         access: Access<'_>,
+        source: Option<&RepositoryName>,
         context: Context,
         acting: &mut Option<Principal>,
     ) -> Result<Registry<'_>, Error> {
@@ -67,6 +70,10 @@ impl Api {
         let may_log_in = *registry.context.principal == Principal::Anonymous;
         let fault = has_token.then_some(Fault::InsufficientScope);
         match may_log_in || decision.allowed || registry.is_decided_outside(access) {
+            true if !has_token => {
+                let challenge = registry.challenge_of(access, source, fault);
+                Err(Error::Unauthenticated { challenge, message: LOG_IN.into() })
+            }
             true => Err(registry.challenge(access, fault, LOG_IN)),
             false => Err(registry.denied(access)),
         }
@@ -142,12 +149,21 @@ impl Registry<'_> {
         fault: Option<Fault>,
         message: impl Into<Cow<'static, str>>,
     ) -> Error {
-        let challenge = match access {
+        let challenge = self.challenge_of(access, None, fault);
+        Error::Unauthenticated { challenge, message: message.into() }
+    }
+
+    fn challenge_of(
+        &self,
+        access: Access<'_>,
+        source: Option<&RepositoryName>,
+        fault: Option<Fault>,
+    ) -> HeaderValue {
+        match access {
             // No token is needed, and people read these with a browser or a monitor.
             Access::Administer | Access::Metrics => challenge::basic(),
-            access => self.token_service().challenge(access, fault),
-        };
-        Error::Unauthenticated { challenge, message: message.into() }
+            access => self.token_service().challenge(access, source, fault),
+        }
     }
 
     /// Where a client gets a token: here, or at an outside server.

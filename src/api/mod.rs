@@ -156,7 +156,9 @@ impl Api {
         let route = &*matched.route.insert(Route::parse(request.method(), &path)?);
         let registry = match route.access() {
             Some(access) => {
-                self.authorize(request.headers(), access, context, &mut matched.principal).await?
+                let source = uploads::source_of_mount(route, request.uri());
+                let acting = &mut matched.principal;
+                self.authorize(request.headers(), access, source.as_ref(), context, acting).await?
             }
             None => Registry { app: &self.app, context },
         };

@@ -3,7 +3,7 @@
 use futures_util::future::select;
 use http::{HeaderMap, StatusCode, Uri, header};
 
-use super::{Error, Registry, Request, Response, empty, headers, parameter};
+use super::{Error, Registry, Request, Response, Route, empty, headers, parameter};
 use crate::{
     auth::{Access, Action},
     blobs::Freshness,
@@ -20,6 +20,12 @@ const MAX_SOURCES: usize = 20;
 /// Limit of bytes to drain from a refused chunk or manifest. Without draining, a client that is still sending may miss
 /// the response when the connection closes.
 const DRAIN: u64 = 64 * 1024 * 1024;
+
+/// The repository that a request wants to mount a blob from.
+pub(super) fn source_of_mount(route: &Route, uri: &Uri) -> Option<RepositoryName> {
+    let is_mount = matches!(route, Route::StartUpload { .. }) && parameter(uri, "mount").is_some();
+    parameter(uri, "from").filter(|_| is_mount)?.parse().ok()
+}
 
 impl Registry<'_> {
     /// end-4a: `POST /v2/<name>/blobs/uploads/`; end-4b: with `?digest=` and the blob as the body;

@@ -3,6 +3,7 @@
 use http::HeaderValue;
 
 use super::{Access, Action, scope::Grant};
+use crate::oci::RepositoryName;
 
 /// The challenge of a token service that itself wants a password.
 pub fn basic() -> HeaderValue {
@@ -28,12 +29,19 @@ pub struct TokenService {
 }
 
 impl TokenService {
-    /// The challenge to a request that requires `access`.
-    pub fn challenge(&self, access: Access<'_>, fault: Option<Fault>) -> HeaderValue {
+    /// The challenge to a request that requires `access`, and may also need to pull from `source`.
+    pub fn challenge(
+        &self,
+        access: Access<'_>,
+        source: Option<&RepositoryName>,
+        fault: Option<Fault>,
+    ) -> HeaderValue {
         let Self { realm, service } = self;
         let mut text = format!("Bearer realm=\"{realm}\",service=\"{service}\"");
         if let Some(scope) = scope_of(access) {
-            text = format!("{text},scope=\"{scope}\"");
+            let source = source.and_then(|source| Grant::repository(source, &[Action::Pull]));
+            let source = source.map(|source| format!(" {source}")).unwrap_or_default();
+            text = format!("{text},scope=\"{scope}{source}\"");
         }
         match fault {
             Some(Fault::InvalidToken) => text.push_str(",error=\"invalid_token\""),
@@ -76,7 +84,11 @@ mod tests {
                 ",scope=\"repository:team/app:pull,push\",error=\"insufficient_scope\"",
             ),
         ] {
-            assert_eq!(service.challenge(access, fault), format!("{start}{rest}"));
+            assert_eq!(service.challenge(access, None, fault), format!("{start}{rest}"));
         }
+        let source = "team/base".parse().unwrap();
+        let challenge = service.challenge(Access::Repository(&name, Action::Push), Some(&source), None);
+        let scope = ",scope=\"repository:team/app:pull,push repository:team/base:pull\"";
+        assert_eq!(challenge, format!("{start}{scope}"));
     }
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     access::{basic, user},
+    fixtures::sha256,
     support::{Answer, Persistent, TestRegistry},
 };
 
@@ -116,6 +117,29 @@ fn a_token_allows_what_its_scopes_name_and_nothing_else() {
     // The challenge names what it takes.
     let answer = send(&registry, "POST /v2/b/blobs/uploads/", &token);
     assert!(answer.header("www-authenticate").contains("scope=\"repository:b:pull,push\""));
+    // A mount also takes the right to pull from its source, if that is a name at all. A client whose token lacks only
+    // that uploads the blob.
+    let mount = |from: &str| format!("POST /v2/b/blobs/uploads/?mount={}&from={from}", sha256("layer"));
+    let scope = |line: &str, token: &str| {
+        let answer = send(&registry, line, token);
+        assert_eq!(answer.status, 401, "{line}");
+        let challenge = answer.header("www-authenticate").to_owned();
+        challenge.split_once("scope=").unwrap().1.to_owned()
+    };
+    assert_eq!(scope(&mount("a"), ""), "\"repository:b:pull,push repository:a:pull\"");
+    assert_eq!(scope(&mount("Not%20a%20name"), ""), "\"repository:b:pull,push\"");
+    assert_eq!(scope("POST /v2/b/blobs/uploads/?from=a", ""), "\"repository:b:pull,push\"");
+    assert_eq!(scope(&mount("a"), &token), "\"repository:b:pull,push\",error=\"insufficient_scope\"");
+    let asked = "repository:b:pull,push&scope=repository:a:pull,push";
+    let both = bearer(&registry, asked, "ann:secret");
+    let layer = sha256("layer");
+    let upload = format!("POST /v2/a/blobs/uploads/?digest={layer}");
+    let headers = [HOST, ("authorization", both.as_str())];
+    assert_eq!(registry.send(&upload, &headers, Some(MemoryStream::new("layer"))).status, 201);
+    let target = bearer(&registry, "repository:b:pull,push", "ann:secret");
+    assert_eq!(send(&registry, &mount("a"), &target).status, 202);
+    assert_eq!(send(&registry, &mount("a"), &both).status, 201);
+
     let all = bearer(&registry, "repository:a:*", "ann:secret");
     assert_eq!(send(&registry, "DELETE /v2/a/manifests/x", &all).status, 404);
 }
