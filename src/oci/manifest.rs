@@ -93,6 +93,8 @@ pub(super) struct Fields<'a> {
     artifact_type: Option<Raw<'a>>,
     pub config: Option<Raw<'a>>,
     pub layers: Option<Raw<'a>>,
+    /// Whether there is a list of layers: see `lists_manifests`.
+    lists_layers: bool,
     /// Of artifact manifests.
     pub blobs: Option<Raw<'a>>,
     pub manifests: Option<Raw<'a>>,
@@ -129,6 +131,7 @@ impl<'a> Fields<'a> {
             artifact_type: present(artifact_type),
             config: present(config),
             layers: present(layers),
+            lists_layers: layers.is_some(),
             blobs: present(blobs),
             manifests: present(manifests),
             lists_manifests: manifests.is_some(),
@@ -218,7 +221,7 @@ impl Manifest {
             (Shape::Image, Fields { config: None, .. }) if media_type == media_type::DOCKER_MANIFEST => {
                 Some("a Docker image manifest must have a config: those of the OCI may have none")
             }
-            (Shape::Image, Fields { config: None, layers: None, artifact_type: None, .. }) => {
+            (Shape::Image, Fields { config: None, lists_layers: false, artifact_type: None, .. }) => {
                 Some("an image manifest must have a config, layers or an artifactType")
             }
             (Shape::Image, Fields { manifests: Some(_), .. }) => {
@@ -513,6 +516,7 @@ mod tests {
             (json!({"layers": [layer]}), 1, None),
             (json!({"config": null, "layers": [layer]}), 1, None),
             (json!({"layers": []}), 0, None),
+            (json!({"schemaVersion": 2, "layers": null}), 0, None),
             (json!({"artifactType": "application/y"}), 0, Some("application/y")),
             (
                 json!({"artifactType": "application/y", "layers": [layer], "subject": descriptor("s")}),
@@ -528,7 +532,7 @@ mod tests {
             );
             assert!(parse(Some(media_type::DOCKER_MANIFEST), content).is_err());
         }
-        for nothing in [json!({}), json!({"schemaVersion": 2, "subject": descriptor("s"), "layers": null})] {
+        for nothing in [json!({}), json!({"schemaVersion": 2, "subject": descriptor("s"), "config": null})] {
             assert!(matches!(parse(of_oci, nothing), Err(InvalidManifest::Shape(_))));
         }
     }

@@ -281,6 +281,13 @@ fn artifacts() -> Vec<Artifact> {
             artifact_type: None,
         },
         Artifact {
+            client: "an image of nothing, as Go writes it",
+            media_type: IMAGE,
+            manifest: json!({"schemaVersion": 2, "mediaType": IMAGE, "layers": null, "subject": subject()}),
+            blobs: &[],
+            artifact_type: None,
+        },
+        Artifact {
             client: "an artifact type that is empty counts as none",
             media_type: IMAGE,
             manifest: json!({
