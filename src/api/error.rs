@@ -190,7 +190,7 @@ pub enum Error {
     )]
     BodyBroken(ReadError),
     /// The client fell silent, or was slow while others waited for memory.
-    #[error("{0}: an upload continues where GET of its location says")]
+    #[error("{0}: an upload continues where GET of its location says, send others again")]
     BodyStalled(ReadError),
     /// A range outside the content.
     #[error(
