@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     oci::{Algorithm, Digest},
-    platform::{Body, ByteRange, Timestamp},
+    platform::{Body, ByteRange, ReadError, Timestamp},
     storage::{
         Answer, Capabilities, Condition, Errors, Listing, MultipartId, Object, ObjectMeta, Page, Part, Path,
         PutOptions, StorageDriver, StorageError, StorageErrorKind,
@@ -29,6 +29,9 @@ const RETRYABLE: [&str; 6] = ["(0)", "(10001)", "(10043)", "(10054)", "onnection
 
 /// The same of errors of a call that R2 did not carry out: too many writes to one key.
 const THROTTLED: [&str; 2] = ["(10058)", "429"];
+
+/// A part of what the runtime says if a client hangs up whose stream is being sent.
+const CLIENT_GONE: &str = "client disconnected";
 
 /// The driver of one bucket.
 pub struct R2 {
@@ -86,10 +89,18 @@ impl R2 {
             Body::Stream(stream) => stream::raw(stream).ok_or_else(foreign)?.into(),
             Body::Parts(_) => return Err(foreign()),
         };
+        let is_sent = matches!(body, Body::Stream(_));
         // `Data` has no variant for a view, but passes a stream's handle through unchanged, and R2 accepts
         // either.
         let data = Data::ReadableStream(value.unchecked_into::<ReadableStream>());
-        send(data).await.map_err(|error| self.failure(path, operation, error))
+        send(data).await.map_err(|error| match self.failure(path, operation, error) {
+            StorageError { kind: StorageErrorKind::Backend { message, .. }, .. }
+                if is_sent && message.contains(CLIENT_GONE) =>
+            {
+                self.error(path, StorageErrorKind::Body(ReadError::Broken(message)))
+            }
+            failure => failure,
+        })
     }
 }
 

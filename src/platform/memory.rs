@@ -34,6 +34,11 @@ impl MemoryStream {
         Self { knows_length: false, ends, ..Self::new(bytes) }
     }
 
+    /// A stream of known length that fails at its end.
+    pub fn cut(bytes: impl Into<Bytes>) -> Self {
+        Self { knows_length: true, ..Self::broken(bytes) }
+    }
+
     /// A stream that falls silent at its end. No time passes.
     pub fn silent(bytes: impl Into<Bytes>) -> Self {
         Self { ends: Some(ReadError::Silent), ..Self::broken(bytes) }

@@ -147,6 +147,10 @@ impl Uploads {
         }
         put.map_err(|error| match error.kind {
             StorageErrorKind::DigestMismatch => UploadError::DigestMismatch(digest.clone()),
+            StorageErrorKind::Body(read) => {
+                self.log_cut(0, &read);
+                read.into()
+            }
             _ => error.into(),
         })?;
         noted?;

@@ -516,6 +516,25 @@ fn a_manifest_that_is_too_large_is_drained_but_not_for_ever() {
 }
 
 #[test]
+fn a_client_that_hangs_up_while_the_store_reads_is_no_failure_of_the_store() {
+    for method in ["PUT", "POST"] {
+        let registry = TestRegistry::new();
+        let content = bytes(2 * PART);
+        let digest = Algorithm::Sha256.digest(&content);
+        let target = match method {
+            "PUT" => format!("{}&digest={digest}", registry.start_upload("")),
+            _ => format!("/v2/a/blobs/uploads/?digest={digest}"),
+        };
+        let answer = registry.send(&format!("{method} {target}"), &[], Some(MemoryStream::cut(content)));
+        assert_eq!((answer.status.as_u16(), answer.codes()), (400, vec!["BLOB_UPLOAD_INVALID".into()]));
+        let lines = registry.lines.0.borrow();
+        let cut: Vec<_> = lines.iter().filter(|line| line["upload"].is_object()).collect();
+        assert!(matches!(cut[..], [line] if line["upload"]["kept"] == 0), "{method}: {lines:?}");
+        assert!(lines.iter().all(|line| line["level"] != "error"), "{method}: {lines:?}");
+    }
+}
+
+#[test]
 fn an_upload_whose_client_falls_silent_or_hangs_up_keeps_its_parts() {
     type Make = fn(Vec<u8>) -> MemoryStream;
     for (make, status, message) in [
