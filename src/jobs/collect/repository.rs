@@ -73,7 +73,9 @@ impl Run<'_> {
             let page = Page { after: after.as_deref(), limit, folders: false };
             self.calls += 1;
             let mut listing = self.blobs.store().list(&prefix, page).await?;
-            self.remove_unused_signatures(&name, &mut listing.objects).await?;
+            if from == 0 {
+                self.remove_unused_signatures(&name, &mut listing.objects).await?;
+            }
             self.index(&listing.objects).await?;
             let digests = listing.objects.iter().filter_map(|(path, _)| match Link::parse(path)? {
                 Link::Revision(_, digest) => Some(digest),
@@ -86,13 +88,12 @@ impl Run<'_> {
             let mut contents = stream::iter(&digests)
                 .map(async |digest| (digest, blobs.stored_manifest(digest).await))
                 .buffer_unordered(READS);
-            let (mut unread, mut named) = (Vec::new(), Named::new());
+            let (mut unread, mut by_tarsum, mut named) = (Vec::new(), Vec::new(), Named::new());
             while let Some((digest, content)) = contents.next().await {
                 match content {
                     Ok(Some(content)) => {
                         if mentions_tarsum(&content) {
-                            // Nobody knows of which content.
-                            unread.push((digest.clone(), "names layers by tarsum"));
+                            by_tarsum.push(digest.clone());
                         }
                         mentions(&content, |digest| marks.add(&digest, from));
                         if from == 0 {
@@ -100,15 +101,21 @@ impl Run<'_> {
                         }
                     }
                     Err(error) if error.is_retryable() => return Err(error.into()),
-                    Ok(None) | Err(_) => unread.push((digest.clone(), "cannot be read")),
+                    Ok(None) | Err(_) => unread.push(digest.clone()),
                 }
             }
             drop(contents);
             self.tell_writer(&name, &mut sums, named, false).await;
-            for (digest, why) in unread {
+            for digest in by_tarsum {
+                marks.add_all();
+                let why = "it names layers by tarsum: all layers of its repository stay";
+                self.example("manifest", &digest, name.as_str(), why);
+            }
+            for digest in unread {
                 // Nobody knows what it needs.
                 marks.add_all();
-                let message = format!("the manifest {digest} {why}: all layers of its repository stay");
+                let message =
+                    format!("the manifest {digest} cannot be read: all layers of its repository stay");
                 self.failed(&format!("{name}: {message}"));
             }
             after = listing.next;
@@ -245,7 +252,7 @@ impl Run<'_> {
 
     /// Has the repository's writer remove links to signatures that lead nowhere, and takes them from the listing. The garbage
     /// collection of `distribution` from 2.5 on left such links. Only links that are new here are looked at, and others in
-    /// their turn: nothing of this registry makes more of them.
+    /// their turn: this registry hardly ever makes more of them.
     async fn remove_unused_signatures(
         &mut self,
         name: &RepositoryName,

@@ -122,6 +122,7 @@ impl Stored {
             self.store().delete(&paths).await?;
         }
     }
+
     /// Removes those of the links to signatures of a manifest that lead nowhere: their content is gone, or the manifest.
     pub(in crate::repository) async fn unlink_unused(
         &self,
@@ -130,12 +131,14 @@ impl Stored {
     ) -> Result<(), StorageError> {
         let has_manifest = self.has_manifest(manifest).await?;
         let unused = signatures.iter().map(async |signature| {
-            let is_used = has_manifest && self.has(Key::Data(signature)).await?;
-            Ok::<_, StorageError>((!is_used).then_some(signature))
+            let has_content = self.has(Key::Data(signature)).await?;
+            if has_content && !has_manifest {
+                // Not deleted: another link may need it.
+                self.blobs.condemn(signature).await?;
+            }
+            Ok::<_, StorageError>((!(has_content && has_manifest)).then_some(signature))
         });
         let unused: Vec<&Digest> = all(unused).await?.into_iter().flatten().collect();
-        // A repository may have the content for another reason: the marker tells.
-        all(unused.iter().map(|signature| self.blobs.condemn(signature))).await?;
         let path = |signature: &&Digest| Key::Signature { name: &self.name, manifest, signature }.path();
         self.store().delete(&unused.iter().map(path).collect::<Vec<_>>()).await
     }

@@ -56,6 +56,8 @@ struct Claims {
     collects: bool,
     /// Whether the repository shall have no manifests.
     closes: bool,
+    /// A manifest that some signatures shall not be linked to.
+    unsigns: Option<Digest>,
 }
 
 impl Claims {
@@ -82,9 +84,8 @@ impl Claims {
             Intent::CollectBlobs { digests } => {
                 Self { removes: digests.clone(), collects: true, ..Self::default() }
             }
-            // A push of the manifest writes these links.
             Intent::CollectSignatures { manifest, .. } => {
-                Self { manifest: Some((manifest.clone(), false)), ..Self::default() }
+                Self { unsigns: Some(manifest.clone()), ..Self::default() }
             }
             Intent::Close { .. } | Intent::Clear | Intent::Reopen { .. } => {
                 Self { closes: true, ..Self::default() }
@@ -115,10 +116,17 @@ impl Claims {
         let unknown = |a: &Self, b: &Self| a.collects && b.has_unknown_needs;
         // Uploads do not wait for their turn: a second deletion would remove what was uploaded after the first.
         let twice = || self.removes.iter().any(|blob| other.removes.contains(blob));
+        // A push of the manifest may write these links.
+        let signs = |a: &Self, b: &Self| match (&a.unsigns, &b.manifest) {
+            (Some(a), Some((b, true))) => a == b,
+            _ => false,
+        };
         let adds = |claims: &Self| claims.manifest.as_ref().is_some_and(|(_, is_there)| *is_there);
         manifests()
             || (self.closes && adds(other))
             || (other.closes && adds(self))
+            || signs(self, other)
+            || signs(other, self)
             || twice()
             || tags()
             || removes(self, other)

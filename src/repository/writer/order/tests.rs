@@ -32,6 +32,10 @@ fn untag(tag: &str) -> Intent {
     Intent::DeleteTag { tag: tag.parse().unwrap() }
 }
 
+fn collect_signatures(of: &str) -> Intent {
+    Intent::CollectSignatures { manifest: digest(of), signatures: vec![digest("s")] }
+}
+
 struct Test(Order);
 
 impl Test {
@@ -74,6 +78,12 @@ fn changes_that_agree_run_together_and_others_wait() {
         (delete("m"), untag("t"), true),
         (untag("t"), delete("m"), true),
         (untag("t"), untag("t"), false),
+        (push("m", &[]), collect_signatures("m"), true),
+        (collect_signatures("m"), push("m", &[]), true),
+        (collect_signatures("m"), push("n", &["t"]), false),
+        (collect_signatures("m"), collect_signatures("m"), false),
+        (collect_signatures("m"), delete("m"), false),
+        (collect_signatures("m"), untag("t"), false),
     ] {
         let mut order = order();
         let number = order.begin(&running).unwrap();
