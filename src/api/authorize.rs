@@ -70,11 +70,10 @@ impl Api {
         let may_log_in = *registry.context.principal == Principal::Anonymous;
         let fault = has_token.then_some(Fault::InsufficientScope);
         match may_log_in || decision.allowed || registry.is_decided_outside(access) {
-            true if !has_token => {
-                let challenge = registry.challenge_of(access, source, fault);
+            true => {
+                let challenge = registry.challenge_of(access, source.filter(|_| !has_token), fault);
                 Err(Error::Unauthenticated { challenge, message: LOG_IN.into() })
             }
-            true => Err(registry.challenge(access, fault, LOG_IN)),
             false => Err(registry.denied(access)),
         }
     }

@@ -186,11 +186,11 @@ pub enum Error {
     BlobTooLarge(String),
     /// The client's connection broke.
     #[error(
-        "the request body ended early: an upload continues where GET of its location says, send others again"
+        "the request body ended early: send the request again, or continue an upload where GET of its location says"
     )]
     BodyBroken(ReadError),
     /// The client fell silent, or was slow while others waited for memory.
-    #[error("{0}: an upload continues where GET of its location says, send others again")]
+    #[error("{0}: send the request again, or continue an upload where GET of its location says")]
     BodyStalled(ReadError),
     /// A range outside the content.
     #[error(
