@@ -1,9 +1,9 @@
 // The worker behind Workers Caching, with calls to its bindings counted and, on request, as slow as far ones.
 //
 // `PUT /v2/_near` takes JSON: `ahead` (seconds to move the clock by), `moods` (of the cache), `distances` (milliseconds
-// of a call), `slow` (seconds that the next call to the bucket takes), `release` and `clear`. `GET` returns the counts.
-// Answers carry `x-took`: the milliseconds until their first byte, and `x-calls`: the calls to inner entry points, which
-// wait for one another.
+// of a call), `slow` (the next call to the bucket whose key contains `key` takes `seconds`), `release` and `clear`.
+// `GET` returns the counts. Answers carry `x-took`: the milliseconds until their first byte, and `x-calls`: the calls to
+// inner entry points, which wait for one another.
 import Worker, * as entry from "../../../src/cloudflare/entry.mjs";
 import { CENTER, WorkersCache } from "./workers-cache.mjs";
 
@@ -15,7 +15,7 @@ Date.now = () => now() + ahead;
 
 const distances = { cached: 0, r2: 0, object: 0 };
 const far = { r2: 0, object: 0 };
-let slow = 0;
+let slow;
 
 const sleep = (milliseconds) =>
   milliseconds > 0 ? new Promise((resolve) => setTimeout(resolve, milliseconds)) : undefined;
@@ -36,9 +36,9 @@ function farAway(target, kind) {
         far[kind]++;
         await sleep(distances[kind]);
         const result = await target[name](...args);
-        if (kind === "r2") {
-          ahead += slow * 1000;
-          slow = 0;
+        if (kind === "r2" && slow && String(args[0]).includes(slow.key)) {
+          ahead += slow.seconds * 1000;
+          slow = undefined;
         }
         return name === "createMultipartUpload" ? farAway(result, kind) : result;
       };
