@@ -50,6 +50,7 @@ mod removal;
 mod retention;
 mod rights;
 mod schema1;
+mod schema1_jobs;
 mod scrub;
 mod settle;
 mod signed;
