@@ -17,7 +17,11 @@ use crate::{
     auth::{OverQuota, Quota},
     blobs::{Blobs, Freshness, Located},
     context::Context,
-    oci::{Digest, Glob, Manifest, Reference, RepositoryName, Tag, mentions},
+    oci::{
+        Digest, Glob, Manifest, Reference, RepositoryName, Tag,
+        media_type::{self, Shape},
+        mentions,
+    },
     platform::Timestamp,
     storage::both,
 };
@@ -177,6 +181,10 @@ impl Repository for Ordered {
                 let (tags, blobs) = (tags.to_vec(), new.manifest.blobs.clone());
                 let (immutable, held) = (self.immutable.clone(), (stage == Stage::New).then_some(begun));
                 let quota = self.quota_of(new);
+                let children = match (self.missing_blobs, media_type::shape(&new.manifest.media_type)) {
+                    (MissingBlobs::Refuse, Shape::Index) => Manifest::children_of(&new.content),
+                    _ => Vec::new(),
+                };
                 self.change(Command::Push {
                     entry,
                     tags,
@@ -187,6 +195,7 @@ impl Repository for Ordered {
                     held,
                     quota,
                     missing,
+                    children,
                 })
                 .await
             };

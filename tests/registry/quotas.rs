@@ -347,6 +347,7 @@ fn what_a_late_push_needs_is_not_forgotten() {
         held: None,
         quota: Some(Quota { bytes: 100_000, mentions: Vec::new() }),
         missing: Vec::new(),
+        children: Vec::new(),
     };
     let writer = || Writer::new(a(), journal.clone(), clock.clone());
     let count = |writer: &std::rc::Rc<Writer>, scanned| {

@@ -267,6 +267,34 @@ fn immutable_tags_stay_and_are_reported() {
     assert_eq!(tags(&registry, "a"), ["new", "v1"]);
 }
 
+/// From now on, pushes an index before a call of the registry, counted from 0, and returns whether it is acknowledged.
+fn push_at_call(registry: &Rc<TestRegistry>, call: usize, reference: &str, content: &str) -> Rc<Cell<bool>> {
+    let (calls, is_pushing) = (Cell::new(0), Cell::new(false));
+    let acknowledged = Rc::new(Cell::new(false));
+    let (target, content) = (format!("/v2/a/manifests/{reference}"), content.to_owned());
+    let hook = {
+        let (registry, acknowledged) = (Rc::downgrade(registry), acknowledged.clone());
+        move || {
+            if is_pushing.get() {
+                return;
+            }
+            calls.set(calls.get() + 1);
+            if calls.get() == call + 1 {
+                is_pushing.set(true);
+                let registry = registry.upgrade().unwrap();
+                let body = Stream(MemoryStream::new(content.clone()).into());
+                let request = http::Request::put(&target).header("content-type", INDEX);
+                // It waits for its turn if the deletion has begun: this one does not.
+                let answer = registry.handle(request.body(body).unwrap()).now_or_never();
+                acknowledged.set(answer.is_some_and(|answer| answer.status() == 201));
+                is_pushing.set(false);
+            }
+        }
+    };
+    registry.storage.on_call.replace(Some(Box::new(hook)));
+    acknowledged
+}
+
 /// A push between any two calls of the job wins.
 #[test]
 fn a_tag_that_is_pushed_while_the_job_runs_stays() {
@@ -276,28 +304,7 @@ fn a_tag_that_is_pushed_while_the_job_runs_stays() {
         at(&registry, 0);
         push(&registry, "a", "v1", &index("one"));
         at(&registry, 3 * DAY);
-        let (calls, is_pushing) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
-        let pushed = Rc::new(Cell::new(false));
-        let hook = {
-            let (registry, calls, pushed) = (Rc::downgrade(&registry), calls.clone(), pushed.clone());
-            move || {
-                if is_pushing.get() {
-                    return;
-                }
-                calls.set(calls.get() + 1);
-                if calls.get() == call + 1 {
-                    is_pushing.set(true);
-                    let registry = registry.upgrade().unwrap();
-                    let body = Stream(MemoryStream::new(index("two")).into());
-                    let request = http::Request::put("/v2/a/manifests/v1").header("content-type", INDEX);
-                    // It waits for its turn if the deletion has begun: this one does not.
-                    let answer = registry.handle(request.body(body).unwrap()).now_or_never();
-                    pushed.set(answer.is_some_and(|answer| answer.status() == 201));
-                    is_pushing.set(false);
-                }
-            }
-        };
-        registry.storage.on_call.replace(Some(Box::new(hook)));
+        let pushed = push_at_call(&registry, call, "v1", &index("two"));
         let report = run(&registry);
         registry.storage.on_call.replace(None);
         if pushed.get() {
@@ -477,6 +484,61 @@ fn untagged_manifests_go_from_the_top() {
         run_all(&registry);
         assert_eq!((left(), status(&registry, &young)), ([false; 8], 200));
     }
+}
+
+/// What is acknowledged between any two calls of the job, without a tag, has what it needs.
+#[test]
+fn a_manifest_that_is_needed_while_the_job_runs_stays() {
+    let (loose, subject) = (index("loose"), index("subject"));
+    let orphan = referrer_of(&sha256(&subject));
+    for (old, pushed) in [(&loose, &index_of(&[&loose])), (&orphan, &subject)] {
+        let mut outcomes = Vec::new();
+        for call in 0..20 {
+            let registry = Rc::new(rules("untagged = \"7d\""));
+            at(&registry, 0);
+            let digest = push_untagged(&registry, old);
+            at(&registry, 8 * DAY);
+            let acknowledged = push_at_call(&registry, call, &sha256(pushed).to_string(), pushed);
+            let report = run(&registry);
+            registry.storage.on_call.replace(None);
+            if acknowledged.get() {
+                // A subject does not need its referrers: they may have gone just before it came.
+                let may_be_gone = pushed == &subject && report["manifests"]["dropped"] == json!(1);
+                assert!(may_be_gone || status(&registry, &digest) == 200, "{call} {pushed} {report}");
+                assert_eq!(status(&registry, sha256(pushed)), 200);
+                outcomes.push(report["manifests"].clone());
+            }
+        }
+        let has = |field: &str| outcomes.iter().any(|manifests| manifests[field] == json!(1));
+        assert!(has("changed"), "{pushed} {outcomes:?}");
+    }
+}
+
+#[test]
+fn an_index_whose_manifest_was_dropped_just_before_is_refused() {
+    let registry = rules("untagged = \"7d\"");
+    at(&registry, 0);
+    let (child, other) = (index("child"), index("other"));
+    let (dropped, deleted) = (push_untagged(&registry, &child), push_untagged(&registry, &other));
+    push(&registry, "a", "v1", &other);
+    at(&registry, 8 * DAY);
+    run(&registry);
+    assert_eq!(registry.code(&format!("DELETE /v2/a/manifests/{deleted}")), 202);
+    let put = |tag: &str, child: &String| {
+        let body = Some(MemoryStream::new(index_of(&[child])));
+        registry.send(&format!("PUT /v2/a/manifests/{tag}"), &[("content-type", INDEX)], body)
+    };
+    let refused = put("v2", &child);
+    let errors: Value = serde_json::from_slice(&refused.body).unwrap();
+    let code = json!("MANIFEST_BLOB_UNKNOWN");
+    assert_eq!((refused.status.as_u16(), &errors["errors"][0]["code"]), (400, &code), "{errors}");
+    assert!(errors.to_string().contains(&dropped.to_string()), "{errors}");
+    assert_eq!((status(&registry, &dropped), status(&registry, "v2")), (404, 404));
+    // As a client does then.
+    push_untagged(&registry, &child);
+    assert_eq!(put("v2", &child).status, 201);
+    // Whoever deletes a manifest may push an index without it, and so may anybody when nobody can rely on it any more.
+    assert_eq!(put("v3", &other).status, 201);
 }
 
 #[test]

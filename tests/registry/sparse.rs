@@ -213,6 +213,7 @@ fn a_blob_that_is_removed_while_its_manifest_is_pushed_is_missing() {
             held: None,
             quota: None,
             missing: missing.to_vec(),
+            children: Vec::new(),
         };
         // The command as a worker of another version reads it.
         let sent = serde_json::to_value(&command).unwrap();

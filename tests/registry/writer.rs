@@ -113,8 +113,9 @@ fn what_a_push_has_looked_up_may_have_been_removed_since() {
         let (tags, blobs) = (vec!["v2".parse().unwrap()], vec![blob.clone()]);
         let (stage, referrer, immutable) = (Stage::Complete, None, Vec::new());
         let (held, quota) = (None, None);
-        let missing = Vec::new();
-        let command = Command::Push { entry, tags, blobs, stage, referrer, immutable, held, quota, missing };
+        let (missing, children) = (Vec::new(), Vec::new());
+        let command =
+            Command::Push { entry, tags, blobs, stage, referrer, immutable, held, quota, missing, children };
         block_on(registry.writers.call(&name, command.into()))
     };
     assert_eq!(status(&registry, &format!("DELETE /v2/a/blobs/{blob}")), 202);

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeSet;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, future::LocalBoxFuture, stream};
 use uuid::Uuid;
 
 use super::{CONCURRENCY, Stored};
@@ -212,41 +212,49 @@ impl Stored {
         all(condemned).await.map(drop)
     }
 
-    /// What the manifests mention that were linked since then.
-    async fn mentioned_since(&self, since: Timestamp) -> Result<BTreeSet<Digest>, StorageError> {
-        let (prefix, mut after) = (Key::Revisions(&self.name).path().folder(), None::<String>);
-        let (mut named, mut count) = (BTreeSet::new(), 0);
-        loop {
-            let page = Page { after: after.as_deref(), ..Page::first() };
-            let listing = self.store().list(&prefix, page).await?;
-            let young = listing.objects.iter().filter(|(_, meta)| meta.modified >= since);
-            let digest = |(path, _): &(String, ObjectMeta)| match Link::parse(path)? {
-                Link::Revision(_, digest) => Some(digest),
-                Link::Layer(..) | Link::Signature { .. } => None,
-            };
-            let young: Vec<Digest> = young.filter_map(digest).collect();
-            count += young.len();
-            let refused = |digest: &Digest, message: String| {
-                let kind = StorageErrorKind::Backend { operation: "collect", message, retryable: false };
-                self.store().error(&Key::Data(digest).path(), kind)
-            };
-            if let Some(digest) = young.first().filter(|_| count > MAX_YOUNG) {
-                let message = format!(
-                    "more than {MAX_YOUNG} manifests were pushed meanwhile: the next run looks again"
-                );
-                return Err(refused(digest, message));
+    /// The manifests that were linked since then, and what they mention. Costs a listing for each 1,000 manifests of the
+    /// repository, and a read for each of these. Boxed: two callers would carry it.
+    pub(super) fn mentioned_since(
+        &self,
+        since: Timestamp,
+    ) -> LocalBoxFuture<'_, Result<BTreeSet<Digest>, StorageError>> {
+        Box::pin(async move {
+            let (prefix, mut after) = (Key::Revisions(&self.name).path().folder(), None::<String>);
+            let (mut named, mut count) = (BTreeSet::new(), 0);
+            loop {
+                let page = Page { after: after.as_deref(), ..Page::first() };
+                let listing = self.store().list(&prefix, page).await?;
+                let young = listing.objects.iter().filter(|(_, meta)| meta.modified >= since);
+                let digest = |(path, _): &(String, ObjectMeta)| match Link::parse(path)? {
+                    Link::Revision(_, digest) => Some(digest),
+                    Link::Layer(..) | Link::Signature { .. } => None,
+                };
+                let young: Vec<Digest> = young.filter_map(digest).collect();
+                count += young.len();
+                let refused = |digest: &Digest, message: String| {
+                    let kind = StorageErrorKind::Backend { operation: "collect", message, retryable: false };
+                    self.store().error(&Key::Data(digest).path(), kind)
+                };
+                if let Some(digest) = young.first().filter(|_| count > MAX_YOUNG) {
+                    let message = format!(
+                        "more than {MAX_YOUNG} manifests were pushed meanwhile: the next run looks again"
+                    );
+                    return Err(refused(digest, message));
+                }
+                named.extend(young.iter().cloned());
+                let mut contents = stream::iter(&young)
+                    .map(async |digest| Ok((digest, self.content(digest).await?)))
+                    .buffer_unordered(READS);
+                while let Some((digest, content)) = contents.try_next().await? {
+                    let missing =
+                        || refused(digest, format!("the content of the manifest {digest} is missing"));
+                    mentions(&content.ok_or_else(missing)?, |digest| {
+                        named.insert(digest);
+                    });
+                }
+                let Some(next) = listing.next else { return Ok(named) };
+                after = Some(next);
             }
-            let mut contents = stream::iter(&young)
-                .map(async |digest| Ok((digest, self.content(digest).await?)))
-                .buffer_unordered(READS);
-            while let Some((digest, content)) = contents.try_next().await? {
-                let missing = || refused(digest, format!("the content of the manifest {digest} is missing"));
-                mentions(&content.ok_or_else(missing)?, |digest| {
-                    named.insert(digest);
-                });
-            }
-            let Some(next) = listing.next else { return Ok(named) };
-            after = Some(next);
-        }
+        })
     }
 }

@@ -33,6 +33,20 @@ impl Stored {
         self.has(Key::Revision(&self.name, digest)).await
     }
 
+    /// Those of the manifests that are not there. Costs a look-up for each, one after another.
+    pub(in crate::repository) async fn missing_manifests(
+        &self,
+        digests: Vec<Digest>,
+    ) -> Result<Vec<Digest>, StorageError> {
+        let mut missing = Vec::new();
+        for digest in digests {
+            if !self.has_manifest(&digest).await? {
+                missing.push(digest);
+            }
+        }
+        Ok(missing)
+    }
+
     /// The content of a manifest.
     pub(in crate::repository) async fn content(
         &self,

@@ -86,13 +86,28 @@ impl Stored {
         }))
     }
 
-    /// Whether no tag points to a manifest, and none has been pushed since a time: what it points to may name the manifest.
-    /// Costs a listing of all tags, and a look-up for each that has ever pointed to the manifest.
+    /// Whether nothing needs a manifest that nothing needed at a time: neither a tag, nor what was pushed since. A referrer is
+    /// needed if its `subject` is there. Costs listings of all tags and manifests, a look-up for each tag that has ever
+    /// pointed to the manifest, and a read for each manifest pushed since.
     pub(in crate::repository) async fn is_unused_since(
         &self,
         digest: &Digest,
+        subject: Option<&Digest>,
         since: Timestamp,
     ) -> Result<bool, StorageError> {
+        if !self.is_untagged_since(digest, since).await?
+            || self.mentioned_since(since).await?.contains(digest)
+        {
+            return Ok(false);
+        }
+        match subject {
+            Some(subject) => Ok(!self.has_manifest(subject).await?),
+            None => Ok(true),
+        }
+    }
+
+    /// Whether no tag points to a manifest, and none has been pushed since a time: what it points to may name the manifest.
+    async fn is_untagged_since(&self, digest: &Digest, since: Timestamp) -> Result<bool, StorageError> {
         let prefix = Key::Tags(&self.name).path().folder();
         let mut after: Option<String> = None;
         loop {

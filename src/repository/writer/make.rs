@@ -199,7 +199,7 @@ impl Writer {
         let (mut is_confirmed, mut calls) = (false, 0);
         loop {
             let record = self.with_order(|order, _| order.record(number))?;
-            let Some(Intent::DeleteManifest { digest, subject, may_be_signed, cursor, tags }) =
+            let Some(Intent::DeleteManifest { digest, subject, may_be_signed, is_unused, cursor, tags }) =
                 record.map(|record| record.intent)
             else {
                 return Ok(());
@@ -241,7 +241,7 @@ impl Writer {
                 tags = stored.only_of(&digest, &tags).await.map_err(busy)?;
             }
             is_confirmed = true;
-            let step = Intent::DeleteManifest { digest, subject, may_be_signed, cursor, tags };
+            let step = Intent::DeleteManifest { digest, subject, may_be_signed, is_unused, cursor, tags };
             self.with_order(|order, _| order.advance(number, step))?;
             let goes_on = calls >= CALLS;
             if names_tags || goes_on {

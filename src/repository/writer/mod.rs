@@ -90,14 +90,15 @@ struct Hints {
     scanned: Option<Timestamp>,
     quota: Option<Quota>,
     missing: Vec<Digest>,
+    children: Vec<Digest>,
 }
 
 impl Hints {
     fn of(command: Command) -> Self {
         match command {
-            Command::Push { blobs, stage, referrer, immutable, held, quota, missing, .. } => {
+            Command::Push { blobs, stage, referrer, immutable, held, quota, missing, children, .. } => {
                 let stage = Some(stage);
-                Self { blobs, stage, referrer, immutable, held, quota, missing, ..Self::default() }
+                Self { blobs, stage, referrer, immutable, held, quota, missing, children, ..Self::default() }
             }
             Command::DeleteManifest { lacks_content, immutable, unused_since, .. } => {
                 Self { lacks_content, immutable, unused_since, ..Self::default() }
@@ -145,7 +146,8 @@ impl Writer {
         let Some(intent) = command.intent() else { return Ok(Reply::Done) };
         let hints = Hints::of(command);
         let origin = origin.filter(|_| means.events.is_some());
-        let change = self.begin(means, &intent, &hints.blobs, origin.as_ref()).await?;
+        let needs = [hints.blobs.as_slice(), &hints.children].concat();
+        let change = self.begin(means, &intent, &needs, origin.as_ref()).await?;
         let closed_by = self.with_order(|order, _| order.closed_by())?;
         let checked = match removal {
             Some(removal) if closed_by != Some(removal) => Ok(Reply::Absent),
@@ -212,13 +214,13 @@ impl Writer {
         self: &Rc<Self>,
         means: &Means,
         intent: &Intent,
-        blobs: &[Digest],
+        needs: &[Digest],
         origin: Option<&Origin>,
     ) -> Result<Change, Refused> {
         let place = Place { writer: self.clone(), ticket: self.with_order(|order, _| order.ticket())? };
         let until = Timestamp(self.clock.now().0 + PATIENCE);
         let begin =
-            |order: &mut Order, now| order.begin(place.ticket, &self.repository, intent, blobs, origin, now);
+            |order: &mut Order, now| order.begin(place.ticket, &self.repository, intent, needs, origin, now);
         Ok(Change::running(self, self.wait(until, Some(means), begin).await?))
     }
 
@@ -306,7 +308,11 @@ impl Writer {
                         |blob: &&Digest| order.has_removed(blob) && !hints.missing.contains(blob);
                     blobs.iter().filter(is_removed).cloned().collect::<Vec<_>>()
                 })?;
-                let missing = stored.missing(&removed).await.map_err(busy)?;
+                let mut missing = stored.missing(&removed).await.map_err(busy)?;
+                let dropped = self.with_order(|order, _| {
+                    hints.children.iter().filter(|child| order.has_dropped(child)).cloned().collect()
+                })?;
+                missing.extend(stored.missing_manifests(dropped).await.map_err(busy)?);
                 if !missing.is_empty() {
                     return Err(Refused::BlobsMissing(missing));
                 }
@@ -328,8 +334,8 @@ impl Writer {
         }
         let is_as_seen = match (intent, seen, unused_since) {
             (Intent::DeleteTag { tag }, Some(seen), _) => stored.is_still(tag, seen).await,
-            (Intent::DeleteManifest { digest, .. }, _, Some(since)) => {
-                stored.is_unused_since(digest, *since).await
+            (Intent::DeleteManifest { digest, subject, .. }, _, Some(since)) => {
+                Box::pin(stored.is_unused_since(digest, subject.as_ref(), *since)).await
             }
             _ => Ok(true),
         };
@@ -341,11 +347,14 @@ impl Writer {
         if let (Intent::Push { entry, .. }, Some(quota)) = (intent, &hints.quota) {
             Box::pin(self.check_quota(stored, number, entry, hints, quota)).await?;
         }
-        if let (true, Intent::DeleteManifest { digest, cursor, tags, .. }) = (lacks_content, intent) {
+        if let (true, Intent::DeleteManifest { digest, is_unused, cursor, tags, .. }) =
+            (lacks_content, intent)
+        {
             // It was pushed since.
             let (subject, may_be_signed) = stored.subject_of(digest).await.map_err(busy)?;
             let (digest, cursor, tags) = (digest.clone(), cursor.clone(), tags.clone());
-            let intent = Intent::DeleteManifest { digest, subject, may_be_signed, cursor, tags };
+            let is_unused = *is_unused;
+            let intent = Intent::DeleteManifest { digest, subject, may_be_signed, is_unused, cursor, tags };
             self.with_order(|order, _| order.advance(number, intent))?;
         }
         Ok(Reply::Done)

@@ -46,11 +46,11 @@ struct Claims {
     tags: Vec<Tag>,
     /// The manifest that the tags shall name.
     target: Option<Digest>,
-    /// Blobs that shall be there.
+    /// Blobs, and manifests of an index, that shall be there.
     needs: Vec<Digest>,
-    /// Whether its blobs are not known: it has begun before a restart.
+    /// Whether they are not known: it has begun before a restart.
     has_unknown_needs: bool,
-    /// Blobs that shall not be there.
+    /// Blobs, or an unused manifest, that shall not be there.
     removes: Vec<Digest>,
     /// Whether they are removed because no manifest needs them.
     collects: bool,
@@ -61,13 +61,13 @@ struct Claims {
 }
 
 impl Claims {
-    fn of(intent: &Intent, blobs: &[Digest]) -> Self {
+    fn of(intent: &Intent, needs: &[Digest]) -> Self {
         match intent {
             Intent::Push { entry, tags } => Self {
                 manifest: Some((entry.digest.clone(), true)),
                 tags: tags.clone(),
                 target: Some(entry.digest.clone()),
-                needs: blobs.to_vec(),
+                needs: needs.to_vec(),
                 ..Self::default()
             },
             Intent::Index { entry, tags } => Self {
@@ -76,9 +76,13 @@ impl Claims {
                 target: Some(entry.digest.clone()),
                 ..Self::default()
             },
-            Intent::DeleteManifest { digest, tags, .. } => {
-                Self { manifest: Some((digest.clone(), false)), tags: tags.clone(), ..Self::default() }
-            }
+            Intent::DeleteManifest { digest, tags, is_unused, .. } => Self {
+                manifest: Some((digest.clone(), false)),
+                tags: tags.clone(),
+                removes: is_unused.then(|| digest.clone()).into_iter().collect(),
+                collects: *is_unused,
+                ..Self::default()
+            },
             Intent::DeleteTag { tag } => Self { tags: vec![tag.clone()], ..Self::default() },
             Intent::DeleteBlob { digest } => Self { removes: vec![digest.clone()], ..Self::default() },
             Intent::CollectBlobs { digests } => {
@@ -235,11 +239,11 @@ impl Order {
         ticket: u64,
         repository: &RepositoryName,
         intent: &Intent,
-        blobs: &[Digest],
+        needs: &[Digest],
         origin: Option<&Origin>,
         now: Timestamp,
     ) -> Result<u64, Wait> {
-        let claims = Claims::of(intent, blobs);
+        let claims = Claims::of(intent, needs);
         if !self.line.iter().any(|(other, _)| *other == ticket) {
             self.line.push((ticket, claims.clone()));
         }
@@ -391,6 +395,13 @@ impl Order {
             }
             Intent::CollectBlobs { digests } => digests.contains(digest),
             _ => false,
+        })
+    }
+
+    /// Whether this manifest was deleted lately because nothing needed it.
+    pub fn has_dropped(&self, digest: &Digest) -> bool {
+        self.changes.values().any(|change| {
+            matches!(&change.record.intent, Intent::DeleteManifest { digest: dropped, is_unused: true, .. } if dropped == digest)
         })
     }
 

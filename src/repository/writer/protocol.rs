@@ -90,6 +90,10 @@ pub enum Command {
         /// earlier version refuses the manifest if one of them was removed before that.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         missing: Vec<Digest>,
+        /// The manifests of an index, unless they may be missing: retention must not have dropped them meanwhile. A writer
+        /// of an earlier version ignores them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        children: Vec<Digest>,
     },
     /// Writes the index entries of a manifest, if the repository has it.
     Index {
@@ -118,7 +122,8 @@ pub enum Command {
         /// As in a push.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         immutable: Vec<Glob>,
-        /// Only if no tag points to it, and none has been pushed since this time. A writer of an earlier version ignores it.
+        /// Only if nothing needs it: nothing did at this time, and nothing that was pushed since does. A writer of an earlier
+        /// version ignores it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         unused_since: Option<Timestamp>,
     },
@@ -328,6 +333,9 @@ pub enum Intent {
         /// It may have signatures.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         may_be_signed: bool,
+        /// It is deleted because nothing needs it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        is_unused: bool,
         /// Where the listing of tags goes on, after those below.
         #[serde(default)]
         cursor: Cursor,
@@ -377,13 +385,16 @@ impl Command {
         Some(match self {
             Self::Push { entry, tags, .. } => Intent::Push { entry: entry.clone(), tags: tags.clone() },
             Self::Index { entry, tags, .. } => Intent::Index { entry: entry.clone(), tags: tags.clone() },
-            Self::DeleteManifest { digest, subject, may_be_signed, .. } => Intent::DeleteManifest {
-                digest: digest.clone(),
-                subject: subject.clone(),
-                may_be_signed: *may_be_signed,
-                cursor: Cursor::Start,
-                tags: Vec::new(),
-            },
+            Self::DeleteManifest { digest, subject, may_be_signed, unused_since, .. } => {
+                Intent::DeleteManifest {
+                    digest: digest.clone(),
+                    subject: subject.clone(),
+                    may_be_signed: *may_be_signed,
+                    is_unused: unused_since.is_some(),
+                    cursor: Cursor::Start,
+                    tags: Vec::new(),
+                }
+            }
             Self::DeleteTag { tag, .. } => Intent::DeleteTag { tag: tag.clone() },
             Self::DeleteBlob { digest } => Intent::DeleteBlob { digest: digest.clone() },
             Self::CollectBlobs { digests, .. } => Intent::CollectBlobs { digests: digests.clone() },

@@ -25,7 +25,26 @@ fn push(of: &str, tags: &[&str]) -> Intent {
 
 fn delete(of: &str) -> Intent {
     let (subject, tags) = (None, Vec::new());
-    Intent::DeleteManifest { digest: digest(of), subject, may_be_signed: false, cursor: Cursor::Start, tags }
+    Intent::DeleteManifest {
+        digest: digest(of),
+        subject,
+        may_be_signed: false,
+        is_unused: false,
+        cursor: Cursor::Start,
+        tags,
+    }
+}
+
+fn drop_unused(of: &str) -> Intent {
+    let (subject, tags, cursor) = (None, Vec::new(), Cursor::Start);
+    Intent::DeleteManifest {
+        digest: digest(of),
+        subject,
+        may_be_signed: false,
+        is_unused: true,
+        cursor,
+        tags,
+    }
 }
 
 fn untag(tag: &str) -> Intent {
@@ -124,6 +143,27 @@ fn a_push_needs_its_blobs() {
     assert_eq!(order.0.old(NOW.plus_seconds(REMEMBER)), [deletion]);
     order.0.forget(&[deletion]);
     assert!(!order.0.has_removed(&digest("b")));
+}
+
+#[test]
+fn an_index_needs_its_manifests() {
+    let index = push("i", &[]);
+    for (deletion, waits) in [(drop_unused("m"), true), (delete("m"), false)] {
+        let (mut order, mut other) = (order(), order());
+        other.begin_at(&index, &["m"], NOW).unwrap();
+        assert_eq!(other.begin(&deletion).is_err(), waits);
+        let number = order.begin(&deletion).unwrap();
+        assert_eq!(order.begin_at(&index, &["m"], NOW).is_err(), waits);
+        assert!(order.begin_at(&index, &["n"], NOW).is_ok());
+        order.end(number, MADE);
+        assert_eq!((order.0.has_dropped(&digest("m")), order.0.has_dropped(&digest("n"))), (waits, false));
+        assert!(order.begin_at(&index, &["m"], NOW).is_ok());
+    }
+    // What a push needs that has begun before a restart is not known.
+    let mut order = order_with(1, Phase::Open);
+    let record = Record { intent: index, ..order.0.record(1).unwrap() };
+    order = Test(Order::load(vec![(1, record)], NOW));
+    assert!(order.begin(&delete("m")).is_ok() && order.begin(&drop_unused("m")).is_err());
 }
 
 #[test]
