@@ -175,7 +175,7 @@ impl Repository for Ordered {
                 let begun = self.blobs.now();
                 let checks = both(self.check(), self.check_number());
                 let ((stage, missing), _) =
-                    both(stored.store_manifest(new, self.missing_blobs), checks).await?;
+                    both(stored.store_manifest(new, !tags.is_empty(), self.missing_blobs), checks).await?;
                 let entry = new.entry();
                 let referrer = entry.subject.as_ref().map(|_| referrer_entry(&entry, &new.manifest));
                 let (tags, blobs) = (tags.to_vec(), new.manifest.blobs.clone());

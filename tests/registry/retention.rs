@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fixtures::{INDEX, sha256},
-    support::{Fault, Persistent, TestRegistry},
+    support::{Fault, Faulty, Persistent, TestRegistry},
 };
 
 const HOUR: u64 = 60 * 60 * 1000;
@@ -491,7 +491,7 @@ fn untagged_manifests_go_from_the_top() {
 fn a_manifest_that_is_needed_while_the_job_runs_stays() {
     let (loose, subject) = (index("loose"), index("subject"));
     let orphan = referrer_of(&sha256(&subject));
-    for (old, pushed) in [(&loose, &index_of(&[&loose])), (&orphan, &subject)] {
+    for (old, pushed) in [(&loose, &index_of(&[&loose])), (&orphan, &subject), (&loose, &loose)] {
         let mut outcomes = Vec::new();
         for call in 0..20 {
             let registry = Rc::new(rules("untagged = \"7d\""));
@@ -539,6 +539,37 @@ fn an_index_whose_manifest_was_dropped_just_before_is_refused() {
     assert_eq!(put("v2", &child).status, 201);
     // Whoever deletes a manifest may push an index without it, and so may anybody when nobody can rely on it any more.
     assert_eq!(put("v3", &other).status, 201);
+}
+
+/// A push counts, although the manifest is there and this isolate or another one has pushed it.
+#[test]
+fn a_manifest_is_untagged_since_its_last_push() {
+    for is_other_isolate in [false, true] {
+        let storage = Faulty::default();
+        let isolate = || {
+            let rules = "[[rule]]\nrepositories = [\"a\"]\nuntagged = \"7d\"\n";
+            let persistent = Persistent { storage: storage.clone(), ..Persistent::default() };
+            TestRegistry::with(&[("RETENTION", rules)], persistent)
+        };
+        let mut registry = isolate();
+        let (content, orphan) = (index("rolled back"), referrer_of(&sha256("nowhere")));
+        for day in [0, 5, 10, 15] {
+            if is_other_isolate {
+                registry = isolate();
+            }
+            at(&registry, day * DAY);
+            let digests = [&content, &orphan].map(|content| push_untagged(&registry, content));
+            run(&registry);
+            assert_eq!(digests.map(|digest| status(&registry, digest)), [200; 2], "day {day}");
+        }
+        let left = || [&content, &orphan].map(|content| status(&registry, sha256(content)));
+        at(&registry, 21 * DAY + 23);
+        run(&registry);
+        assert_eq!(left(), [200; 2]);
+        at(&registry, 22 * DAY);
+        run(&registry);
+        assert_eq!(left(), [404; 2]);
+    }
 }
 
 #[test]

@@ -13,8 +13,12 @@ use crate::{
         missing::MissingBlobs,
         writer::protocol::{Entry, Stage},
     },
-    storage::{Metadata, ObjectMeta, StorageError, all, both},
+    storage::{Condition, Metadata, ObjectMeta, PutOptions, StorageError, StorageErrorKind, all, both},
 };
+
+/// The age at which a push without a tag renews a manifest's link, in seconds: retention counts from its time. Whoever pushes
+/// again at once pays for no write, and meets no limit of writes to a key.
+const RENEWED_AFTER: u64 = 60;
 
 /// The metadata name of the media type in a manifest's link.
 const MEDIA_TYPE: &str = "media-type";
@@ -58,9 +62,11 @@ impl Stored {
     /// Stores the content of a manifest, unlinked, while its blobs are looked up, but for those that this isolate has just
     /// linked. Unlinked content is held. A key takes one write per second, so what is there is not written. Blobs that may
     /// be missing are looked up all the same: the links of those that are there become live. Returns those that are missing, too.
+    /// Without a tag, what is linked since a while is pushed like a new one: see [`RENEWED_AFTER`].
     pub(in crate::repository) async fn store_manifest(
         &self,
         new: &NewManifest,
+        is_tagged: bool,
         missing_blobs: MissingBlobs,
     ) -> Result<(Stage, Vec<Digest>), RepositoryError> {
         let blobs = new.manifest.blobs.iter().filter(|blob| !self.blobs.has_linked(&self.name, blob));
@@ -68,19 +74,20 @@ impl Stored {
         // Boxed: few have any.
         let signatures = Box::pin(self.store_signatures(new));
         let (missing, (stage, ())) =
-            both(self.missing(&blobs), both(self.put_content(new), signatures)).await?;
+            both(self.missing(&blobs), both(self.put_content(new, is_tagged), signatures)).await?;
         match missing_blobs {
             MissingBlobs::Refuse if !missing.is_empty() => Err(RepositoryError::BlobsMissing(missing)),
             MissingBlobs::Refuse | MissingBlobs::Accept => Ok((stage, missing)),
         }
     }
 
-    async fn put_content(&self, new: &NewManifest) -> Result<Stage, StorageError> {
+    async fn put_content(&self, new: &NewManifest, is_tagged: bool) -> Result<Stage, StorageError> {
         let NewManifest { digest, manifest, content, .. } = new;
         let metadata = link_metadata(&new.entry());
         let is_linked = async || {
             let link = self.store().head(&Key::Revision(&self.name, digest).path()).await?;
-            Ok::<_, StorageError>(link.is_some_and(|link| link.metadata == metadata))
+            let is_fresh = |link: &ObjectMeta| is_tagged || !self.is_due(link);
+            Ok::<_, StorageError>(link.is_some_and(|link| link.metadata == metadata && is_fresh(&link)))
         };
         // Another isolate may have deleted and pushed it since: the referrer is written again then.
         let may_be_complete = manifest.subject.is_none() && self.blobs.has_pushed(&self.name, digest);
@@ -132,7 +139,7 @@ impl Stored {
                     return Ok(false);
                 }
                 // Boxed: the future would carry all of them.
-                let link = self.put_link(Key::Revision(&self.name, &entry.digest), &entry.digest, &metadata);
+                let link = self.link_revision(entry, &metadata, tags.is_empty());
                 let linked = Box::pin(both(link, self.add_referrer(entry, early)));
                 let (_, ((), seen)) = both(linked, Box::pin(both(self.list_in_catalog(), seen))).await?;
                 Box::pin(both(self.add_referrer(entry, late), moves(seen))).await?;
@@ -144,6 +151,37 @@ impl Stored {
             Stage::Complete => moves(unseen()).await.map(drop)?,
         }
         Ok(true)
+    }
+
+    /// Writes the link of a manifest. If it is there and due, its time is renewed.
+    async fn link_revision(
+        &self,
+        entry: &Entry,
+        metadata: &Metadata,
+        renews: bool,
+    ) -> Result<(), StorageError> {
+        let key = Key::Revision(&self.name, &entry.digest);
+        if self.put_link(key, &entry.digest, metadata).await? || !renews {
+            return Ok(());
+        }
+        let path = key.path();
+        let Some(found) = self.store().head(&path).await?.filter(|link| self.is_due(link)) else {
+            return Ok(());
+        };
+        let condition = match self.store().capabilities().conditional_put {
+            true => Condition::IfMatch(found.etag),
+            false => Condition::Always,
+        };
+        let options = PutOptions { metadata: metadata.clone(), condition, ..PutOptions::default() };
+        match self.store().put(&path, Body::Bytes(entry.digest.to_string().into()), options).await {
+            // By whoever wrote it meanwhile.
+            Ok(_) | Err(StorageError { kind: StorageErrorKind::Precondition, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_due(&self, link: &ObjectMeta) -> bool {
+        link.modified.plus_seconds(RENEWED_AFTER) <= self.blobs.now()
     }
 
     /// Keeps the content of a manifest from being deleted until it is linked; `false` if it is gone.
