@@ -5,7 +5,7 @@ use pierhead::platform::{Body, memory::MemoryStream};
 
 use crate::{
     random::Random,
-    universe::{BLOBS, MANIFESTS, REPOSITORIES, SUBJECT, TAGS, UNIVERSE},
+    universe::{BLOBS, IMAGES, REPOSITORIES, SUBJECT, TAGS, UNIVERSE},
 };
 
 /// The kinds of operations, for weights and for the count of those that met.
@@ -28,6 +28,8 @@ pub enum Kind {
     Head,
     /// A step of a collection.
     Collect,
+    /// A step of the retain job.
+    Retain,
 }
 
 impl Kind {
@@ -84,14 +86,14 @@ pub struct Focus {
 }
 
 impl Focus {
-    pub const ALL: Self = Self { repositories: REPOSITORIES, tags: TAGS, manifests: MANIFESTS, blobs: BLOBS };
+    pub const ALL: Self = Self { repositories: REPOSITORIES, tags: TAGS, manifests: IMAGES, blobs: BLOBS };
 
     pub fn choose(random: &mut Random) -> Self {
         let mut up_to = |limit: usize, least: usize| least + random.below(limit - least + 1);
         Self {
             repositories: up_to(REPOSITORIES, 1),
             tags: up_to(TAGS, 1),
-            manifests: up_to(MANIFESTS, 1),
+            manifests: up_to(IMAGES, 1),
             blobs: up_to(BLOBS, 1),
         }
     }
@@ -124,6 +126,11 @@ impl Operation {
     /// The repository that a mount takes the blob from.
     pub fn source(&self) -> usize {
         1 - self.repository
+    }
+
+    /// Whether it is a step of a job.
+    pub fn is_job(&self) -> bool {
+        matches!(self.kind, Kind::Collect | Kind::Retain)
     }
 
     /// Whether it links a blob.
@@ -166,7 +173,8 @@ impl Operation {
             Kind::PushInChunks | Kind::CancelUpload => (Method::POST, format!("/v2/{name}/blobs/uploads/")),
             Kind::MountAnywhere => (Method::POST, format!("/v2/{name}/blobs/uploads/?mount={blob}")),
             Kind::Head => (Method::HEAD, format!("/v2/{name}/blobs/{blob}")),
-            Kind::Collect => (Method::POST, "/v2/_pierhead/collect".to_owned()),
+            Kind::Collect => (Method::POST, "/v2/_pierhead/jobs/collect/run".to_owned()),
+            Kind::Retain => (Method::POST, "/v2/_pierhead/jobs/retain/run".to_owned()),
             Kind::DeleteTag => (Method::DELETE, format!("{manifests}/{}", tag(0))),
             Kind::DeleteManifest => (Method::DELETE, format!("{manifests}/{digest}")),
             Kind::DeleteBlob => (Method::DELETE, format!("/v2/{name}/blobs/{blob}")),

@@ -5,7 +5,7 @@ use crate::{
     clients::{Focus, Kind},
     random::Random,
     setup::{LATE, Setup, Weather},
-    universe::{BLOBS, MANIFESTS, REPOSITORIES},
+    universe::{BLOBS, IMAGES, REPOSITORIES},
 };
 
 /// The collections that run at the same time, at most.
@@ -106,6 +106,7 @@ fn meeting(random: &mut Random) -> Setup {
         forgets: false,
         immutable: 0,
         collection: Some(collection),
+        retention: None,
     }
 }
 
@@ -117,7 +118,7 @@ fn collecting(random: &mut Random) -> Setup {
     let focus = Focus {
         repositories: up_to(REPOSITORIES, 1),
         tags: up_to(2, 1),
-        manifests: up_to(MANIFESTS - 1, 1),
+        manifests: up_to(IMAGES - 1, 1),
         blobs: up_to(BLOBS, 1),
     };
     let collection = Collection {
@@ -140,5 +141,6 @@ fn collecting(random: &mut Random) -> Setup {
         forgets: false,
         immutable: 0,
         collection: Some(collection),
+        retention: None,
     }
 }

@@ -50,6 +50,13 @@ pub const COLLECTED: [(&str, &str); 10] = [
     ("removed", "runs that removed what was settled"),
     ("busy", "runs that left condemned blobs alone"),
 ];
+/// What retention must do, by the counts of its reports.
+pub const RETAINED: [(&str, &str, &str); 4] = [
+    ("tags", "dropped", "steps that dropped tags"),
+    ("tags", "changed", "steps that left tags which were pushed meanwhile"),
+    ("manifests", "dropped", "steps that dropped manifests"),
+    ("manifests", "changed", "steps that left manifests which were needed meanwhile"),
+];
 pub const MET_SWEEP: &str = "seeds in which a push met a sweep";
 pub const PUSHED_AGAIN: &str = "images that were pushed again";
 pub const CLEAN_AFTER: [&str; 6] = [
@@ -123,6 +130,12 @@ impl Coverage {
     /// What the collection never did.
     pub fn collecting_gaps(&self) -> Vec<String> {
         let wanted = COLLECTED.iter().map(|(_, what)| *what).chain([PUSHED_AGAIN, MET_SWEEP]);
+        wanted.filter(|what| !self.counts.contains_key(what)).map(str::to_owned).collect()
+    }
+
+    /// What retention never did.
+    pub fn retaining_gaps(&self) -> Vec<String> {
+        let wanted = RETAINED.iter().map(|(.., what)| *what);
         wanted.filter(|what| !self.counts.contains_key(what)).map(str::to_owned).collect()
     }
 

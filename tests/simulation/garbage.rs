@@ -17,6 +17,7 @@ const OTHERS: &[&str] = &[
     "pierhead/referrers/",
     "pierhead/collection/",
     "pierhead/copy",
+    "pierhead/retain-scan",
     "pierhead/usage/",
     "pierhead/jobs/",
     "pierhead/outbox/",

@@ -1,7 +1,7 @@
 //! A deterministic simulation of the registry under races, crashes and lost answers.
 //!
-//! It runs the production code (the composed `App`, its HTTP handler, the writers of repositories, the collection
-//! and the check of both trees) in isolates and objects that share a bucket. Every storage call waits for a scheduler, which picks
+//! It runs the production code (the composed `App`, its HTTP handler, the writers of repositories, the collection,
+//! retention and the check of both trees) in isolates and objects that share a bucket. Every storage call waits for a scheduler, which picks
 //! what happens next by the seed alone: a call takes effect, or answers, or fails; a client sends its next request; time
 //! passes; an alarm rings; an isolate or the object of a repository's writer crashes. A [`model`] of the history says
 //! after every answer what the bucket may hold, and after every round, when all of it has come to rest, that what is
@@ -14,6 +14,9 @@
 //! and what was pushed within the grace time is there: see [`promises`]. In the end, within a few runs, the bucket has
 //! what manifests need and nothing else: see [`garbage`].
 //!
+//! Another part is about retention: the job that drops tags and untagged manifests runs beside pushes, deletions and
+//! collections. What is gone, and no client has deleted, a rule must have let go at that moment: see [`retained`].
+//!
 //! | file | what it simulates |
 //! |---|---|
 //! | `executor.rs` | tasks, and groups of them that crash together |
@@ -24,9 +27,9 @@
 //! | `store.rs` | the bucket, with etags by content |
 //! | `queue.rs` | the queue of events |
 //! | `universe.rs`, `clients.rs`, `images.rs` | what clients use, what they ask, and in which order |
-//! | `setup.rs`, `collection.rs` | what a seed does: operations, faults, scenarios |
+//! | `setup.rs`, `collection.rs`, `retention.rs` | what a seed does: operations, faults, scenarios |
 //! | `world.rs` | isolates, clients and rounds; in `world/`, the scheduler, the collection, and the requests before and after the rounds |
-//! | `model.rs`, `promises.rs`, `inspect.rs`, `garbage.rs` | what may be true, and what is |
+//! | `model.rs`, `promises.rs`, `inspect.rs`, `garbage.rs`, `retained.rs` | what may be true, and what is |
 //! | `telling.rs` | which events must have been told, and which may |
 //! | `coverage.rs` | which operations met, and which faults fell on them |
 //! | `missing.rs` | the guards of the collection that a test takes away |
@@ -66,6 +69,8 @@ mod objects;
 mod promises;
 mod queue;
 mod random;
+mod retained;
+mod retention;
 mod sessions;
 mod setup;
 mod store;
@@ -86,6 +91,9 @@ use self::{
 /// The steps of the test command, and those of the collection.
 const STEPS: u64 = 900_000;
 const COLLECTING_STEPS: u64 = 250_000;
+
+/// The same, of retention.
+const RETAINING_STEPS: u64 = 250_000;
 
 /// The plan of a seed.
 type Plan = fn(u64) -> Setup;
@@ -190,8 +198,13 @@ fn what_is_needed_is_not_collected() {
 }
 
 #[test]
+fn what_a_rule_keeps_is_not_dropped() {
+    run(Setup::retaining, RETAINING_STEPS, Coverage::retaining_gaps);
+}
+
+#[test]
 fn a_seed_gives_the_same_run_again() {
-    for plan in [Setup::of as Plan, Setup::collecting] {
+    for plan in [Setup::of as Plan, Setup::collecting, Setup::retaining] {
         for seed in 0..TURNS as u64 {
             let run = || steps_of(seed, plan, usize::MAX);
             assert_eq!(run(), run(), "seed {seed}");
@@ -216,11 +229,12 @@ fn what_is_taken_away_is_missed() {
         _ if Guard::COLLECTING.contains(&guard) => {
             missed(guard, Setup::collecting, 0..seeds.unwrap_or(COLLECTING_SEEDS))
         }
+        _ if Guard::RETAINING.contains(&guard) => missed(guard, Setup::retaining, 0..SEEDS),
         Some(turn) => missed(guard, Setup::of, (turn..SEEDS * TURNS as u64).step_by(TURNS)),
         None => missed(guard, Setup::of, 0..SEEDS),
     };
     let found: Vec<_> = thread::scope(|scope| {
-        let guards = Guard::ALL.into_iter().chain(Guard::COLLECTING);
+        let guards = Guard::ALL.into_iter().chain(Guard::COLLECTING).chain(Guard::RETAINING);
         let guards = guards.filter(|guard| seeds.is_some() || !guard.is_seldom_missed());
         let runs: Vec<_> = guards.map(|guard| (guard, scope.spawn(move || first(guard)))).collect();
         runs.into_iter().map(|(guard, run)| (guard, run.join().unwrap())).collect()

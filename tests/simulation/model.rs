@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     clients::{Kind, Operation, Read},
+    retention,
     universe::{BLOBS, MANIFESTS, REPOSITORIES, TAGS, UNIVERSE},
 };
 
@@ -95,6 +96,10 @@ pub enum Wrong {
     Unavailable,
     /// Nothing references it, and it is not collected.
     Garbage,
+    /// Retention has dropped what a rule keeps.
+    Dropped,
+    /// No rule keeps it, and it is not dropped.
+    NotDropped,
 }
 
 impl Wrong {
@@ -149,7 +154,7 @@ struct History {
     open: Vec<Option<(u64, Write)>>,
     /// Operations without an answer.
     loose: Vec<Write>,
-    /// Whether it may be absent at any time: what is collected.
+    /// Whether it may be absent at any time: what is collected, or dropped.
     vanishes: bool,
 }
 
@@ -162,7 +167,7 @@ impl History {
     }
 
     /// Every state after any of the operations in flight and without an answer.
-    fn reachable(&self) -> BTreeSet<(Value, u32)> {
+    fn reachable(&self, vanishes: bool) -> BTreeSet<(Value, u32)> {
         let mut reached = self.states.clone();
         let mut new: Vec<(Value, u32)> = reached.iter().copied().collect();
         while let Some((value, applied)) = new.pop() {
@@ -171,7 +176,7 @@ impl History {
                 (applied & (1 << n) == 0).then(|| (write.apply(value), applied | 1 << n))
             });
             let loose = self.loose.iter().map(|write| (write.apply(value), applied));
-            let vanished = self.vanishes.then_some((None, applied));
+            let vanished = vanishes.then_some((None, applied));
             for state in open.chain(loose).chain(vanished) {
                 if reached.insert(state) {
                     new.push(state);
@@ -181,11 +186,11 @@ impl History {
         reached
     }
 
-    fn possible(&self) -> BTreeSet<Value> {
-        if self.open.iter().all(Option::is_none) && self.loose.is_empty() && !self.vanishes {
+    fn possible(&self, vanishes: bool) -> BTreeSet<Value> {
+        if self.open.iter().all(Option::is_none) && self.loose.is_empty() && !vanishes {
             return self.states.iter().map(|(value, _)| *value).collect();
         }
-        self.reachable().into_iter().map(|(value, _)| value).collect()
+        self.reachable(vanishes).into_iter().map(|(value, _)| value).collect()
     }
 
     fn end(&mut self, operation: u64, end: End) {
@@ -195,7 +200,7 @@ impl History {
             return;
         };
         let bit = 1 << place;
-        let reached = if end == End::Refused { self.states.clone() } else { self.reachable() };
+        let reached = if end == End::Refused { self.states.clone() } else { self.reachable(false) };
         self.states = reached
             .into_iter()
             .filter(|(_, applied)| match end {
@@ -264,11 +269,17 @@ pub struct Model {
 
 impl Model {
     /// Everything is absent. The first `immutable` tags of the first repository are immutable. If it `collects`, blobs
-    /// may go at any time: [`Promises`](crate::promises::Promises) tells which may not.
-    pub fn new(immutable: usize, collects: bool) -> Self {
+    /// may go at any time: [`Promises`](crate::promises::Promises) tells which may not. If it `retains`, so may the tags and
+    /// manifests of a repository: see [`Retained`](crate::retained::Retained).
+    pub fn new(immutable: usize, collects: bool, retains: bool) -> Self {
         let absent = |register| History {
             states: BTreeSet::from([(None, 0)]),
-            vanishes: collects && matches!(register, Register::Blob(..)),
+            vanishes: match register {
+                Register::Blob(..) => collects,
+                Register::Tag(repository, _) | Register::Manifest(repository, _) => {
+                    retains && repository == retention::REPOSITORY
+                }
+            },
             ..History::default()
         };
         Self {
@@ -289,12 +300,20 @@ impl Model {
     }
 
     pub fn possible(&self, register: Register) -> BTreeSet<Value> {
-        self.histories[&register].possible()
+        let history = &self.histories[&register];
+        history.possible(history.vanishes)
     }
 
-    /// Whether something must be there, whatever has taken effect.
-    pub fn is_there(&self, register: Register) -> bool {
-        self.possible(register).iter().all(Option::is_some)
+    /// Whether it must be there, unless it was collected or dropped.
+    pub fn is_kept(&self, register: Register) -> bool {
+        self.histories[&register].possible(false).iter().all(Option::is_some)
+    }
+
+    /// It was dropped.
+    pub fn vanish(&mut self, register: Register) {
+        if self.is_settled(register) {
+            self.settle(register, None);
+        }
     }
 
     fn writes(operation: &Operation) -> Vec<(Register, Write)> {
@@ -312,7 +331,9 @@ impl Model {
                     (0..TAGS).map(|tag| (Register::Tag(*repository, tag), Write::Clear(*manifest as u8)));
                 tags.chain([(manifest_register, gone)]).collect()
             }
-            Kind::Rebuild | Kind::Read | Kind::Head | Kind::CancelUpload | Kind::Collect => Vec::new(),
+            Kind::Rebuild | Kind::Read | Kind::Head | Kind::CancelUpload | Kind::Collect | Kind::Retain => {
+                Vec::new()
+            }
             Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag => {
                 let moved = operation.moved_tags().iter();
                 let tags =
@@ -352,7 +373,9 @@ impl Model {
             _ if operation.pushes_manifest() => {
                 let blobs = UNIVERSE.manifests[*manifest].blobs.iter();
                 let blobs = blobs.map(|blob| Register::Blob(*repository, *blob));
-                blobs.chain(immutable(operation.moved_tags())).collect()
+                let children = UNIVERSE.manifests[*manifest].children.iter();
+                let children = children.map(|child| Register::Manifest(*repository, *child));
+                blobs.chain(children).chain(immutable(operation.moved_tags())).collect()
             }
             _ => Vec::new(),
         }
@@ -466,6 +489,8 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
     };
     let content = || seen.iter().filter(|watch| !matches!(watch.register, Register::Tag(..)));
     let all_there = || content().all(|watch| watch.seen.contains(&Some(0)));
+    // The manifests of an index may be absent.
+    let mut blobs = content().filter(|watch| matches!(watch.register, Register::Blob(..)));
     let all_perhaps_absent = || content().any(|watch| watch.seen.contains(&None));
     // An immutable tag, by its value.
     let is_held = |holds: &dyn Fn(u8) -> bool| {
@@ -475,7 +500,9 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
     let own = operation.manifest as u8;
     match (operation.kind, status) {
         (_, 503) => Ok(()),
-        (Kind::PushBlob | Kind::PushInChunks, 201) | (Kind::Rebuild | Kind::Collect, 200) => Ok(()),
+        (Kind::PushBlob | Kind::PushInChunks, 201) | (Kind::Rebuild | Kind::Collect | Kind::Retain, 200) => {
+            Ok(())
+        }
         // The session has ended, or has lost an answer.
         (Kind::PushInChunks | Kind::CancelUpload, 404 | 416) | (Kind::CancelUpload, 204) => Ok(()),
         (Kind::MountAnywhere, 201 | 202) => Ok(()),
@@ -493,7 +520,7 @@ fn check_answer(operation: &Operation, outcome: &Outcome, seen: &[Watch]) -> Res
         (Kind::Mount, 201) if all_there() => Ok(()),
         (Kind::Mount, 202) if all_perhaps_absent() => Ok(()),
         (Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag, 201) => {
-            if all_there() {
+            if blobs.all(|watch| watch.seen.contains(&Some(0))) {
                 Ok(())
             } else {
                 wrong(Wrong::ImageLacksBlob, "pushed without its blobs")
@@ -562,7 +589,7 @@ mod tests {
 
     /// The model after these steps: an operation begins, or ends with a status (0: never).
     fn after(steps: &[(u64, Result<Operation, u16>)]) -> Model {
-        let mut model = Model::new(1, false);
+        let mut model = Model::new(1, false, false);
         for blob in 0..BLOBS {
             model.settle(Register::Blob(0, blob), Some(0));
         }

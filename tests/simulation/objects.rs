@@ -280,6 +280,9 @@ impl Writers for Client {
                 | Command::DeleteManifest { immutable, .. }
                 | Command::DeleteTag { immutable, .. },
             ) => immutable.clear(),
+            (Some(Guard::Seen), Command::DeleteTag { seen, .. }) => *seen = None,
+            (Some(Guard::Unused), Command::DeleteManifest { unused_since, .. }) => *unused_since = None,
+            (Some(Guard::Children), Command::Push { children, .. }) => children.clear(),
             _ => {}
         }
         Box::pin(async move {

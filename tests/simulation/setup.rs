@@ -4,6 +4,7 @@ use crate::{
     clients::{Focus, Kind},
     collection::Collection,
     random::Random,
+    retention::Retention,
     universe::TAGS,
 };
 
@@ -65,6 +66,8 @@ pub struct Setup {
     pub immutable: usize,
     /// What collects, if anything does.
     pub collection: Option<Collection>,
+    /// What is retained, if there are rules. Only beside collections.
+    pub retention: Option<Retention>,
 }
 
 impl Setup {
@@ -89,6 +92,7 @@ impl Setup {
             forgets: random.chance(500),
             immutable: if random.chance(400) { 1 + random.below(TAGS) } else { 0 },
             collection: None,
+            retention: None,
         }
     }
 }
@@ -236,6 +240,7 @@ impl Scenario {
             forgets: random.chance(500),
             immutable: self.immutable,
             collection: None,
+            retention: None,
         }
     }
 }
@@ -279,6 +284,12 @@ pub enum Guard {
     Once,
     /// Nobody goes on while a sweep has its lease: without it, it seems to be over.
     Lease,
+    /// A tag is dropped as it was seen: without it, commands do not say how.
+    Seen,
+    /// A manifest is dropped if nothing needs it: without it, commands do not say since when.
+    Unused,
+    /// An index and the manifests that it names take turns: without it, commands do not name them.
+    Children,
 }
 
 impl Guard {
@@ -300,6 +311,9 @@ impl Guard {
     /// The guards of the collection.
     pub const COLLECTING: [Self; 6] =
         [Self::Look, Self::Marker, Self::ReverseLink, Self::Mentioned, Self::Once, Self::Lease];
+
+    /// The guards of retention.
+    pub const RETAINING: [Self; 3] = [Self::Seen, Self::Unused, Self::Children];
 
     pub const ALL: [Self; 12] = [
         Self::Order,

@@ -85,7 +85,8 @@ impl Said {
             | Kind::CancelUpload
             | Kind::MountAnywhere
             | Kind::Head
-            | Kind::Collect => BTreeSet::new(),
+            | Kind::Collect
+            | Kind::Retain => BTreeSet::new(),
             Kind::PushByTag | Kind::PushByDigest | Kind::PushWithTags | Kind::Retag => {
                 let moved = operation.moved_tags();
                 let by_tag = moved.iter().map(|tag| Self::Pushed { manifest, tag: Some(*tag) });
@@ -99,7 +100,8 @@ impl Said {
     fn may_be_of(self, operation: &Operation) -> bool {
         match self {
             // It had it.
-            Self::TagDeleted(_) => operation.kind == Kind::DeleteManifest,
+            Self::TagDeleted(_) => matches!(operation.kind, Kind::DeleteManifest | Kind::Retain),
+            Self::ManifestDeleted(_) => operation.kind == Kind::Retain,
             Self::Pulled => matches!(operation.kind, Kind::Read | Kind::Head),
             // From whichever repository has it.
             Self::BlobMounted { blob, .. } => operation.kind == Kind::MountAnywhere && operation.blob == blob,

@@ -12,12 +12,16 @@ use serde_json::json;
 pub const REPOSITORIES: usize = 2;
 pub const TAGS: usize = 3;
 pub const BLOBS: usize = 3;
-pub const MANIFESTS: usize = 4;
+pub const MANIFESTS: usize = 5;
+
+/// The manifests that need nothing but blobs: the first ones.
+pub const IMAGES: usize = 4;
 
 /// The manifest that others refer to.
 pub const SUBJECT: usize = 0;
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// A media type that the content does not carry, and from which it cannot be told.
@@ -30,6 +34,8 @@ pub struct ManifestOf {
     pub content: String,
     /// The blobs that it needs.
     pub blobs: Vec<usize>,
+    /// The manifests that it names.
+    pub children: Vec<usize>,
     /// Whether its subject is [`SUBJECT`].
     pub has_subject: bool,
 }
@@ -77,6 +83,7 @@ pub static UNIVERSE: LazyLock<Universe> = LazyLock::new(|| {
         has_subject: content.get("subject").is_some(),
         content: content.to_string(),
         blobs: blobs.to_vec(),
+        children: Vec::new(),
     };
     let first = manifest(IMAGE, image(1), &[0, 1]);
     let second = manifest(IMAGE, image(2), &[0, 2]);
@@ -86,9 +93,12 @@ pub static UNIVERSE: LazyLock<Universe> = LazyLock::new(|| {
     signed["artifactType"] = json!("application/vnd.example.signature");
     let signature = manifest(IMAGE, signed, &[0, 2]);
     let odd = manifest(ODD, json!({"subject": subject, "artifactType": "application/vnd.example.odd"}), &[]);
+    let child = json!({"mediaType": IMAGE, "digest": second.digest, "size": second.content.len()});
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [child]});
+    let index = ManifestOf { children: vec![1], ..manifest(INDEX, index, &[]) };
     let repositories: Vec<RepositoryName> = ["one", "two/three"].map(|name| name.parse().unwrap()).into();
     let tags: Vec<Tag> = ["a", "b", "c"].map(|tag| tag.parse().unwrap()).into();
-    let manifests = vec![first, second, signature, odd];
+    let manifests = vec![first, second, signature, odd, index];
     let tag_keys = |name| {
         let keys = |tag| TagKeys {
             link: Key::TagCurrent(name, tag).path(),

@@ -43,6 +43,8 @@ use crate::{
     promises::{Moment, Promises},
     queue::SimulatedQueue,
     random::Random,
+    retained::Retained,
+    retention::OF_INDEX,
     sessions::Sessions,
     setup::{Guard, Setup},
     store::{Bucket, Simulated},
@@ -151,12 +153,14 @@ pub struct World {
     /// The immutable tags that have been there, with their manifests.
     fixed: BTreeMap<Register, Value>,
     promises: Promises,
+    retained: Retained,
     /// The changes of the bucket that were looked at.
     seen: u64,
     /// The images that each client has still to push.
     images: Vec<Vec<Image>>,
-    /// How far each collection has come.
+    /// How far each collection has come, and each run of the retain job.
     cursors: [Option<String>; RUNNERS],
+    retain_cursors: [Option<String>; RUNNERS],
     /// Operations of several requests, between two of them, with the location of the next one.
     ready: Vec<(u64, String)>,
     /// Nobody begins anything until a long time has passed.
@@ -233,11 +237,13 @@ impl World {
         let sessions = Rc::new(MemorySessions::new(clock.clone(), store));
         let mut world = Self {
             queues: vec![Vec::new(); setup.clients + RUNNERS],
-            model: Model::new(setup.immutable, setup.collection.is_some()),
+            model: Model::new(setup.immutable, setup.collection.is_some(), setup.retention.is_some()),
+            retained: Retained::new(setup.retention),
             promises: Promises::new(setup.collection.as_ref().map_or(0, |collection| collection.grace)),
             seen: 0,
             images: vec![Vec::new(); setup.clients],
             cursors: Default::default(),
+            retain_cursors: Default::default(),
             ready: Vec::new(),
             is_leaping: false,
             sessions: Sessions { inner: sessions, calls: calls.clone() },
@@ -287,6 +293,7 @@ impl World {
         let variable = |name: &str| match name {
             "POLICY" => Some(policy.clone()),
             "ANONYMOUS" => Some("push".to_owned()),
+            "RETENTION" => self.setup.retention.map(|retention| retention.rule.document()),
             "SIGNING_SECRET" => Some("generated".to_owned()),
             "EVENT_ENDPOINTS" => Some(ENDPOINTS.to_owned()),
             _ => None,
@@ -338,6 +345,7 @@ impl World {
             self.step_while(is_busy)?;
             self.rest()?;
         }
+        self.retain_all()?;
         self.collect_all()?;
         self.tear_down()?;
         self.collect_all()
@@ -349,6 +357,10 @@ impl World {
             let mut operation = Operation::choose(self.setup.mix[kind].0, self.setup.focus, &mut self.random);
             if self.setup.collection.is_some() {
                 operation.way = self.random.below(6);
+            }
+            let of_index = self.setup.retention.map_or(0, |retention| retention.of_index);
+            if of_index > 0 && self.random.chance(of_index) {
+                operation.manifest = *self.random.pick(&OF_INDEX);
             }
             let client = self.random.below(self.setup.clients);
             self.queues[client].push(operation);
@@ -484,7 +496,7 @@ impl World {
     }
 
     fn begin_of(&mut self, operation: Operation, client: usize, is_of_image: bool) {
-        let is_collection = operation.kind == Kind::Collect;
+        let is_job = operation.is_job();
         let id = self.next_operation;
         self.next_operation += 1;
         self.coverage.begin(operation.kind, self.in_flight.values().map(|other| other.operation.kind));
@@ -497,7 +509,7 @@ impl World {
         self.in_flight.insert(id, flight);
         self.send(id, "");
         let speed = 4 << (2 * self.random.below(4));
-        let is_slow = is_collection && self.setup.collects_slowly();
+        let is_slow = is_job && self.setup.collects_slowly();
         self.speeds.insert(id, if is_slow { 4 } else { speed });
     }
 
@@ -505,8 +517,7 @@ impl World {
     fn send(&mut self, id: u64, location: &str) {
         let Some(InFlight { operation, client, answered, .. }) = self.in_flight.get(&id) else { return };
         let (operation, client, answered) = (operation.clone(), *client, *answered);
-        let is_collection = operation.kind == Kind::Collect;
-        let n = match is_collection {
+        let n = match operation.is_job() {
             true => ISOLATES + self.runner_of(client),
             false => self.random.below(ISOLATES),
         };
@@ -520,8 +531,11 @@ impl World {
             flight.isolate = n;
         }
         let (group, answers) = (Group::Isolate(n), self.answers.clone());
-        if is_collection {
-            let step = self.collect(id, self.runner_of(client), client == HARNESS);
+        if operation.is_job() {
+            let step = match operation.kind {
+                Kind::Retain => self.retain(id, self.runner_of(client)),
+                _ => self.collect(id, self.runner_of(client), client == HARNESS),
+            };
             let task = async move {
                 let (outcome, next) = step.await;
                 answers.borrow_mut().push((id, outcome, next));
@@ -592,23 +606,35 @@ impl World {
                 self.unfinished.remove(&blob);
             }
         }
+        let mut is_acknowledged = false;
         match (outcome.status(), operation.kind) {
             (Some(403), Kind::DeleteTag) => self.coverage.count(coverage::REFUSED_TAG_DELETIONS),
             (Some(403), Kind::DeleteManifest) => self.coverage.count(coverage::REFUSED_DELETIONS),
             (Some(403), _) => self.coverage.count(coverage::REFUSED_PUSHES),
-            (Some(201), _) => self.look_at_acknowledged(&operation)?,
+            (Some(400), _) => self.retained.refuse(&operation, started)?,
+            (Some(201), _) => {
+                self.look_at_acknowledged(&operation)?;
+                is_acknowledged = true;
+            }
             _ => {}
         }
         self.look_at_fairness(&operation, &outcome, started)?;
         self.promises.end(&operation, &outcome, started, self.moment());
         self.model.end(id, &operation, &outcome, is_late, is_ahead)?;
         self.telling.end(id, outcome.status(), self.objects.is_unclear(id))?;
+        if is_acknowledged {
+            self.retained.acknowledge(&operation, started, &self.model, self.clock.seconds())?;
+        }
         // While nothing else goes on, it is enough to look when all of it has come to rest.
         for register in Register::all().filter(|_| client != HARNESS) {
             self.model.check(register, inspect::value(&self.bucket, register))?;
-            if self.model.is_settled(register) {
+            // Beside the job, a deletion may be under way.
+            if self.model.is_settled(register) && self.setup.retention.is_none() {
                 self.look_at_structure(register)?;
             }
+        }
+        if operation.kind == Kind::Retain {
+            self.retained_step(self.runner_of(client), &outcome, next)?;
         }
         if operation.kind == Kind::Collect {
             self.collected(self.runner_of(client), &outcome, next)?;

@@ -5,7 +5,7 @@ use pierhead::{
     app::App,
     auth::Principal,
     context::Context,
-    jobs::{Collect, Job, Settle, Step},
+    jobs::{Collect, Job, Retain, Settle, Step},
 };
 
 use std::{collections::BTreeMap, rc::Rc};
@@ -22,6 +22,7 @@ use crate::{
     model::{Outcome, Register, Violation, Wrong, violation},
     objects::Work,
     promises::Moment,
+    retention,
     universe::{MANIFESTS, REPOSITORIES, UNIVERSE},
 };
 
@@ -38,8 +39,30 @@ const HELD: u64 = 300;
 /// Steps at which the settle job runs in the place of the collection, of a thousand.
 const SETTLES: u32 = 350;
 
+/// Steps of the retain job in the place of those of the collection, of a thousand.
+const RETAINS: u32 = 600;
+
+/// The runs of the retain job after which nothing is left to drop: tags, indexes, and what they name.
+const RETAIN_RUNS: usize = 4;
+
 /// Limit of the calls of a step of the harness.
 const CALLS: usize = 1000;
+
+/// A step of a job, and where it goes on.
+fn step_of(
+    job: impl Job + 'static,
+    app: Rc<App>,
+    context: Context,
+    cursor: Option<String>,
+) -> LocalBoxFuture<'static, (Outcome, String)> {
+    Box::pin(async move {
+        let (status, body, next) = match job.step(&app, &context, cursor).await {
+            Ok(Step { report, next }) => (200, report.to_string(), next.unwrap_or_default()),
+            Err(error) => (503, error.to_string(), String::new()),
+        };
+        (Outcome::Answer { status, digest: String::new(), body: body.into_bytes() }, next)
+    })
+}
 
 impl World {
     /// The isolates of collections are after those of clients.
@@ -55,8 +78,15 @@ impl World {
             self.images[client].push(Image::choose(self.setup.focus, &mut self.random));
         }
         for runner in 0..runners {
-            let step = Operation::new(Kind::Collect, 0);
-            self.queues[self.setup.clients + runner].extend(vec![step; steps]);
+            let mut planned = vec![Operation::new(Kind::Collect, 0); steps];
+            if self.setup.retention.is_some() {
+                let retain = Operation::new(Kind::Retain, 0);
+                planned
+                    .iter_mut()
+                    .filter(|_| self.random.chance(RETAINS))
+                    .for_each(|step| *step = retain.clone());
+            }
+            self.queues[self.setup.clients + runner].extend(planned);
         }
     }
 
@@ -82,13 +112,7 @@ impl World {
             return self.settle(app, context, self.cursors[runner].clone());
         }
         let job = Collect { grace, is_dry_run: false, upload_ttl: UPLOAD_TTL, thoroughness: 1, calls };
-        Box::pin(async move {
-            let (status, body, next) = match job.step(&app, &context, cursor).await {
-                Ok(Step { report, next }) => (200, report.to_string(), next.unwrap_or_default()),
-                Err(error) => (503, error.to_string(), String::new()),
-            };
-            (Outcome::Answer { status, digest: String::new(), body: body.into_bytes() }, next)
-        })
+        step_of(job, app, context, cursor)
     }
 
     /// A run of the settle job in the place of a step, whose first steps are made. The collection goes on at its cursor.
@@ -154,6 +178,60 @@ impl World {
         match report.get("failed") {
             Some(failed) if self.is_fair() => violation(Wrong::Unavailable, failed.to_string()),
             _ => Ok(()),
+        }
+    }
+
+    /// A step of the retain job, as a task.
+    pub(super) fn retain(&self, id: u64, runner: usize) -> LocalBoxFuture<'static, (Outcome, String)> {
+        let (n, cursor) = (ISOLATES + runner, self.retain_cursors[runner].clone());
+        let app = self.isolates[n].app.clone();
+        let work = Work { calls: self.calls.clone(), group: Group::Isolate(n), operation: id };
+        let context = app.context(Principal::Job("retain"), id.to_string(), Rc::new(work));
+        step_of(Retain { dry_run: false }, app, context, cursor)
+    }
+
+    /// A step of the retain job has ended.
+    pub(super) fn retained_step(
+        &mut self,
+        runner: usize,
+        outcome: &Outcome,
+        next: &str,
+    ) -> Result<(), Violation> {
+        let Outcome::Answer { status: 200, body, .. } = outcome else { return Ok(()) };
+        self.retain_cursors[runner] = (!next.is_empty()).then(|| next.to_owned());
+        let report: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        for (of, field, what) in coverage::RETAINED {
+            if report[of][field].as_u64().is_some_and(|count| count > 0) {
+                self.coverage.count(what);
+            }
+        }
+        match report.get("failed") {
+            Some(failed) if self.is_fair() => violation(Wrong::Unavailable, failed.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs the retain job until nothing is left to drop, while nothing goes wrong.
+    pub(super) fn retain_all(&mut self) -> Result<(), Violation> {
+        if self.setup.retention.is_none() {
+            return Ok(());
+        }
+        for _ in 0..RETAIN_RUNS {
+            self.clock.advance_to(self.clock.seconds() + LEAP);
+            self.rest()?;
+            self.retain_cursors[0] = None;
+            loop {
+                match self.ask(Operation::new(Kind::Retain, 0))?.status() {
+                    Some(200) if self.retain_cursors[0].is_none() => break,
+                    Some(200) => {}
+                    status => return violation(Wrong::Unavailable, format!("the retain job: {status:?}")),
+                }
+            }
+            self.rest()?;
+        }
+        match self.retained.left(&self.bucket) {
+            left if left.is_empty() => Ok(()),
+            left => violation(Wrong::NotDropped, format!("{left:?}")),
         }
     }
 
@@ -223,9 +301,16 @@ impl World {
             return Ok(());
         }
         self.seen = self.bucket.changes.get();
+        let now = self.moment();
+        self.retained.look(&self.bucket, &mut self.model, now)?;
         for repository in 0..REPOSITORIES {
             for manifest in 0..MANIFESTS {
-                if self.model.is_there(Register::Manifest(repository, manifest))
+                let register = Register::Manifest(repository, manifest);
+                let is_dropped = self.setup.retention.is_some()
+                    && repository == retention::REPOSITORY
+                    && !self.retained.is_acknowledged(manifest);
+                if self.model.is_kept(register)
+                    && !is_dropped
                     && let Err(what) = inspect::image(&self.bucket, repository, manifest, |blob| {
                         !self.promises.may_be_deleted(Register::Blob(repository, blob))
                     })

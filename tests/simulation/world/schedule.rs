@@ -14,6 +14,9 @@ use crate::{
 /// Steps at which a long time is to pass as soon as nobody waits for anything, of a thousand.
 const LEAPS: u32 = 6;
 
+/// The same beside retention, which has something to do after each.
+const RETENTION_LEAPS: u32 = 30;
+
 impl World {
     /// One step: something happens, then every task that it woke runs until it waits again.
     pub(super) fn step(&mut self) -> Result<(), Violation> {
@@ -52,7 +55,8 @@ impl World {
             .filter(|client| !busy(client) && (!self.queues[*client].is_empty() || self.has_image(*client)))
             .collect();
         if !self.calm && self.setup.collection.is_some() {
-            self.is_leaping |= self.random.chance(LEAPS);
+            let leaps = if self.setup.retention.is_some() { RETENTION_LEAPS } else { LEAPS };
+            self.is_leaping |= self.random.chance(leaps);
         }
         let begins = if self.is_leaping { 0 } else { 32 };
         weights.extend(idle.iter().map(|_| begins));
