@@ -275,8 +275,9 @@ pub trait Repository {
         self.inner().delete_tag_seen(tag, seen)
     }
 
-    /// Deletes a manifest like [`delete_manifest`](Self::delete_manifest) if no tag points to it and no tag was pushed since
-    /// `since`; otherwise `false`.
+    /// Deletes a manifest like [`delete_manifest`](Self::delete_manifest) that nothing needed at `since`, if nothing that was
+    /// pushed since needs it either: no tag points to it, no tag is new, no new index names it, and its subject is not there.
+    /// Otherwise `false`. For five minutes, an index that names it is refused.
     fn delete_unused<'a>(&'a self, digest: &'a Digest, since: Timestamp) -> Answer<'a, bool> {
         self.inner().delete_unused(digest, since)
     }
