@@ -84,13 +84,7 @@ impl Retained {
     }
 
     /// An operation that was sent at `started` is acknowledged.
-    pub fn acknowledge(
-        &mut self,
-        operation: &Operation,
-        started: Moment,
-        model: &Model,
-        now: u64,
-    ) -> Result<(), Violation> {
+    pub fn acknowledge(&mut self, operation: &Operation, started: Moment, now: u64) -> Result<(), Violation> {
         let manifest = operation.manifest;
         if self.rule.is_none() || operation.repository != REPOSITORY || !operation.pushes_manifest() {
             return Ok(());
@@ -105,9 +99,7 @@ impl Retained {
             .partition(|child| self.found.manifests.contains_key(child));
         for child in gone {
             let is_lately = |at: &&u64| now < **at + REMEMBER - SLACK;
-            if let Some(at) = self.dropped.get(&child).filter(is_lately)
-                && model.is_kept(Register::Manifest(REPOSITORY, child))
-            {
+            if let Some(at) = self.dropped.get(&child).filter(is_lately) {
                 let detail = format!("an index of {child} was acknowledged, which was dropped at {at} s");
                 return violation(Wrong::Dropped, detail);
             }

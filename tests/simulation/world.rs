@@ -623,7 +623,7 @@ impl World {
         self.model.end(id, &operation, &outcome, is_late, is_ahead)?;
         self.telling.end(id, outcome.status(), self.objects.is_unclear(id))?;
         if is_acknowledged {
-            self.retained.acknowledge(&operation, started, &self.model, self.clock.seconds())?;
+            self.retained.acknowledge(&operation, started, self.clock.seconds())?;
         }
         // While nothing else goes on, it is enough to look when all of it has come to rest.
         for register in Register::all().filter(|_| client != HARNESS) {

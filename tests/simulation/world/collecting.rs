@@ -306,11 +306,11 @@ impl World {
         for repository in 0..REPOSITORIES {
             for manifest in 0..MANIFESTS {
                 let register = Register::Manifest(repository, manifest);
-                let is_dropped = self.setup.retention.is_some()
+                let may_be_dropped = self.setup.retention.is_some()
                     && repository == retention::REPOSITORY
                     && !self.retained.is_acknowledged(manifest);
                 if self.model.is_kept(register)
-                    && !is_dropped
+                    && !may_be_dropped
                     && let Err(what) = inspect::image(&self.bucket, repository, manifest, |blob| {
                         !self.promises.may_be_deleted(Register::Blob(repository, blob))
                     })
